@@ -1,0 +1,309 @@
+"""The configuration of one run: YAML plus dotted overrides, checked before anything is loaded.
+
+Fields that decide *what* is made (models, method, seed, corpus, shard size) enter :meth:`RunConfig.digest`; those that
+only decide *where* and *how fast* it is made (:data:`OPERATIONAL`) may change between a run and its resume.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import UserError
+
+QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CorpusConfig(_Section):
+    """Where prompts come from: a file, a ``datasets`` name or directory, or a built-in grammar."""
+
+    source: str = Field(min_length=1, description="path, dataset name, or embedded/simple, embedded/complex")
+    size: int | None = Field(None, ge=1, description="rows to take; required for grammars")
+    seed: int = Field(0, ge=0, description="seed of a grammar")
+    column: str = Field("prompt", min_length=1, description="column that holds the prompt")
+    split: str = Field("train", min_length=1, description="split of a datasets source")
+    revision: str | None = Field(None, description="revision of a datasets source")
+
+    @model_validator(mode="after")
+    def _grammar_has_size(self) -> CorpusConfig:
+        if self.source.startswith("embedded/") and self.size is None:
+            raise ValueError(f"{self.source} is endless, so it needs a size such as size: 100")
+        return self
+
+
+class _Actors(_Section):
+    """How many actors, and what each holds."""
+
+    count: int = Field(1, ge=1, le=4096)
+    num_gpus: float = Field(0, ge=0, description="GPUs an actor holds; fractions share a GPU")
+    num_cpus: float = Field(1, ge=1, description="CPU cores an actor holds; also its torch threads")
+    batch_size: int = Field(8, ge=1, le=4096)
+
+
+class GeneratorConfig(_Actors):
+    """The frozen diffusion model, its sampler, and the actors that hold it."""
+
+    model: str = Field("embedded", min_length=1, description="embedded, a local folder, or a Hub id")
+    revision: str | None = None
+    scheduler: Literal["ddim", "pndm", "dpmsolver++", "flow_euler"] = "ddim"
+    steps: int = Field(50, ge=1, le=1000, description="denoising steps T")
+    guidance_scale: float = Field(7.5, ge=0)
+    negative_prompt: str = ""
+    height: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
+    width: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class ScorerConfig(_Actors):
+    """The frozen vision-language model that steers, and the actors that hold it."""
+
+    model: str = Field("embedded", min_length=1, description="embedded, a local folder, or a Hub id")
+    revision: str | None = None
+    question: str = Field(QUESTION, description="template with {prompt}")
+    readout: Literal["yes", "yes_no"] = "yes"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @field_validator("question")
+    @classmethod
+    def _has_prompt(cls, value: str) -> str:
+        if "{prompt}" not in value:
+            raise ValueError("must contain {prompt}, the place of the row's prompt")
+        return value
+
+    @field_validator("readout", mode="before")
+    @classmethod
+    def _yaml_reads_yes_as_true(cls, value: Any) -> Any:
+        return "yes" if value is True else value
+
+
+class JudgeConfig(_Section):
+    """A scorer that never steers: it looks at the first and the kept image of each row."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="names the columns judge_NAME, judge_NAME_initial")
+    model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
+    revision: str | None = None
+
+
+class _Optimizer(_Section):
+    rounds: int = Field(50, ge=0, le=100_000, description="search rounds M after the first image")
+    target_score: float | None = Field(None, gt=0, le=1, description="stop a row at this score")
+    patience: int | None = Field(None, ge=1, description="stop a row after this many rounds without a better score")
+
+
+class NoiseDiffusionConfig(_Optimizer):
+    """Adaptive step, gradient-selected candidate (arXiv 2411.16503)."""
+
+    method: Literal["noise_diffusion"] = "noise_diffusion"
+    candidates: int = Field(50, ge=1, le=1_000_000, description="candidate noises N a round")
+
+
+class RandomSamplingConfig(_Optimizer):
+    """A fresh z_T each round."""
+
+    method: Literal["random_sampling"] = "random_sampling"
+
+
+OptimizerConfig = Annotated[NoiseDiffusionConfig | RandomSamplingConfig, Field(discriminator="method")]
+
+
+class OutputConfig(_Section):
+    """What is written, and where."""
+
+    dir: str | None = Field(None, description="run directory; runs/NAME when absent")
+    formats: tuple[Literal["parquet", "webdataset"], ...] = ("parquet", "webdataset")
+    rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
+    image_initial: bool = Field(True, description="keep the first image beside the best one")
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("list parquet, webdataset or both, each once")
+        return value
+
+
+class RayConfig(_Section):
+    """Which Ray cluster to use."""
+
+    address: str | None = Field(None, description="auto, HOST:PORT, ray://…; absent starts a local cluster")
+
+
+class RunConfig(_Section):
+    """Everything that decides a run. Absent sections take their defaults; ``corpus`` has none."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpus: tuple[CorpusConfig, ...] = Field(min_length=1)
+    generators: GeneratorConfig = GeneratorConfig()
+    scorers: ScorerConfig = ScorerConfig()
+    judges: tuple[JudgeConfig, ...] = ()
+    optimizer: OptimizerConfig = NoiseDiffusionConfig()
+    output: OutputConfig = OutputConfig()
+    ray: RayConfig = RayConfig()
+    rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived from the batches if absent")
+    max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
+    retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _paper_method_by_default(cls, value: Any) -> Any:
+        return {"method": "noise_diffusion"} | value if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _judges_named_once(self) -> RunConfig:
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) != len(names):
+            raise ValueError("judges: every judge needs its own name")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output.dir or f"runs/{self.name}")
+
+    def semantic(self) -> dict[str, Any]:
+        """The fields that decide what is made, as dotted key → JSON value."""
+        flat = flatten(self.model_dump(mode="json"))
+        return {key: value for key, value in flat.items() if not key.startswith(OPERATIONAL)}
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`semantic`, 64 hex digits."""
+        return hashlib.sha256(json.dumps(self.semantic(), sort_keys=True).encode()).hexdigest()
+
+
+OPERATIONAL = (
+    "name", "output.dir", "ray.", "rows_in_flight", "retries",
+    *(f"{side}.{field}" for side in ("generators", "scorers") for field in ("count", "num_gpus", "num_cpus", "batch_size")),
+)  # fmt: skip
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping from dotted key to scalar."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    if not items and not isinstance(value, dict | list | tuple):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML config and apply ``key=value`` overrides (dotted keys, YAML values).
+
+    Raises:
+        UserError: the file, a key or a value is wrong; the message names it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory, but a YAML config file is needed") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the config as UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    raw = _parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")
+    for override in overrides or []:
+        _apply(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error)}") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML; reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise UserError(f"{where}:{line} is not valid YAML ({problem}); check its indentation and quotes") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not valid YAML ({error})") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
+    value = _parse_yaml(text, f"override {key}")
+    target: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        step = _step(target, part, key)
+        if isinstance(target, dict) and target.get(step) is None:
+            target[step] = {}
+        target = target[step]
+    if not isinstance(target, dict | list):
+        raise UserError(f"override {key}: {'.'.join(parents)} holds a single value, so it has no {last!r} to set")
+    target[_step(target, last, key)] = value
+
+
+def _step(target: Any, part: str, key: str) -> Any:
+    if not isinstance(target, list):
+        if not isinstance(target, dict):
+            raise UserError(f"override {key}: there is no section at {part!r} to set")
+        return part
+    if not part.isdigit() or int(part) >= len(target):
+        raise UserError(f"override {key}: {part!r} is not an index of a list of {len(target)}; count from 0")
+    return int(part)
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem as one sentence with its field and remedy."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    union_tags = {"noise_diffusion", "random_sampling"}
+    location = [str(part) for part in first["loc"] if part not in union_tags]
+    field = ".".join(location) or "config"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    kind, message, given = first["type"], first["msg"], first.get("input")
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "; remove it"
+        return f"{field}: unknown key{hint}{more}"
+    if kind == "missing":
+        return f"{field}: is required{more}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{field}.method: must be one of {', '.join(sorted(union_tags))}{more}"
+    if kind == "value_error":
+        return f"{field}: {message.removeprefix('Value error, ')}{more}"
+    for lead in ("Input should be", "String should", "Tuple should"):
+        message = message.replace(lead, "must be" if lead.endswith("be") else "must")
+    return f"{field}: {message[0].lower()}{message[1:]}, but it is {_short(given)}{more}"
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    schema = RunConfig.model_json_schema()
+    keys = {name for model in schema["$defs"].values() for name in model.get("properties", {})}
+    return sorted(keys) if parents else list(schema["properties"])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
