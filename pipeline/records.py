@@ -22,7 +22,8 @@ class Recipe:
 
     ``gammas[r]`` and ``indices[r]`` are round r+1's step size γ and the index of its σ*; both are as long as the
     number of rounds folded into the *kept* image. ``batch_size`` is that of the generator call which made the image:
-    only 1 promises a bit-identical image, the noise is bit-identical always.
+    only 1 promises a bit-identical image, the noise is bit-identical always; ``digest`` proves it
+    (``pipeline.noise.digest``).
     """
 
     method: str
@@ -32,6 +33,7 @@ class Recipe:
     indices: tuple[int, ...]
     candidates: int
     batch_size: int
+    digest: str
 
 
 @dataclass(frozen=True)
