@@ -3,3 +3,13 @@
 
 class UserError(Exception):
     """A mistake in a config, corpus, path or model. The command prints the message alone and exits with 2."""
+
+
+class RunError(Exception):
+    """A run that cannot go on for a reason that is no mistake of the user's. The command exits with 1."""
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

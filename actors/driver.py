@@ -1,0 +1,280 @@
+"""The driver: moves rows between generators, scorers and the writer until every row of the corpus is written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.generator import GeneratorActor, GeneratorInfo
+from actors.placement import WRITER_OPTIONS, actor_options, connect
+from actors.pool import Pool, Slot, loaded
+from actors.scorer import ScorerActor, ScorerInfo
+from actors.writer import WriterActor
+from pipeline.config import RunConfig
+from pipeline.errors import RunError, reason
+from pipeline.noise import NoiseKey
+from pipeline.optimizers import build_optimizer
+from pipeline.progress import Progress, Snapshot
+from pipeline.prompts import Corpus
+from pipeline.records import Failure, Provenance, Row
+from pipeline.search import GenerateTask, RowSearch, ScoreTask
+from pipeline.sinks import RunState
+
+
+@dataclass
+class Flight:
+    """A row in flight: its search, the references to what its next call needs, and what has gone wrong so far."""
+
+    search: RowSearch
+    noise: Any = None
+    latents: Any = None
+    gradient: Any = None
+    first_png: Any = None
+    kept_png: Any = None
+    judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    stop_reason: str = ""
+    attempts: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One actor call in flight: which step it is of which rows, where, and the references of what it returns."""
+
+    kind: str
+    flights: list[Flight]
+    slot: Slot
+    handle: Any
+    returns: list[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: ``complete``, or stopped with rows left."""
+
+    complete: bool
+    provenance: Provenance
+    operations: dict[str, Any]
+
+
+class Driver:
+    """Two dynamic batch queues over actors that keep no row state."""
+
+    def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, progress: Progress) -> None:
+        self._config, self._corpus, self._state, self._progress = config, corpus, state, progress
+        self._optimizer = build_optimizer(config.optimizer)
+        sides = {"generate": config.generators, "score": config.scorers}
+        classes = {"generate": GeneratorActor, "score": ScorerActor}
+        self._pools = {
+            kind: Pool(
+                {"generate": "generator", "score": "scorer"}[kind],
+                side.count,
+                lambda kind=kind, side=side: classes[kind].options(**actor_options(side)).remote(config),
+            )
+            for kind, side in sides.items()
+        }
+        self._batch = {"generate": config.generators.batch_size, "score": config.scorers.batch_size}
+        self._batch["judge"] = max(1, config.scorers.batch_size // 2)
+        self._queues: dict[str, deque[Flight]] = {kind: deque() for kind in ("generate", "score", "judge", "write")}
+        self._calls: dict[Any, Call] = {}
+        self._in_flight = 0
+        self._limit = config.rows_in_flight or sum(side.count * side.batch_size for side in sides.values()) + max(
+            side.batch_size for side in sides.values()
+        )
+        self.draining = False
+
+    def run(self) -> Outcome:
+        """Work until the corpus is done, or, once ``draining`` is set, until the rows in flight are.
+
+        Raises:
+            UserError: the cluster or a model does not fit the config.
+            RunError: actors keep dying.
+        """
+        try:
+            connect(self._config)
+            return self._run()
+        finally:
+            ray.shutdown()
+
+    def _run(self) -> Outcome:
+        self._progress.note("starting actors and loading models")
+        answers = {kind: pool.start() for kind, pool in self._pools.items()}
+        self._generator: GeneratorInfo = loaded(answers["generate"])[0]
+        scorer: ScorerInfo = loaded(answers["score"])[0]
+        provenance = Provenance(
+            optimizer=self._config.optimizer.method,
+            generator=self._generator.id,
+            generator_revision=self._generator.revision,
+            scorer=scorer.id,
+            scorer_revision=scorer.revision,
+            readout=self._config.scorers.readout,
+        )
+        arguments = (self._state.run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
+        self._pools["write"] = Pool(
+            "writer", 1, lambda: WriterActor.options(**WRITER_OPTIONS).remote(*arguments)
+        )
+        loaded(self._pools["write"].start())
+        self._started = time.monotonic()
+        self._progress.begin(self._corpus.size, len(self._state.done))
+        rows = (row for row in self._corpus.rows() if row.index not in self._state.done)
+        exhausted = self._loop(rows)
+        ray.get(self._pools["write"].slots[0].handle.finish.remote())
+        return Outcome(exhausted, provenance, self._operations())
+
+    def _loop(self, rows: Iterator[Row]) -> bool:
+        """Returns whether every row was admitted and finished."""
+        exhausted = False
+        while True:
+            while not self.draining and not exhausted and self._in_flight < self._limit:
+                row = next(rows, None)
+                if row is None:
+                    exhausted = True
+                    break
+                self._in_flight += 1
+                self._queues["generate"].append(Flight(RowSearch(row)))
+            self._dispatch()
+            self._progress.update(self._snapshot())
+            if not self._calls:
+                return exhausted
+            for reference in ray.wait(list(self._calls), timeout=0.5)[0]:
+                self._complete(reference)
+
+    def _dispatch(self) -> None:
+        """Give batches to free actors: to an idle one whatever waits, behind a batch at work only a full one."""
+        for kind in ("write", "judge", "score", "generate"):
+            pool, queue = self._pools["score" if kind == "judge" else kind], self._queues[kind]
+            size = self._batch.get(kind, 1)
+            while queue and (slot := pool.free()) is not None:
+                if kind != "write" and slot.queued and len(queue) < size:
+                    break
+                solo = bool(queue[0].attempts)
+                flights = [queue.popleft()]
+                while not solo and queue and len(flights) < size and not queue[0].attempts:
+                    flights.append(queue.popleft())
+                self._send(kind, slot, flights)
+
+    def _send(self, kind: str, slot: Slot, flights: list[Flight]) -> None:
+        actor = slot.handle
+        if kind == "generate":
+            tasks = [self._generate_task(flight) for flight in flights]
+            arrays = [x for flight in flights if flight.search.round for x in (flight.noise, flight.gradient)]
+            returns = actor.generate.options(num_returns=1 + 2 * len(tasks)).remote(tasks, *arrays)
+        elif kind == "score":
+            score_tasks = [self._score_task(flight) for flight in flights]
+            returns = actor.score.options(num_returns=1 + 2 * len(score_tasks)).remote(
+                score_tasks, *(flight.latents for flight in flights)
+            )
+        elif kind == "judge":
+            prompts = [flight.search.row.prompt for flight in flights for _ in range(2)]
+            returns = [actor.judge.remote(prompts, *(png for f in flights for png in (f.first_png, f.kept_png)))]
+        else:
+            returns = [self._write(actor, flights[0])]
+        slot.queued += 1
+        self._calls[returns[0]] = Call(kind, flights, slot, actor, returns[1:])
+
+    def _generate_task(self, flight: Flight) -> GenerateTask:
+        search = flight.search
+        key = NoiseKey(self._config.seed, search.row.id, search.round)
+        return GenerateTask(search.row.prompt, key, search.scores[-1] if search.scores else None)
+
+    def _score_task(self, flight: Flight) -> ScoreTask:
+        search = flight.search
+        last = len(search.scores) >= self._config.optimizer.rounds
+        return ScoreTask(search.row.prompt, search.best, self._optimizer.needs_gradient and not last)
+
+    def _write(self, actor: Any, flight: Flight) -> Any:
+        if len(flight.attempts) > self._config.retries:
+            return actor.fail.remote(Failure(flight.search.row, tuple(flight.attempts)))
+        spec = self._generator.spec
+        result = flight.search.result(
+            self._config, spec.shape, (spec.width, spec.height), flight.stop_reason, flight.judges
+        )
+        first = flight.first_png if self._config.output.image_initial else None
+        return actor.put.remote(result, flight.kept_png, first)
+
+    def _complete(self, reference: Any) -> None:
+        call = self._calls.pop(reference)
+        pool = self._pools["score" if call.kind == "judge" else call.kind]
+        try:
+            report = ray.get(reference)
+        except RayError as error:
+            if call.kind == "write" and isinstance(error, RayTaskError):
+                raise RunError(f"the writer cannot write ({reason(error.cause or error)})") from error
+            pool.failed(call.slot, call.handle, error)
+            for flight in call.flights:
+                self._retry(call.kind, flight, error)
+            return
+        pool.done(call.slot, call.handle, getattr(report, "seconds", 0.0))
+        getattr(self, f"_after_{call.kind}")(call, report)
+
+    def _after_generate(self, call: Call, report: Any) -> None:
+        count = len(call.flights)
+        for place, flight in enumerate(call.flights):
+            flight.search.steps.append(report.steps[place])
+            flight.noise, flight.latents = call.returns[place], call.returns[count + place]
+            self._queues["score"].append(flight)
+
+    def _after_score(self, call: Call, report: Any) -> None:
+        count = len(call.flights)
+        for place, flight in enumerate(call.flights):
+            if flight.search.scored(report.scores[place]):
+                flight.kept_png = call.returns[count + place]
+                flight.first_png = flight.first_png or flight.kept_png
+            flight.gradient, flight.latents = call.returns[place], None
+            flight.stop_reason = flight.search.stop_reason(self._config.optimizer) or ""
+            following = "generate" if not flight.stop_reason else "judge" if self._config.judges else "write"
+            self._queues[following].append(flight)
+
+    def _after_judge(self, call: Call, report: Any) -> None:
+        for place, flight in enumerate(call.flights):
+            flight.judges = {
+                name: (scores[2 * place], scores[2 * place + 1]) for name, scores in report.scores.items()
+            }
+            self._queues["write"].append(flight)
+
+    def _after_write(self, call: Call, shards: list[int]) -> None:
+        (flight,) = call.flights
+        self._in_flight -= 1
+        failed = len(flight.attempts) > self._config.retries
+        self._progress.row_done(flight.search, failed)
+
+    def _retry(self, kind: str, flight: Flight, error: Exception) -> None:
+        """Put a row whose call failed back where it can go on, alone in its batch; past the limit, give it up."""
+        if kind == "write" and isinstance(error, RayActorError):
+            self._queues["write"].append(flight)
+            return
+        cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
+        flight.attempts.append({"error": type(cause).__name__, "message": reason(cause), "where": kind})
+        if len(flight.attempts) > self._config.retries:
+            self._queues["write"].append(flight)
+        elif isinstance(error, RayActorError | RayTaskError):
+            self._queues[kind].append(flight)
+        else:  # what the call needed is lost: start the row again
+            self._queues["generate"].append(Flight(RowSearch(flight.search.row), attempts=flight.attempts))
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._in_flight, self._busy("generate"), self._busy("score"))
+
+    def _busy(self, kind: str) -> float:
+        """The share of their time that one side's actors have worked."""
+        wall = time.monotonic() - self._started
+        return min(1.0, self._pools[kind].seconds / (wall * self._pools[kind].count)) if wall > 0 else 0.0
+
+    def _operations(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._started
+        return {
+            "seconds": round(seconds, 3),
+            "rows_written": self._progress.rows,
+            "rows_failed": self._progress.failed,
+            "rounds": self._progress.rounds,
+            "rows_per_minute": round(60 * self._progress.rows / seconds, 3) if seconds else 0.0,
+            "busy_generators": round(self._busy("generate"), 4),
+            "busy_scorers": round(self._busy("score"), 4),
+            "generators": self._config.generators.count,
+            "scorers": self._config.scorers.count,
+        }

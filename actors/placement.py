@@ -1,0 +1,57 @@
+"""Which cluster, and which GPUs and cores of it: checked before an actor starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+from pipeline.config import RunConfig
+from pipeline.errors import UserError, reason
+
+
+def connect(config: RunConfig) -> None:
+    """Join the cluster at ``ray.address``, or start one on this machine, and check that the actors fit on it.
+
+    Raises:
+        UserError: the cluster cannot be reached, or has too few GPUs or cores.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # An actor without GPUs must not see any: otherwise it may put a CUDA context on a card that another holds.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if config.ray.address is None:
+        cores = len(os.sched_getaffinity(0))
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    else:
+        try:
+            ray.init(address=config.ray.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"ray.address: no Ray cluster at {config.ray.address!r} ({reason(error)}); "
+                "start one with `ray start --head`, or leave ray.address out to use this machine"
+            ) from None
+    _check_fits(config)
+
+
+def _check_fits(config: RunConfig) -> None:
+    have = ray.cluster_resources()
+    for resource, field in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
+        sides = {"generators": config.generators, "scorers": config.scorers}
+        wanted = sum(side.count * getattr(side, field) for side in sides.values())
+        if wanted > have.get(resource, 0):
+            shares = " + ".join(f"{name} {side.count} × {getattr(side, field):g}" for name, side in sides.items())
+            raise UserError(
+                f"generators.{field}, scorers.{field}: {shares} need {wanted:g} {resource}s but the cluster has "
+                f"{have.get(resource, 0):g}; lower count or {field}"
+            )
+
+
+def actor_options(side: Any) -> dict[str, Any]:
+    """Ray options of a generator or scorer actor; the driver replaces the dead, so Ray must not."""
+    return {"num_gpus": side.num_gpus, "num_cpus": side.num_cpus, "max_restarts": 0}
+
+
+WRITER_OPTIONS: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}

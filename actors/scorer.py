@@ -1,0 +1,83 @@
+"""The scorer actor: decodes, scores and differentiates z_0; lets the judges look at finished images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from pipeline.config import RunConfig
+from pipeline.generators import find_generator
+from pipeline.scorers import load_judge, load_scorer
+from pipeline.scorers.decoder import Decoder, decode_png, encode_png
+from pipeline.scorers.latent import score_latents
+from pipeline.search import ScoreTask, device_for
+
+
+@dataclass(frozen=True)
+class ScorerInfo:
+    id: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    seconds: float
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    seconds: float
+    scores: dict[str, list[float | None]]
+
+
+@ray.remote
+class ScorerActor:
+    """Keeps no row state. Images leave it as PNG bytes, and only where they are a row's first or best so far."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def load(self) -> ScorerInfo:
+        placement = self._config.scorers
+        torch.set_num_threads(int(placement.num_cpus))
+        device = device_for(placement.num_gpus)
+        source = find_generator(self._config.generators)
+        self._decoder = Decoder(source, getattr(torch, self._config.generators.dtype), device)
+        self._scorer = load_scorer(placement, device)
+        self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
+        return ScorerInfo(self._scorer.id, self._scorer.revision)
+
+    def score(self, tasks: list[ScoreTask], *latents: np.ndarray) -> tuple[Any, ...]:
+        """Score a batch of z_0, each ``[C, h, w]`` float32.
+
+        Returns:
+            a report, then each row's ∂s/∂z_0 or ``None``, then each row's PNG or ``None``: 1 + 2B values.
+        """
+        started = time.perf_counter()
+        result = score_latents(
+            self._decoder,
+            self._scorer,
+            [task.prompt for task in tasks],
+            torch.stack([torch.tensor(latent) for latent in latents]),
+            gradient=any(task.gradient for task in tasks),
+        )
+        scores = [float(score) for score in result.scores]
+        pngs = [
+            encode_png(image) if task.best is None or score > task.best else None
+            for task, score, image in zip(tasks, scores, result.images, strict=True)
+        ]
+        gradients = [None] * len(tasks) if result.gradients is None else [grad.numpy() for grad in result.gradients]
+        return ScoreReport(time.perf_counter() - started, scores), *gradients, *pngs
+
+    def judge(self, prompts: list[str], *pngs: bytes) -> JudgeReport:
+        """Every judge's scores of finished images, one prompt each."""
+        started = time.perf_counter()
+        images = torch.stack([decode_png(png) for png in pngs])
+        scores = {name: judge.judge(prompts, images) for name, judge in self._judges.items()}
+        return JudgeReport(time.perf_counter() - started, scores)

@@ -1,0 +1,35 @@
+"""What the search asks of a generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Latent shape ``(C, H/f, W/f)`` of one row, and the image's size in pixels."""
+
+    shape: tuple[int, int, int]
+    height: int
+    width: int
+
+
+class Generator(Protocol):
+    """A frozen diffusion model under a deterministic sampler."""
+
+    id: str
+    revision: str
+    spec: LatentSpec
+    gain: float
+    """c > 0 with z_0 = c·z_T + const while the model's predictions are held constant."""
+
+    def sample(self, prompts: list[str], noise: Tensor) -> Tensor:
+        """Denoise ``noise`` ``[B, C, H, W]`` float32 ~ N(0, I) into z_0, same shape, float32, on the CPU.
+
+        z_0 is in the U-Net's space, as the pipeline's ``output_type="latent"`` gives it: the decoder divides it by
+        the VAE's scaling factor.
+        """
+        ...

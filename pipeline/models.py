@@ -1,0 +1,114 @@
+"""Where a model lies and what it is, found out from its small JSON files before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.embedded import weights
+from pipeline.errors import UserError, reason
+
+EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_EDGE = 1 << 20  # bytes hashed at each end of a large file
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found: ``location`` is a folder or a Hub id, for ``from_pretrained``."""
+
+    id: str
+    location: str
+    revision: str | None
+    class_name: str
+    field: str
+
+    @property
+    def local(self) -> bool:
+        return Path(self.location).is_dir()
+
+    def read_json(self, filename: str) -> dict[str, Any]:
+        """One JSON file of the model.
+
+        Raises:
+            UserError: it is missing, unreachable or not JSON.
+        """
+        return _read_json(self.id, self.location, self.revision, filename, self.field)
+
+    def resolved_revision(self) -> str:
+        """The commit of a Hub model, or a fingerprint of a local folder (names, sizes, both ends of each file)."""
+        if self.local:
+            return _fingerprint(Path(self.location))
+        from huggingface_hub import hf_hub_download
+
+        filename = "model_index.json" if self.field.startswith("generators") else "config.json"
+        snapshot = Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
+        return snapshot.name
+
+
+def locate(model: str, revision: str | None, field: str, index_file: str) -> ModelSource:
+    """Find a model and read its class from ``index_file`` (``model_index.json`` or ``config.json``).
+
+    Args:
+        field: the config field that names the model, such as ``generators.model``; it leads every message.
+
+    Raises:
+        UserError: no such folder, no such Hub model, or no class named in the index file.
+    """
+    embedded = EMBEDDED[field.split(".")[0]]
+    location = str(weights(embedded[model])) if model in embedded else str(Path(model).expanduser())
+    if not Path(location).exists():
+        if not _HUB_ID.match(model):
+            raise UserError(f"{field}: no folder {model!r}; give a model folder, a Hub id or {', '.join(embedded)}")
+        location = model
+    elif not Path(location).is_dir():
+        raise UserError(f"{field}: {model!r} is a file; give the model's folder")
+    index = _read_json(model, location, revision, index_file, field)
+    names = [index.get("_class_name")] if index_file == "model_index.json" else index.get("architectures") or []
+    if not names or not isinstance(names[0], str):
+        raise UserError(f"{field}: {index_file} of {model!r} names no model class; save the model with save_pretrained")
+    return ModelSource(model, location, revision, names[0], field)
+
+
+def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> dict[str, Any]:
+    path = Path(location) / filename
+    if not Path(location).is_dir():
+        path = _download(location, revision, filename, field)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{field}: {model!r} has no {filename}; give a folder made by save_pretrained") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{field}: {filename} of {model!r} cannot be read ({error}); save the model again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{field}: {filename} of {model!r} is not a JSON object; save the model again")
+    return content
+
+
+def _download(hub_id: str, revision: str | None, filename: str, field: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub_id, filename, revision=revision))
+    except Exception as error:  # the Hub client raises many unrelated classes; each means the same to the user
+        raise UserError(
+            f"{field}: {hub_id!r} is no folder here and {filename} cannot be had from the Hub ({reason(error)}); "
+            "check the name, the revision and the connection"
+        ) from None
+
+
+def _fingerprint(folder: Path) -> str:
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".model"}):
+        size = path.stat().st_size
+        sha.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            sha.update(file.read(_EDGE))
+            if size > _EDGE:
+                file.seek(max(_EDGE, size - _EDGE))
+                sha.update(file.read(_EDGE))
+    return f"local-{sha.hexdigest()[:16]}"

@@ -1,0 +1,21 @@
+"""Random sampling: a fresh z_T each round, the best image kept (the paper's ablation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.noise import NoiseKey, update
+from pipeline.optimizers.base import Feedback, Proposal
+
+
+@dataclass(frozen=True)
+class RandomSampling:
+    """A full step, γ = 1, to the first candidate, whatever the score."""
+
+    candidates: int = 1
+    needs_gradient = False
+
+    def propose(self, noise: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        return Proposal(update(noise, 1.0, key.draw(0, noise.shape)), 1.0, 0)

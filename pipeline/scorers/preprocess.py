@@ -1,0 +1,119 @@
+"""Image preprocessing in torch: the libraries' PIL processors, bit for bit, with a gradient.
+
+Pillow resizes 8-bit images in two passes (across, then down) with fixed-point weights and rounds after each. Here
+both passes are products with those very weights, and rounding passes the gradient straight through, so the model sees
+what it would see of the written PNG. With ``rounding=False`` all is smooth, for checks by finite differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PRECISION_BITS = 22  # of Pillow's fixed-point weights for 8-bit images (Resample.c)
+
+
+def _bicubic(x: float) -> float:
+    x = abs(x)  # Keys' cubic with a = −0.5
+    if x < 1:
+        return (1.5 * x - 2.5) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * -0.5 if x < 2 else 0.0
+
+
+def _bilinear(x: float) -> float:
+    return max(0.0, 1 - abs(x))
+
+
+def _lanczos(x: float) -> float:
+    return float(np.sinc(x) * np.sinc(x / 3)) if -3 <= x < 3 else 0.0
+
+
+FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
+    "bilinear": (_bilinear, 1.0),
+    "bicubic": (_bicubic, 2.0),
+    "lanczos": (_lanczos, 3.0),
+}
+PIL_RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@lru_cache(maxsize=32)
+def resize_weights(source: int, target: int, filter_name: str) -> Tensor:
+    """Pillow's weights of ``source`` pixels in each of ``target`` pixels: ``[target, source]`` float64."""
+    kernel, radius = FILTERS[filter_name]
+    scale = source / target
+    stretch = max(scale, 1.0)
+    support = radius * stretch
+    weights = np.zeros((target, source))
+    for pixel in range(target):
+        centre = (pixel + 0.5) * scale
+        first = max(0, int(centre - support + 0.5))
+        last = min(source, int(centre + support + 0.5))
+        values = np.array([kernel((place - centre + 0.5) / stretch) for place in range(first, last)])
+        fixed = values / values.sum() * (1 << PRECISION_BITS)
+        weights[pixel, first:last] = np.trunc(fixed + np.copysign(0.5, fixed))
+    return torch.from_numpy(weights / (1 << PRECISION_BITS))
+
+
+def quantise(levels: Tensor) -> Tensor:
+    """Round grey levels to whole numbers in 0..255, halves up, as Pillow does; the gradient passes straight through."""
+    return levels + (torch.floor(levels + 0.5).clamp(0, 255) - levels).detach()
+
+
+def resize(levels: Tensor, height: int, width: int, filter_name: str, rounding: bool = True) -> Tensor:
+    """Resize grey levels ``[B, 3, H, W]`` float64 in 0..255 to ``height`` × ``width`` as ``PIL.Image.resize`` does."""
+    for axis, target in ((-1, width), (-2, height)):
+        if levels.shape[axis] != target:
+            weights = resize_weights(levels.shape[axis], target, filter_name).to(levels)
+            levels = levels @ weights.T if axis == -1 else weights @ levels
+            levels = quantise(levels) if rounding else levels
+    return levels
+
+
+def _target_size(height: int, width: int, size: dict[str, int]) -> tuple[int, int]:
+    if "shortest_edge" not in size:
+        return size["height"], size["width"]
+    edge = size["shortest_edge"]
+    if height <= width:
+        return edge, int(edge * width / height)
+    return int(edge * height / width), edge
+
+
+def _centre_crop(levels: Tensor, height: int, width: int) -> Tensor:
+    top, left = (levels.shape[-2] - height) // 2, (levels.shape[-1] - width) // 2
+    if top < 0 or left < 0:
+        pad = [math.ceil(-min(left, 0)), math.ceil(-min(left, 0)), math.ceil(-min(top, 0)), math.ceil(-min(top, 0))]
+        levels = torch.nn.functional.pad(levels, pad)
+        top, left = (levels.shape[-2] - height) // 2, (levels.shape[-1] - width) // 2
+    return levels[..., top : top + height, left : left + width]
+
+
+def preprocess(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+    """Pixel values of a CLIP-style image processor (resize, centre crop, rescale, normalise).
+
+    Args:
+        images: ``[B, 3, H, W]`` in [0, 1].
+        processor: a transformers image processor, read for its settings alone.
+        rounding: quantise to 8 bits wherever the library does; ``False`` keeps every step smooth.
+
+    Returns:
+        ``[B, 3, h, w]`` in the dtype of ``images``, equal to the processor's ``pixel_values`` of the same image as PNG.
+    """
+    levels = images.double() * 255
+    levels = quantise(levels) if rounding else levels
+    if processor.do_resize:
+        height, width = _target_size(levels.shape[-2], levels.shape[-1], dict(processor.size))
+        levels = resize(levels, height, width, PIL_RESAMPLE[int(processor.resample)], rounding)
+    if getattr(processor, "do_center_crop", False):
+        levels = _centre_crop(levels, processor.crop_size["height"], processor.crop_size["width"])
+    if processor.do_rescale:
+        levels = levels * processor.rescale_factor
+    if processor.do_normalize:
+        mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+        levels = (levels - mean) / std
+    return levels.to(images.dtype)
