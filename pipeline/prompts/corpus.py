@@ -1,0 +1,222 @@
+"""One corpus out of one or several sources: read once in full to check, count and digest it, then streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import CorpusConfig, RunConfig
+from pipeline.errors import UserError
+from pipeline.prompts import columns as cols
+from pipeline.prompts.ids import row_id
+from pipeline.prompts.sources import Batch, Source, open_source
+from pipeline.records import Row
+from pipeline.sinks.schema import reserved_columns
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and newline are text
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REFUSED = re.compile(f"{_CONTROL.pattern}|{_SURROGATE.pattern}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a corpus: how many of its rows are taken, and the types found in its extra columns."""
+
+    source: Source
+    size: int
+    types: dict[str, pa.DataType]
+
+    def batches(self) -> Iterator[Batch]:
+        left = self.size
+        for batch in _first(self.source.batches(), self.size):
+            left -= len(batch)
+            yield batch
+        if left:
+            raise UserError(f"{self.source.name}: lost {left} rows since the run began; restore the file")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Prompts in a fixed order. ``digest`` is the SHA-256 over prompts, extra columns, their types and the order."""
+
+    digest: str
+    size: int
+    extra_schema: pa.Schema
+    parts: tuple[Part, ...]
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Rows ``start`` to ``stop`` (exclusive; the end when absent), in order, in constant memory."""
+        stop = self.size if stop is None else min(stop, self.size)
+        first = 0
+        for part in self.parts:
+            if first < stop and first + part.size > start:
+                yield from self._rows_of(part, first, start, stop)
+            first += part.size
+
+    def _rows_of(self, part: Part, first: int, start: int, stop: int) -> Iterator[Row]:
+        for batch in part.batches():
+            wanted = batch[max(start - first, 0) : max(stop - first, 0)]
+            extras = self._extras(part, wanted)
+            begin = max(first, start)
+            for index, prompt, extra in zip(range(begin, begin + len(wanted)), wanted.prompts, extras, strict=True):
+                yield Row(index, row_id(index, prompt), prompt, extra)
+            first += len(batch)
+            if first >= stop:
+                return
+
+    def _extras(self, part: Part, batch: Batch) -> list[dict[str, Any]]:
+        absent = [None] * len(batch)
+        values = []
+        for column in self.extra_schema:
+            found: Sequence[Any] = batch.columns.get(column.name, absent)
+            if part.source.text_cells and column.name in batch.columns:
+                found = cols.parse_cells(found, part.types[column.name])
+            values.append(cols.conform(found, column.type))
+        names = self.extra_schema.names
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] or [{} for _ in absent]
+
+
+def open_corpus(config: RunConfig) -> Corpus:
+    """Read every source of ``config.corpus`` once, and refuse what cannot become a row.
+
+    Raises:
+        UserError: a source, a row or a column is unusable; the message names file and line or row.
+    """
+    scan = _Scan(config)
+    for number, section in enumerate(config.corpus):
+        scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")
+    return scan.corpus()
+
+
+@dataclass
+class _Scan:
+    """The opening pass."""
+
+    config: RunConfig
+    size: int = 0
+    parts: list[Part] = field(default_factory=list)
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    hashes: dict[str | None, _ColumnHash] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reserved = reserved_columns(self.config)
+
+    def read(self, section: CorpusConfig, size_field: str) -> None:
+        source = open_source(section)
+        types: dict[str, pa.DataType] = dict(source.types or {})
+        self._refuse_reserved(source, types)
+        begin = self.size
+        for batch in _first(source.batches(), section.size):
+            self._check_prompts(source, batch)
+            self._infer(source, batch, types)
+            self._hash(None, batch.prompts)
+            for name, values in batch.columns.items():
+                self._hash(name, values)
+            self.size += len(batch)
+        taken = self.size - begin
+        if not taken:
+            raise UserError(f"corpus.source: {source.name}: holds no prompts; add some")
+        if section.size is not None and taken < section.size:
+            raise UserError(f"{size_field}: asks for {section.size} rows, but {source.name} has {taken}; lower it")
+        self.parts.append(Part(source, taken, types))
+        for name, kind in types.items():
+            self._merge(source, self.types, name, kind)
+
+    def corpus(self) -> Corpus:
+        digest = hashlib.sha256(self.hashes[None].hexdigest(self.size).encode())
+        for name, kind in sorted(self.types.items()):
+            entry = [name, str(kind), self.hashes[name].hexdigest(self.size) if name in self.hashes else None]
+            digest.update(json.dumps(entry).encode())
+        return Corpus(digest.hexdigest(), self.size, pa.schema(list(self.types.items())), tuple(self.parts))
+
+    def _check_prompts(self, source: Source, batch: Batch) -> None:
+        limit = self.config.max_prompt_chars
+        for number, prompt in zip(batch.numbers, batch.prompts, strict=True):
+            is_text = type(prompt) is str and not _REFUSED.search(prompt)
+            if not is_text or not prompt.strip() or len(prompt) > limit:
+                raise UserError(f"{source.name}: {source.unit} {number}: {_complaint(prompt, limit)}")
+
+    def _infer(self, source: Source, batch: Batch, types: dict[str, pa.DataType]) -> None:
+        if source.types is not None:
+            return
+        for name, values in batch.columns.items():
+            if source.text_cells:
+                kind = cols.infer_cells(values)
+                types[name] = cols.merge_cells(types.get(name, kind), kind)
+                continue
+            try:
+                kind = cols.infer_values(values)
+            except ValueError as error:
+                raise self._mixed(source, name, error) from None
+            self._merge(source, types, name, cols.plain_type(name, kind, source.name))
+        self._refuse_reserved(source, types)
+
+    def _merge(self, source: Source, types: dict[str, pa.DataType], name: str, kind: pa.DataType) -> None:
+        try:
+            types[name] = cols.merge(types.get(name, kind), kind)
+        except ValueError as error:
+            raise self._mixed(source, name, error) from None
+
+    def _mixed(self, source: Source, name: str, error: ValueError) -> UserError:
+        return UserError(f"{source.name}: column {name!r} has no single type ({error}); make its values alike")
+
+    def _refuse_reserved(self, source: Source, types: dict[str, pa.DataType]) -> None:
+        for name in types:
+            if name in self.reserved:
+                raise UserError(f"{source.name}: column {name!r} is one that the run itself writes; rename it")
+
+    def _hash(self, name: str | None, values: Sequence[Any]) -> None:
+        self.hashes.setdefault(name, _ColumnHash()).add(values, self.size)
+
+
+class _ColumnHash:
+    """SHA-256 over a column's values as JSON, whatever the batches they come in; absent stretches count as nulls."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.rows = 0
+
+    def add(self, values: Sequence[Any], start: int) -> None:
+        self._pad(start)
+        text = json.dumps(values, separators=(",", ":"), default=str)
+        self.sha256.update(text[1:-1].encode() + b",")
+        self.rows += len(values)
+
+    def hexdigest(self, size: int) -> str:
+        self._pad(size)
+        return self.sha256.hexdigest()
+
+    def _pad(self, rows: int) -> None:
+        self.sha256.update(b"null," * (rows - self.rows))
+        self.rows = rows
+
+
+def _first(batches: Iterator[Batch], size: int | None) -> Iterator[Batch]:
+    """Batches up to ``size`` rows; the source is read no further."""
+    for batch in batches:
+        if size is None or len(batch) < size:
+            yield batch
+            size = None if size is None else size - len(batch)
+        else:
+            yield batch[:size]
+            return
+
+
+def _complaint(prompt: Any, limit: int) -> str:
+    if prompt is None:
+        return "has no prompt; write one or remove the row"
+    if not isinstance(prompt, str):
+        return f"the prompt is {json.dumps(prompt, default=str)[:40]}, but must be text"
+    if not prompt.strip():
+        return "the prompt is empty; write one or remove the row"
+    if len(prompt) > limit:
+        return f"the prompt has {len(prompt)} characters, above max_prompt_chars={limit}; shorten it or raise the limit"
+    if found := _CONTROL.search(prompt):
+        return f"the prompt holds the control character U+{ord(found[0]):04X}; remove it"
+    return "the prompt holds half a surrogate pair, which is not valid Unicode; remove it"

@@ -1,0 +1,169 @@
+"""Sources with columns: CSV, Parquet, and whatever ``datasets`` opens."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import CorpusConfig
+from pipeline.errors import UserError
+from pipeline.prompts.columns import first_line, plain_type
+from pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
+
+
+class CsvSource(FileSource):
+    """Comma-separated UTF-8 text with a header."""
+
+    text_cells = True
+
+    def batches(self) -> Iterator[Batch]:
+        rows = self._rows()
+        _, header = next(rows, (0, []))
+        if not header:
+            raise UserError(f"{self.name}: has no header line; its first line must name the columns")
+        for column in header:
+            if header.count(column) > 1:
+                raise UserError(f"{self.name}: names column {column!r} twice; rename one")
+        if self.column not in header:
+            raise UserError(f"{self.name}: {missing_column(self.column, header)}")
+        numbers: list[int] = []
+        cells: list[list[str]] = []
+        for number, row in rows:
+            if len(row) != len(header):
+                raise UserError(
+                    f"{self.name}: line {number}: has {_count(len(row), 'cell')} where the header has {len(header)}; "
+                    "put quotes around text that holds commas"
+                )
+            numbers.append(number)
+            cells.append(row)
+            if len(cells) == BATCH:
+                yield self._batch(header, numbers, cells)
+                numbers, cells = [], []
+        if cells:
+            yield self._batch(header, numbers, cells)
+
+    def _batch(self, header: list[str], numbers: list[int], cells: list[list[str]]) -> Batch:
+        columns = dict(zip(header, zip(*cells, strict=True), strict=True))
+        return Batch(numbers, columns.pop(self.column), dict(columns))
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Records with the number of their last line. Blank lines are dropped at the end and refused before it."""
+        reader = csv.reader((line + "\n" for _, line in decoded_lines(self.path, self.name)), strict=True)
+        blank = None
+        try:
+            for row in reader:
+                if not row:
+                    blank = blank or reader.line_num
+                elif blank:
+                    raise UserError(f"{self.name}: line {blank}: is blank, so its prompt is empty; remove the line")
+                else:
+                    yield reader.line_num, row
+        except csv.Error as error:
+            raise UserError(
+                f"{self.name}: line {reader.line_num}: is not valid CSV ({error}); check its quotes"
+            ) from None
+
+
+class _ArrowSource:
+    """What Parquet and ``datasets`` share: Arrow batches of declared types."""
+
+    unit = "row"
+    text_cells = False
+
+    def __init__(self, section: CorpusConfig, schema: pa.Schema) -> None:
+        self.name = section.source
+        self.column = section.column
+        if self.column not in schema.names:
+            raise UserError(f"{self.name}: {missing_column(self.column, schema.names)}")
+        if len(set(schema.names)) < len(schema.names):
+            twice = next(name for name in schema.names if schema.names.count(name) > 1)
+            raise UserError(f"{self.name}: names column {twice!r} twice; rename one")
+        kind = plain_type(self.column, schema.field(self.column).type, self.name)
+        if not pa.types.is_string(kind):
+            raise UserError(f"{self.name}: column {self.column!r} holds {kind} values, but prompts must be text")
+        self.types: dict[str, pa.DataType] | None = {
+            field.name: plain_type(field.name, field.type, self.name) for field in schema if field.name != self.column
+        }
+
+    def _split(self, tables: Iterable[Any]) -> Iterator[Batch]:
+        start = 1
+        for table in tables:
+            columns = table.to_pydict()
+            prompts = columns.pop(self.column)
+            yield Batch(range(start, start + len(prompts)), prompts, columns)
+            start += len(prompts)
+
+
+class ParquetSource(_ArrowSource):
+    """One Parquet file."""
+
+    def __init__(self, section: CorpusConfig, path: Path) -> None:
+        self.path = path
+        self.name = section.source
+        super().__init__(section, self._guarded(lambda: pq.read_schema(path)))
+
+    def batches(self) -> Iterator[Batch]:
+        file = self._guarded(lambda: pq.ParquetFile(self.path))
+        with file:
+            yield from self._split(self._tables(file.iter_batches(batch_size=BATCH)))
+
+    def _tables(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while (batch := self._guarded(lambda: next(batches, None))) is not None:
+            yield batch
+
+    def _guarded(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except PermissionError as error:
+            raise UserError(f"corpus.source: {self.name}: cannot be read: {error.strerror or error}") from None
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"corpus.source: {self.name}: is not a readable Parquet file ({first_line(error)}); write it anew"
+            ) from None
+
+
+class DatasetSource(_ArrowSource):
+    """An Arrow-backed dataset of the ``datasets`` library."""
+
+    def __init__(self, section: CorpusConfig, dataset: Any) -> None:
+        super().__init__(section, dataset.features.arrow_schema)
+        self.dataset = dataset.with_format("arrow")
+
+    def batches(self) -> Iterator[Batch]:
+        yield from self._split(self.dataset.iter(batch_size=BATCH))
+
+
+def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSource:
+    """A directory written by ``save_to_disk``, or any directory or Hub name that ``load_dataset`` opens.
+
+    Raises:
+        UserError: it cannot be opened, or has no such split.
+    """
+    import datasets
+
+    try:
+        if directory is None:
+            data = datasets.load_dataset(section.source, split=section.split, revision=section.revision)
+        elif (directory / "state.json").exists() or (directory / "dataset_dict.json").exists():
+            data = datasets.load_from_disk(str(directory))
+        else:
+            data = datasets.load_dataset(str(directory), split=section.split)
+    except Exception as error:  # the library raises dozens of kinds, none of them a bug of ours
+        raise UserError(
+            f"corpus.source: {section.source}: cannot be opened as a dataset ({first_line(error)}); "
+            "check the name, corpus.split and the network, or give a file"
+        ) from None
+    if isinstance(data, dict):
+        if section.split not in data:
+            raise UserError(f"corpus.split: {section.source} has no split {section.split!r} but {', '.join(data)}")
+        data = data[section.split]
+    return DatasetSource(section, data)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

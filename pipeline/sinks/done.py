@@ -1,0 +1,96 @@
+"""Which rows of a run are done, as the disk tells."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.sinks import files, staging
+from pipeline.sinks.manifest import Entry, Manifest, read_manifest
+from pipeline.sinks.plan import DATA_FILE, ShardPlan, manifest_file
+
+
+@dataclass
+class DoneRows(Collection[int]):
+    """Indices of rows that need no more work: committed, staged or dead. Only open shards are held row by row."""
+
+    plan: ShardPlan
+    committed: dict[int, Entry] = field(default_factory=dict)
+    staged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    dead: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def of_shard(self, shard: int) -> Collection[int]:
+        """Those of one shard."""
+        if shard in self.committed:
+            return self.plan.rows(shard)
+        return self.staged.get(shard, set()) | self.dead.get(shard, set())
+
+    def open_shards(self) -> list[int]:
+        """Shards begun and not committed."""
+        return sorted({*self.staged, *self.dead})
+
+    def commit(self, entry: Entry) -> None:
+        """Take a shard's rows as committed."""
+        self.committed[entry.shard] = entry
+        self.staged.pop(entry.shard, None)
+        self.dead.pop(entry.shard, None)
+
+    def __contains__(self, index: object) -> bool:
+        if not isinstance(index, int) or not 0 <= index < self.plan.size:
+            return False
+        shard = self.plan.shard_of(index)
+        return shard in self.committed or index in self.staged.get(shard, ()) or index in self.dead.get(shard, ())
+
+    def __iter__(self) -> Iterator[int]:
+        for shard in sorted({*self.committed, *self.open_shards()}):
+            yield from sorted(self.of_shard(shard))
+
+    def __len__(self) -> int:
+        return sum(len(self.of_shard(shard)) for shard in {*self.committed, *self.open_shards()})
+
+
+def recover(run_dir: Path) -> DoneRows:
+    """Sweep what a crash left, and learn from the disk which rows are done.
+
+    Raises:
+        UserError: the manifest or a file of dead letters is damaged.
+    """
+    files.drop_half_line(manifest_file(run_dir))
+    manifest = read_manifest(run_dir)
+    _sweep(run_dir, manifest)
+    for path in (run_dir / "failed").glob("shard-*.jsonl"):
+        files.drop_half_line(path)
+    return read_done(run_dir, manifest)
+
+
+def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
+    """Which rows are done, from the disk; writes nothing.
+
+    Raises:
+        UserError: a file of dead letters is damaged.
+    """
+    done = DoneRows(manifest.header.plan, manifest.entries)
+    for shard in _named(run_dir / "staging") - done.committed.keys():
+        done.staged[shard] = set(staging.staged_rows(run_dir, shard))
+    for shard in _named(run_dir / "failed") - done.committed.keys():
+        done.dead[shard] = set(staging.read_letters(run_dir, shard))
+    return done
+
+
+def _named(folder: Path) -> set[int]:
+    """Shards with something of their name in a folder."""
+    return {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*")}
+
+
+def _sweep(run_dir: Path, manifest: Manifest) -> None:
+    """Remove temporary files, shards the manifest does not list, and staged rows of those it does."""
+    listed = {run_dir / file.path for entry in manifest.entries.values() for file in entry.files}
+    for folder in (run_dir, run_dir / "data", run_dir / "failed", *(run_dir / "staging").glob("*")):
+        for path in folder.glob("*"):
+            orphan = folder.name == "data" and DATA_FILE.fullmatch(path.name) and path not in listed
+            if orphan or files.is_temporary(path):
+                path.unlink()
+    for shard in _named(run_dir / "staging") & manifest.entries.keys():
+        staging.drop_staged(run_dir, shard)

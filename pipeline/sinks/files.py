@@ -1,0 +1,124 @@
+"""Durable file operations: what has returned survives a crash, what has not leaves no trace under its final name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+def temporary(target: Path) -> Path:
+    """A fresh name beside ``target``, which :func:`is_temporary` recognises."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+@contextmanager
+def durable(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, on disk when the block ends; removed when it raises."""
+    try:
+        with path.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename within a directory, durably."""
+    os.replace(source, target)
+    sync_dir(target.parent)
+
+
+def write_atomic(target: Path, content: bytes) -> None:
+    """Create or replace a file: readers and crashes see the old content or the new, never a part."""
+    staged = temporary(target)
+    with durable(staged) as file:
+        file.write(content)
+    replace(staged, target)
+
+
+def sync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_dir(path: Path) -> None:
+    """A directory that survives a crash, with its parents."""
+    missing = [path, *path.parents]
+    missing = missing[: next((n for n, folder in enumerate(missing) if folder.exists()), len(missing))]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_dir(folder.parent)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON line, durably. A line half written by a crash is dropped by :func:`read_lines`."""
+    is_new = not path.exists()
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            line = json_line(record)
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+    if is_new:
+        sync_dir(path.parent)
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; empty when there is none. A last line without its end is ignored.
+
+    Raises:
+        ValueError: a line holds no JSON object; the message gives its number.
+    """
+    records = []
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number} holds no JSON object")
+        records.append(record)
+    return records
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut what a crash left after the last complete line, so that the next line starts on its own."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

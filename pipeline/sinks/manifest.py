@@ -1,0 +1,101 @@
+"""The manifest of a run: a header, then one line a committed shard. What it lists is the dataset, nothing else is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.sinks import files
+from pipeline.sinks.plan import ShardPlan, manifest_file
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run is. ``config`` holds the fields that decide its rows, ``columns`` the Arrow type of each column."""
+
+    config: dict[str, Any]
+    config_digest: str
+    corpus_digest: str
+    rows: int
+    rows_per_shard: int
+    shards: int
+    formats: tuple[str, ...]
+    columns: dict[str, str]
+
+    @property
+    def plan(self) -> ShardPlan:
+        return ShardPlan(self.rows, self.rows_per_shard)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a shard; ``path`` is relative to the run directory."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One committed shard: rows written, ids of its dead letters, and the SHA-256 of the written ids, one a line."""
+
+    shard: int
+    rows: int
+    failed: tuple[str, ...]
+    ids_sha256: str
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of it. A shard committed anew replaces its earlier entry."""
+
+    header: Header
+    entries: dict[int, Entry]
+
+
+def write_header(run_dir: Path, header: Header) -> None:
+    """Begin a run's manifest."""
+    line = files.json_line({"kind": "run", "version": VERSION, **asdict(header)})
+    files.write_atomic(manifest_file(run_dir), line)
+
+
+def append_entry(run_dir: Path, entry: Entry) -> None:
+    """Commit a shard: from the moment this returns its rows are in the dataset."""
+    files.append_line(manifest_file(run_dir), {"kind": "shard", **asdict(entry)})
+
+
+def read_manifest(run_dir: Path) -> Manifest:
+    """Read a run's manifest.
+
+    Raises:
+        UserError: the directory is no run, or the manifest is damaged.
+    """
+    path = manifest_file(run_dir)
+    if not path.is_file():
+        raise UserError(
+            f"{run_dir}: is not a run directory, since it has no {path.name}; give one that a run has written"
+        )
+    try:
+        header, *lines = files.read_lines(path)
+        if header.pop("kind", None) != "run" or header.pop("version", None) != VERSION:
+            raise ValueError(f"line 1 is no header of version {VERSION}")
+        entries = [_entry(line) for line in lines]
+        return Manifest(Header(**header | {"formats": tuple(header["formats"])}), {e.shard: e for e in entries})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    if line.pop("kind") != "shard":
+        raise ValueError("an entry is of unknown kind")
+    data_files = tuple(DataFile(**file) for file in line.pop("files"))
+    return Entry(**line | {"files": data_files, "failed": tuple(line["failed"])})

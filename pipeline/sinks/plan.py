@@ -1,0 +1,57 @@
+"""Which rows make which shard, and what the files of a run are called. Fixed by corpus size and config alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
+DATA_FILE = re.compile(r"train-\d{5,}-of-\d{5,}\.(parquet|tar)")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Shard k holds the corpus rows [k·S, (k+1)·S) for S = ``rows_per_shard``."""
+
+    size: int
+    rows_per_shard: int
+
+    @property
+    def shards(self) -> int:
+        return -(-self.size // self.rows_per_shard)
+
+    def shard_of(self, index: int) -> int:
+        """The shard of a row.
+
+        Raises:
+            IndexError: the corpus has no such row.
+        """
+        if not 0 <= index < self.size:
+            raise IndexError(f"row {index} of {self.size}")
+        return index // self.rows_per_shard
+
+    def rows(self, shard: int) -> range:
+        """Indices of a shard's rows."""
+        return range(shard * self.rows_per_shard, min((shard + 1) * self.rows_per_shard, self.size))
+
+    def data_file(self, shard: int, kind: str) -> str:
+        """A shard's file, relative to the run directory; ``kind`` is ``parquet`` or ``webdataset``."""
+        return f"data/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
+
+
+def shard_name(shard: int) -> str:
+    """What a shard's staging folder and dead letters are called."""
+    return f"shard-{shard:05d}"
+
+
+def manifest_file(run_dir: Path) -> Path:
+    return run_dir / "manifest.jsonl"
+
+
+def staging_dir(run_dir: Path, shard: int) -> Path:
+    return run_dir / "staging" / shard_name(shard)
+
+
+def letters_file(run_dir: Path, shard: int) -> Path:
+    return run_dir / "failed" / f"{shard_name(shard)}.jsonl"

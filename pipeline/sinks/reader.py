@@ -1,0 +1,79 @@
+"""The committed rows of a run, read back from Parquet or, where there is none, from tar."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.sinks.manifest import read_manifest
+from pipeline.sinks.schema import IMAGES
+
+BATCH = 64
+
+
+def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of committed shards in order, images as PNG bytes. Images are not read unless asked for.
+
+    Args:
+        columns: those wanted, in any order; all when absent.
+
+    Raises:
+        UserError: the directory is no run, has no such column, or a shard is missing or damaged.
+    """
+    manifest = read_manifest(Path(run_dir))
+    known = list(manifest.header.columns)
+    wanted = known if columns is None else list(columns)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"{run_dir}: has no column {name!r}; it has {', '.join(known)}")
+    return _rows(
+        Path(run_dir), [file for _, entry in sorted(manifest.entries.items()) for file in entry.files[:1]], wanted
+    )
+
+
+def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Rows of one Parquet shard."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=list(columns)):
+            for row in batch.to_pylist():
+                for name in IMAGES:
+                    if row.get(name) is not None:
+                        row[name] = row[name]["bytes"]
+                yield {name: row[name] for name in columns}
+
+
+def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Rows of one WebDataset shard. Dates and decimals come as text, since JSON has no form for them."""
+    kinds = {"png": "image", "initial.png": "image_initial", "txt": "prompt"}
+    key, row = "", dict[str, Any]()
+    with tarfile.open(path) as tar:
+        for member in tar:
+            stem, _, kind = member.name.partition(".")
+            if stem != key and row:
+                yield {name: row[name] for name in columns}
+            if stem != key:
+                key, row = stem, {}
+            if kind != "json" and kinds.get(kind) not in columns:
+                continue
+            content = tar.extractfile(member).read()  # type: ignore[union-attr]
+            row |= json.loads(content) if kind == "json" else {kinds[kind]: content}
+            if kind == "txt":
+                row["prompt"] = content.decode()
+    if row:
+        yield {name: row[name] for name in columns}
+
+
+def _rows(run_dir: Path, data_files: list[Any], columns: list[str]) -> Iterator[dict[str, Any]]:
+    for file in data_files:
+        path = run_dir / file.path
+        try:
+            yield from (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
+        except (OSError, KeyError, ValueError, pa.ArrowException, tarfile.TarError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {run_dir}") from None

@@ -1,0 +1,117 @@
+"""A run directory: created, resumed, or refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import RunConfig, dump_config
+from pipeline.errors import UserError
+from pipeline.sinks import files
+from pipeline.sinks.commit import commit_complete
+from pipeline.sinks.done import DoneRows, read_done, recover
+from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_header
+from pipeline.sinks.plan import ShardPlan, manifest_file
+from pipeline.sinks.schema import column_types, row_schema
+
+if TYPE_CHECKING:
+    from pipeline.prompts import Corpus
+
+
+@dataclass(frozen=True)
+class RunState:
+    """An opened run: whether it existed, and which rows are done. Once all are, every shard is committed."""
+
+    run_dir: Path
+    resumed: bool
+    done: DoneRows
+
+
+def open_run(config: RunConfig, corpus: Corpus) -> RunState:
+    """Create or resume the run directory of a config.
+
+    Raises:
+        UserError: the directory cannot be written, is no run, or was made from another config or corpus.
+    """
+    run_dir = config.run_dir
+    old = _resumable(config, corpus)
+    try:
+        files.make_dir(run_dir / "data")
+        if old is None:
+            write_header(run_dir, _header(config, corpus))
+        files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
+        done = recover(run_dir)
+        commit_complete(run_dir, done, config.output.formats, row_schema(config, corpus.extra_schema))
+    except OSError as error:
+        raise _unwritable(run_dir, error) from None
+    return RunState(run_dir, old is not None, done)
+
+
+def check_run_dir(config: RunConfig, corpus: Corpus) -> int:
+    """Refuse what :func:`open_run` would refuse, and write nothing.
+
+    Returns:
+        How many rows are done already.
+
+    Raises:
+        UserError: as for :func:`open_run`.
+    """
+    manifest = _resumable(config, corpus)
+    return len(read_done(config.run_dir, manifest)) if manifest else 0
+
+
+def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
+    """The manifest of the run to go on with; ``None`` where one may begin."""
+    run_dir = config.run_dir
+    try:
+        nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            raise UserError(f"output.dir: {nearest} is not a directory; choose another output.dir")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"output.dir: {nearest} cannot be written; choose another output.dir or allow writing")
+        if manifest_file(run_dir).exists():
+            manifest = read_manifest(run_dir)
+            _refuse_other_run(run_dir, manifest.header, _header(config, corpus))
+            return manifest
+        if run_dir.exists() and not all(files.is_temporary(path) or path.name == "data" for path in run_dir.iterdir()):
+            raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
+    except OSError as error:
+        raise _unwritable(run_dir, error) from None
+    return None
+
+
+def _header(config: RunConfig, corpus: Corpus) -> Header:
+    plan = ShardPlan(corpus.size, config.output.rows_per_shard)
+    return Header(
+        config=config.semantic(),
+        config_digest=config.digest(),
+        corpus_digest=corpus.digest,
+        rows=corpus.size,
+        rows_per_shard=plan.rows_per_shard,
+        shards=plan.shards,
+        formats=config.output.formats,
+        columns=column_types(row_schema(config, corpus.extra_schema)),
+    )
+
+
+def _refuse_other_run(run_dir: Path, old: Header, new: Header) -> None:
+    remedy = "restore it, or choose another output.dir"
+    if old.config_digest != new.config_digest:
+        absent = "(absent)"
+        changes = [
+            f"{key} was {old.config.get(key, absent)!r} and is now {new.config.get(key, absent)!r}"
+            for key in sorted(old.config.keys() | new.config.keys())
+            if old.config.get(key, absent) != new.config.get(key, absent)
+        ]
+        raise UserError(f"output.dir: {run_dir} was begun with another config: {'; '.join(changes)}; {remedy}")
+    if old.corpus_digest != new.corpus_digest:
+        raise UserError(
+            f"output.dir: {run_dir} was begun with another corpus: corpus digest was {old.corpus_digest[:12]} of "
+            f"{old.rows} rows and is now {new.corpus_digest[:12]} of {new.rows}; {remedy}"
+        )
+
+
+def _unwritable(run_dir: Path, error: OSError) -> UserError:
+    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); choose another output.dir")

@@ -1,0 +1,139 @@
+"""The columns of a row, as Arrow types and as ``datasets`` features."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import RunConfig
+from pipeline.records import Provenance, Result
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGES = ("image", "image_initial")
+RECIPE = pa.struct(
+    [
+        ("method", pa.string()),
+        ("seed", pa.int64()),
+        ("shape", pa.list_(pa.int32())),
+        ("gammas", pa.list_(pa.float64())),
+        ("indices", pa.list_(pa.int32())),
+        ("candidates", pa.int32()),
+        ("batch_size", pa.int32()),
+        ("digest", pa.string()),
+    ]
+)
+NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks")])
+
+
+def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
+    """The columns of every row of a run, in order, the corpus's own last. Scores and γ are float64, so exact."""
+    images = IMAGES if config.output.image_initial else IMAGES[:1]
+    judges = [f"judge_{judge.name}{when}" for judge in config.judges for when in ("_initial", "")]
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt", pa.string()),
+            *((name, IMAGE) for name in images),
+            ("score", pa.float64()),
+            ("score_initial", pa.float64()),
+            ("scores", pa.list_(pa.float64())),
+            ("rounds", pa.int32()),
+            ("stop_reason", pa.string()),
+            *((name, pa.float64()) for name in judges),
+            ("seed", pa.int64()),
+            ("recipe", RECIPE),
+            ("noise", NOISE),
+            *((name, pa.string()) for name in Provenance.__dataclass_fields__),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            *extra_schema,
+        ]
+    )
+
+
+def reserved_columns(config: RunConfig) -> frozenset[str]:
+    """Names that a corpus column cannot have, whichever images this run keeps."""
+    return frozenset(row_schema(config, pa.schema([])).names) | set(IMAGES)
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """Those of the schema's columns that hold encoded images."""
+    return [name for name in IMAGES if name in schema.names]
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """Name → type of each column, lists named alike whatever their writer calls their items."""
+    return {column.name: _type_name(column.type) for column in schema}
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_struct(kind):
+        return f"struct<{', '.join(f'{field.name}: {_type_name(field.type)}' for field in kind)}>"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list<{_type_name(kind.value_type)}>[{kind.list_size}]"
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+
+def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Table:
+    """One finished row as a table of one row.
+
+    Raises:
+        ValueError: the run keeps first images and this result has none.
+        pyarrow.ArrowInvalid: a value does not fit its column.
+    """
+    if "image_initial" in schema.names and not result.image_initial:
+        raise ValueError(f"row {result.row.id} comes without its first image, which this run keeps")
+    row: dict[str, Any] = {
+        "id": result.row.id,
+        "prompt": result.row.prompt,
+        "image": {"bytes": result.image, "path": None},
+        "image_initial": {"bytes": result.image_initial, "path": None},
+        "score": result.score,
+        "score_initial": result.score_initial,
+        "scores": result.scores,
+        "rounds": result.rounds,
+        "stop_reason": result.stop_reason,
+        "seed": result.seed,
+        "recipe": asdict(result.recipe),
+        "noise": asdict(result.noise),
+        "width": result.width,
+        "height": result.height,
+        **asdict(provenance),
+        **result.row.extra,
+    }
+    for judge, (first, kept) in result.judges.items():
+        row |= {f"judge_{judge}_initial": first, f"judge_{judge}": kept}
+    return pa.Table.from_pylist([row], schema=schema)
+
+
+def with_features(schema: pa.Schema) -> pa.Schema:
+    """The schema with the ``huggingface`` metadata by which ``datasets`` knows images from structs."""
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(schema.remove_metadata())
+    features |= {name: datasets.Image() for name in image_columns(schema)}
+    return datasets.Features({name: features[name] for name in schema.names}).arrow_schema
+
+
+def sample_json(row: Mapping[str, Any]) -> bytes:
+    """A row's columns other than prompt and images as one JSON object, the same keys in every row.
+
+    Values without a JSON form become text (dates, decimals); numbers that are not finite become null.
+    """
+    columns = {name: _json(value) for name, value in row.items() if name not in ("prompt", *IMAGES)}
+    return json.dumps(columns, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,74 @@
+"""The two forms of a shard: Parquet exactly as ``datasets`` writes images, and WebDataset tar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sinks.schema import image_columns, sample_json, with_features
+
+ROW_GROUP_BYTES = 100 * 10**6  # the Hub's viewer refuses groups over 286 MiB; `datasets` aims for 100 MB
+CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}  # datasets.config
+
+
+def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write rows as ``datasets.Dataset.to_parquet`` would: images uncompressed, plain and without dictionary, all else
+    snappy; a page index; content-defined chunks, so that the Hub deduplicates shards that share rows."""
+    schema = with_features(schema)
+    leaves = {name: list(_leaves(name, schema.field(name).type)) for name in schema.names}
+    raw = [leaf for name in image_columns(schema) for leaf in leaves[name]]
+    others = [leaf for paths in leaves.values() for leaf in paths if leaf not in raw]
+    with pq.ParquetWriter(
+        file,
+        schema,
+        compression=dict.fromkeys(raw, "none") | dict.fromkeys(others, "snappy"),
+        use_dictionary=others,
+        column_encoding=dict.fromkeys(raw, "PLAIN"),
+        write_page_index=True,
+        use_content_defined_chunking=CHUNKING,
+    ) as writer:
+        for group in _groups(tables):
+            writer.write_table(group.cast(schema))
+        writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
+
+
+def write_tar(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
+    """Write rows as WebDataset samples ID.png, ID.txt (the prompt), ID.json (every other column) and, where first
+    images are kept, ID.initial.png. The same rows give the same bytes."""
+    from webdataset import TarWriter  # imports torch, which a Parquet-only run can do without
+
+    with TarWriter(file, user="noisesmith", group="noisesmith", mtime=0, encoder=False) as tar:
+        for table in tables:
+            for row in table.to_pylist():
+                sample = {"__key__": row["id"], "txt": row["prompt"].encode(), "json": sample_json(row)}
+                sample["png"] = row["image"]["bytes"]
+                if "image_initial" in row:
+                    sample["initial.png"] = row["image_initial"]["bytes"]
+                tar.write(sample)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Rows gathered into groups that reach no further past the limit than one row."""
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(part.nbytes for part in group) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
+
+
+def _leaves(path: str, kind: Any) -> Iterator[str]:
+    """A column's leaf paths as Parquet names them."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    else:
+        yield path

@@ -1,0 +1,98 @@
+"""Rows on disk before their shard is committed, and dead letters: a killed run loses only rows in flight."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.prompts.ids import index_of
+from pipeline.records import Failure
+from pipeline.sinks import files
+from pipeline.sinks.plan import letters_file, staging_dir
+
+SUFFIX = ".arrow"
+
+
+def stage(run_dir: Path, shard: int, row_id: str, table: pa.Table) -> None:
+    """Put one finished row on disk, in place of any earlier version of it."""
+    folder = staging_dir(run_dir, shard)
+    files.make_dir(folder)
+    target = folder / f"{row_id}{SUFFIX}"
+    part = files.temporary(target)
+    with files.durable(part) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    files.replace(part, target)
+
+
+def staged_rows(run_dir: Path, shard: int) -> dict[int, Path]:
+    """Index → file of a shard's staged rows, in order."""
+    found = {index_of(path.stem): path for path in staging_dir(run_dir, shard).glob(f"*{SUFFIX}")}
+    return dict(sorted(found.items()))
+
+
+def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
+    """Staged rows, one table a row.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    for path in paths:
+        try:
+            with pa.memory_map(str(path)) as source:
+                yield pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
+            raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
+
+
+def drop_staged(run_dir: Path, shard: int) -> None:
+    """Remove the staging folder of a committed shard."""
+    shutil.rmtree(staging_dir(run_dir, shard), ignore_errors=True)
+
+
+def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:
+    """Record one row given up. Everything needed to try it again is there."""
+    last = failure.attempts[-1] if failure.attempts else {}
+    letter = {
+        "id": failure.row.id,
+        "index": failure.row.index,
+        "prompt": failure.row.prompt,
+        "extra": failure.row.extra,
+        "error": last.get("error", ""),
+        "message": last.get("message", ""),
+        "attempts": list(failure.attempts),
+    }
+    path = letters_file(run_dir, shard)
+    files.make_dir(path.parent)
+    files.append_line(path, letter)
+
+
+def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
+    """Index → dead letter of a shard, in order; a later letter of a row replaces an earlier one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = letters_file(run_dir, shard)
+    try:
+        return dict(sorted((letter["index"], letter) for letter in files.read_lines(path)))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows anew") from None
+
+
+def keep_letters(run_dir: Path, shard: int, indices: set[int]) -> None:
+    """Leave of a shard's dead letters only these rows', since the others have succeeded after all."""
+    letters = read_letters(run_dir, shard)
+    if letters.keys() == indices:
+        return
+    path = letters_file(run_dir, shard)
+    kept = b"".join(files.json_line(letter) for index, letter in letters.items() if index in indices)
+    if kept:
+        files.write_atomic(path, kept)
+    else:
+        path.unlink()
+        files.sync_dir(path.parent)

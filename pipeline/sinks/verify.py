@@ -1,0 +1,125 @@
+"""Whether a run directory holds what its manifest says, and its manifest what its corpus asks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.prompts.ids import index_of, row_id
+from pipeline.sinks import files, staging
+from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
+from pipeline.sinks.reader import read_parquet, read_tar
+from pipeline.sinks.schema import IMAGES, column_types
+
+
+def verify_run(run_dir: Path) -> list[str]:
+    """Check every committed shard in full: sizes, hashes, schema, ids, images, agreement of formats, dead letters.
+
+    Returns:
+        One sentence a problem; none for a complete and sound run.
+
+    Raises:
+        UserError: the directory is no run, or its manifest is damaged.
+    """
+    run_dir = Path(run_dir)
+    manifest = read_manifest(run_dir)
+    problems: list[str] = []
+    for _, entry in sorted(manifest.entries.items()):
+        problems += _check_shard(run_dir, manifest.header, entry)
+    missing = manifest.header.shards - len(manifest.entries)
+    if missing:
+        problems.append(f"{missing} of {manifest.header.shards} shards are not committed yet: run the config again")
+    return problems
+
+
+def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
+    yield from _check_letters(run_dir, entry)
+    whole = []
+    for file in entry.files:
+        if problem := _check_file(run_dir, file):
+            yield f"{file.path}: {problem}"
+        else:
+            whole.append(file.path)
+    if entry.rows and len(entry.files) != len(header.formats):
+        yield f"shard {entry.shard}: has {len(entry.files)} files for the formats {', '.join(header.formats)}"
+    for path in whole:
+        try:
+            problems = [*_check_rows(run_dir / path, header, entry), *_check_same(run_dir, whole[0], path)]
+        except Exception as error:  # a damaged file can make its reader raise anything
+            problems = [f"cannot be read ({type(error).__name__}: {error})"]
+        yield from (f"{path}: {problem}" for problem in problems)
+
+
+def _check_letters(run_dir: Path, entry: Entry) -> Iterator[str]:
+    try:
+        letters = [letter["id"] for letter in staging.read_letters(run_dir, entry.shard).values()]
+    except UserError as error:
+        yield str(error)
+        return
+    if letters != list(entry.failed):
+        yield f"shard {entry.shard}: dead letters {letters} where the manifest names {list(entry.failed)}"
+
+
+def _check_file(run_dir: Path, file: DataFile) -> str | None:
+    path = run_dir / file.path
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != file.bytes:
+        return f"has {path.stat().st_size} bytes where the manifest says {file.bytes}"
+    return None if files.sha256_of(path) == file.sha256 else "differs from its SHA-256 in the manifest"
+
+
+def _check_rows(path: Path, header: Header, entry: Entry) -> Iterator[str]:
+    """One file's schema, ids and images."""
+    if path.suffix == ".parquet":
+        columns = column_types(pq.read_schema(path))
+        if columns != header.columns:
+            yield f"has columns {columns} where the manifest says {header.columns}"
+            return
+    failed = set(map(index_of, entry.failed))
+    expected = [index for index in header.plan.rows(entry.shard) if index not in failed]
+    ids = []
+    images = [name for name in IMAGES if name in header.columns]
+    for row in _rows(path, ["id", "prompt", "width", "height", *images]):
+        ids.append(row["id"])
+        if row["id"] != row_id(index_of(row["id"]), row["prompt"]):
+            yield f"row {row['id']}: the prompt is not the one of that id"
+        for name in images:
+            if problem := _check_image(row[name], (row["width"], row["height"])):
+                yield f"row {row['id']}: {name} {problem}"
+    if [index_of(name) for name in ids] != expected or len(ids) != entry.rows:
+        yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
+    elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
+        yield "holds other ids than the manifest says"
+
+
+def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:
+    """Whether two forms of a shard hold the same ids, prompts and kept images."""
+    if first == second:
+        return
+    columns = ["id", "prompt", "image"]
+    for one, other in zip_longest(_rows(run_dir / first, columns), _rows(run_dir / second, columns)):
+        if one != other:
+            yield f"differs from {first} in row {(one or other)['id']}"
+
+
+def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
+    try:
+        PIL.Image.open(io.BytesIO(content)).verify()
+        image = PIL.Image.open(io.BytesIO(content))
+        image.load()
+    except Exception as error:  # Pillow raises many kinds on damaged bytes
+        return f"does not decode ({error})"
+    return None if image.size == size else f"is {image.size} where the row says {size}"
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    return (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
