@@ -1,1 +1,42 @@
-"""What a run says about itself."""
+"""What a run says about itself: figures, dataset card, contact sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.records import Provenance
+from pipeline.report.card import write_card
+from pipeline.report.contact_sheet import write_contact_sheet
+from pipeline.report.sample import spread_rows
+from pipeline.report.summary import Summary, columns, summarise, summary_table
+from pipeline.sinks.files import write_atomic
+from pipeline.sinks.manifest import read_manifest
+from pipeline.sinks.reader import read_rows
+
+__all__ = ["Summary", "summary_table", "write_report"]
+
+SHEET_ROWS = 24
+
+
+def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, operations: dict[str, Any]) -> Summary:
+    """Write ``stats.json``, ``README.md`` and ``contact_sheet.png`` of the rows committed so far; each appears whole.
+
+    Args:
+        operations: what the driver measured (seconds, rows a minute, busy shares …), for ``stats.json`` alone.
+
+    Raises:
+        UserError: ``run_dir`` is no run, or a shard is missing or damaged.
+    """
+    judges = [judge.name for judge in config.judges]
+    summary = summarise(read_rows(run_dir, columns(judges)), judges)
+    failed = sum(len(entry.failed) for entry in read_manifest(run_dir).entries.values())
+    stats = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
+    write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_card(run_dir, config, summary, provenance, summary.rows, failed)
+    shown = ["prompt", "image", "score", "score_initial"] + ["image_initial"] * config.output.image_initial
+    shown += [name for name in columns(judges) if name.startswith("judge_")]
+    write_contact_sheet(run_dir / "contact_sheet.png", spread_rows(run_dir, shown, SHEET_ROWS), SHEET_ROWS)
+    return summary

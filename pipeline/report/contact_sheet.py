@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.report.files import replace_with
+from pipeline.sinks.files import write_atomic
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -30,12 +30,12 @@ MAX_MARKS = 4
 def write_contact_sheet(path: Path, rows: Iterable[Mapping[str, Any]], limit: int = 24) -> None:
     """Draw up to ``limit`` rows as a PNG at ``path``, which appears whole or not at all.
 
-    A row holds ``prompt``, ``image`` and, where kept, ``image_initial`` as ``{"bytes", "path"}``, ``score``,
+    A row holds ``prompt``, ``image`` and, where kept, ``image_initial`` as encoded bytes, ``score``,
     ``score_initial``, and any number of ``judge_NAME`` and ``judge_NAME_initial`` (null where a judge cannot tell).
     """
     buffer = io.BytesIO()
     draw_contact_sheet(list(islice(rows, limit))).save(buffer, "PNG", optimize=True)
-    replace_with(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def draw_contact_sheet(rows: list[Mapping[str, Any]]) -> Image.Image:
@@ -83,13 +83,13 @@ def _pair(
         draw.text(place, text, INK, _font(CAPTION_SIZE, row["prompt"]), anchor="la")
 
 
-def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, image: Mapping[str, Any] | None) -> None:
+def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, image: bytes | None) -> None:
     box = (x, y, x + TILE - 1, y + TILE - 1)
     if image is None:
         draw.rectangle(box, outline=TRACK, width=2)
         draw.text((x + TILE // 2, y + TILE // 2), "not kept", FAINT, _font(LEGEND_SIZE), anchor="mm")
         return
-    picture = fit(Image.open(io.BytesIO(image["bytes"])).convert("RGB"), TILE)
+    picture = fit(Image.open(io.BytesIO(image)).convert("RGB"), TILE)
     draw.rectangle(box, fill=TRACK)
     sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
 
@@ -168,7 +168,8 @@ def _printable(text: str, font: Font) -> str:
 
 def wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
     """Break at spaces into at most ``lines`` lines of ``width`` pixels; what does not fit ends in ``…``."""
-    words, wrapped = text.split(" "), []
+    words = text.split(" ")
+    wrapped: list[str] = []
     while words and len(wrapped) < lines:
         count = 1
         while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:

@@ -16,10 +16,10 @@ from PIL import Image, ImageFont
 from pipeline.report.contact_sheet import PAPER, TILE, draw_contact_sheet, fit, wrap, write_contact_sheet
 
 
-def png(width: int, height: int, colour: str) -> dict[str, Any]:
+def png(width: int, height: int, colour: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return buffer.getvalue()
 
 
 def row(size: tuple[int, int] = (64, 64), **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""A run's report: the card opens the data, says what is true, and lets no prompt or setting break it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from pipeline.config import RunConfig
+from pipeline.records import Provenance
+from pipeline.report import write_report
+from pipeline.report.card import escape
+from pipeline.report.sample import spread, spread_rows
+from pipeline.sinks import read_rows
+
+Made = tuple[Path, RunConfig, Provenance]
+MakeRun = Callable[..., Made]
+MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def report(made: Made, **operations: Any) -> tuple[Path, str]:
+    run_dir, config, provenance = made
+    write_report(run_dir, config, provenance, operations)
+    return run_dir, (run_dir / "README.md").read_text()
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    _, yaml_text, _ = card.split("---\n", 2)
+    return yaml.safe_load(yaml_text)
+
+
+@pytest.mark.parametrize("formats", [["parquet", "webdataset"], ["parquet"], ["webdataset"]])
+def test_load_dataset_on_a_run_directory_gives_decoded_images(
+    make_run: MakeRun, formats: list[str], tmp_path: Path
+) -> None:
+    run_dir, _ = report(make_run(7, output={"formats": formats}))
+    rows = datasets.load_dataset(str(run_dir), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 7
+    image = rows[0]["image" if "parquet" in formats else "png"]
+    assert isinstance(image, Image.Image)
+    assert image.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_stats_hold_the_figures_the_failures_and_what_the_driver_measured(make_run: MakeRun) -> None:
+    run_dir, _ = report(make_run(7, failed=2), seconds=12.5)
+    stats = json.loads((run_dir / "stats.json").read_text())
+    assert stats["summary"]["rows"] == 7
+    assert stats["summary"]["score"]["gain"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert stats["summary"]["judges"]["eye"]["kept"]["mean"] == 1.0
+    assert stats["summary"]["curve"] == [0.25, 0.5, 0.75]
+    assert (stats["failed"], stats["operations"]) == (2, {"seconds": 12.5})
+
+
+def test_a_report_leaves_nothing_but_its_three_files(make_run: MakeRun) -> None:
+    made = make_run(3)
+    run_dir = made[0]
+    before = {path.name for path in run_dir.iterdir()}
+    report(made)
+    assert {path.name for path in run_dir.iterdir()} - before == {"stats.json", "README.md", "contact_sheet.png"}
+
+
+def test_a_report_written_again_says_the_same(make_run: MakeRun) -> None:
+    made = make_run(3)
+    report(made)
+    assert report(made)[1] == report(made)[1]
+
+
+def test_a_run_without_a_row_has_a_report_too(make_run: MakeRun) -> None:
+    run_dir, card = report(make_run(0, failed=2))
+    assert "configs" not in front_matter(card)
+    assert json.loads((run_dir / "stats.json").read_text())["summary"]["score"] is None
+
+
+def test_the_front_matter_is_what_the_hub_accepts(make_run: MakeRun) -> None:
+    run_dir, text = report(make_run(7))
+    card = DatasetCard.load(run_dir / "README.md")
+    assert card.data.to_dict() == front_matter(text)
+    data = card.data.to_dict()
+    assert data["task_categories"] == ["text-to-image"]
+    assert data["size_categories"] == ["n<1K"]
+    assert {"synthetic", "noisesmith", "noise-diffusion"} <= set(data["tags"])
+    assert data["license"] == "apache-2.0"
+    assert data["pretty_name"] == "a_run"
+    (only,) = data["configs"]
+    assert only["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+
+
+def test_images_of_other_models_take_no_licence_for_granted(make_run: MakeRun) -> None:
+    _, card = report(make_run(1, generators={"model": "someone/model"}))
+    data = front_matter(card)
+    assert data["license"] == "other"
+    assert data["license_name"]
+    assert "Apache" not in card
+
+
+def test_the_card_describes_exactly_the_columns_of_the_rows(make_run: MakeRun) -> None:
+    run_dir, card = report(make_run(2))
+    table = card.split("## Columns")[1].split("## Limitations")[0]
+    described = [
+        line.split(" | ")[0].removeprefix("| ").replace("\\", "") for line in table.splitlines() if "|" in line
+    ]
+    assert described[2:] == list(next(iter(read_rows(run_dir))))
+    assert "| topic | from the prompt list |" in card
+
+
+def test_the_card_shows_settings_and_figures(make_run: MakeRun) -> None:
+    _, card = report(make_run(7, failed=1))
+    for words in (
+        "revision ab12",
+        "ddim, 50 steps, guidance 7.5",
+        "1 row failed",
+        "candidates 50",
+        "arxiv.org/abs/2411",
+    ):
+        assert words in card
+    assert re.search(r"VQA score \| 7 \| 0\.250 .* \| 0\.750 .* \| \+0\.500", card)
+    assert re.search(r"judge eye \| 7 \| 0\.000 .* \| 1\.000 .* \| \+1\.000", card)
+
+
+def test_the_card_says_so_when_no_judge_looked(make_run: MakeRun) -> None:
+    _, card = report(make_run(0, failed=1, judges=[], optimizer={"method": "random_sampling"}))
+    assert "no independent judge" in card
+    assert "Random sampling" in card
+    assert "gradient" not in card
+
+
+def test_settings_cannot_add_markup_to_the_card(make_run: MakeRun) -> None:
+    hostile = "<script>alert(1)</script> | [x](http://x) *b* `c`\n\n# heading\n---"
+    _, card = report(make_run(1, generators={"negative_prompt": hostile}))
+    html = MARKDOWN.render(card.split("---\n", 2)[2])
+    assert "<script>" not in html
+    assert html.count("<h1>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; | [x](http://x) *b* `c` # heading ---" in html
+
+
+@given(st.text(max_size=60))
+def test_escaped_text_shows_its_own_characters_and_nothing_else(text: str) -> None:
+    words = " ".join(text.replace("\0", "").split())
+    (paragraph, _) = MARKDOWN.parse(f"x {escape(words)} x")[1:]
+    shown = "".join(token.content for token in paragraph.children or [])
+    assert shown == f"x {words} x"
+    assert {token.type for token in paragraph.children or []} <= {"text"}
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 24))
+def test_picks_are_rows_of_their_shards_and_no_more_than_asked(sizes: list[int], limit: int) -> None:
+    picks = spread(sizes, limit)
+    assert len(picks) == len(sizes)
+    assert sum(map(len, picks)) <= limit
+    assert all(place < size for size, places in zip(sizes, picks, strict=True) for place in places)
+
+
+def test_few_shards_are_sampled_evenly_and_short_runs_whole() -> None:
+    assert spread([10, 10], 4) == [[0, 5], [0, 5]]
+    assert spread([2, 3], 24) == [[0, 1], [0, 1, 2]]
+    assert spread([1000] * 5, 2) == [[0], [], [0], [], []]
+
+
+@pytest.mark.parametrize("formats", [["parquet"], ["webdataset"]])
+def test_the_sheet_reads_rows_from_all_over_the_run(make_run: MakeRun, formats: list[str]) -> None:
+    run_dir, *_ = make_run(12, output={"formats": formats})
+    prompts = [row["prompt"].split()[-1] for row in spread_rows(run_dir, ["prompt", "image"], 4)]
+    assert prompts == ["0", "3", "6", "9"]
