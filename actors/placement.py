@@ -10,6 +10,7 @@ import ray
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError, reason
+from pipeline.preflight import check_resources, machine_resources
 
 
 def connect(config: RunConfig) -> None:
@@ -23,8 +24,8 @@ def connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if config.ray.address is None:
-        cores = len(os.sched_getaffinity(0))
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+        check_resources(config, have := machine_resources(), "this machine")
+        ray.init(address="local", num_cpus=int(have["CPU"]), include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=config.ray.address, **quiet)
@@ -33,20 +34,7 @@ def connect(config: RunConfig) -> None:
                 f"ray.address: no Ray cluster at {config.ray.address!r} ({reason(error)}); "
                 "start one with `ray start --head`, or leave ray.address out to use this machine"
             ) from None
-    _check_fits(config)
-
-
-def _check_fits(config: RunConfig) -> None:
-    have = ray.cluster_resources()
-    for resource, field in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
-        sides = {"generators": config.generators, "scorers": config.scorers}
-        wanted = sum(side.count * getattr(side, field) for side in sides.values())
-        if wanted > have.get(resource, 0):
-            shares = " + ".join(f"{name} {side.count} × {getattr(side, field):g}" for name, side in sides.items())
-            raise UserError(
-                f"generators.{field}, scorers.{field}: {shares} need {wanted:g} {resource}s but the cluster has "
-                f"{have.get(resource, 0):g}; lower count or {field}"
-            )
+    check_resources(config, ray.cluster_resources(), "the cluster")
 
 
 def actor_options(side: Any) -> dict[str, Any]:

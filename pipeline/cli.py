@@ -1,0 +1,226 @@
+"""The ``noisesmith`` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import __version__
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import RunError, UserError
+
+app = typer.Typer(
+    help="Turn a list of prompts into a dataset of images that really show what their prompts say.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+embedded_app = typer.Typer(help="The built-in tiny models: train them anew, evaluate them.", no_args_is_help=True)
+app.add_typer(embedded_app, name="embedded")
+console = Console(highlight=False, soft_wrap=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, such as optimizer.rounds=10")
+]
+OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory (output.dir)")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory")]
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Search every prompt of the corpus and write the dataset.
+
+    The same command again resumes where the run stopped. Ctrl-C finishes the rows in flight and stops; a second
+    Ctrl-C stops at once; both resume.
+    """
+    from pipeline.preflight import find_models
+    from pipeline.prompts import open_corpus
+    from pipeline.sinks import open_run
+
+    settings = _settings(config, overrides, out)
+    _check_machine(settings)
+    find_models(settings)
+    corpus = open_corpus(settings)
+    state = open_run(settings, corpus)
+    if len(state.done) == corpus.size:
+        console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
+        _hint(state.run_dir)
+        return
+    _drive(settings, corpus, state)
+
+
+def _drive(settings: RunConfig, corpus: Any, state: Any) -> None:
+    from actors.driver import Driver
+    from pipeline.progress import Progress
+    from pipeline.report import summary_table, write_report
+
+    progress = Progress(console)
+    driver = Driver(settings, corpus, state, progress)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if driver.draining:
+            raise KeyboardInterrupt
+        driver.draining = True
+        progress.note("stopping: finishing the rows in flight (again to stop at once)")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        outcome = driver.run()
+    except KeyboardInterrupt:
+        progress.end()
+        console.print("stopped at once; run the same command to resume")
+        raise typer.Exit(130) from None
+    finally:
+        progress.end()
+    summary = write_report(state.run_dir, settings, outcome.provenance, outcome.operations)
+    console.print(summary_table(summary))
+    if not outcome.complete:
+        console.print("stopped; run the same command to resume")
+        raise typer.Exit(130)
+    if progress.failed:
+        console.print(f"{progress.failed} rows failed; why is in {state.run_dir}/failed/")
+        if not progress.rows:
+            raise typer.Exit(1)
+    _hint(state.run_dir)
+
+
+def _hint(run_dir: Path) -> None:
+    console.print(
+        f"dataset: {run_dir}\n"
+        f'next: python -c "from datasets import load_dataset; print(load_dataset({str(run_dir)!r}))"\n'
+        f"      noisesmith verify {run_dir}"
+    )
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Validate everything and print what would run; load no model, write nothing."""
+    from pipeline.preflight import find_models
+    from pipeline.prompts import open_corpus
+    from pipeline.sinks import check_run
+
+    settings = _settings(config, overrides, out)
+    _check_machine(settings)
+    models = find_models(settings)
+    corpus = open_corpus(settings)
+    resumes = check_run(settings, corpus)
+    generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
+    images = corpus.size * (optimizer.rounds + 1)
+    evaluations = images * generators.steps * (2 if generators.guidance_scale > 1 else 1)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "rows": f"{corpus.size:,}",
+        "run directory": f"{settings.run_dir} ({'resumes' if resumes else 'new'})",
+        "shards": f"{-(-corpus.size // settings.output.rows_per_shard)} of {settings.output.rows_per_shard} rows, "
+        + " + ".join(settings.output.formats),
+        "generator": f"{models.generator.id} ({models.generator.class_name}), {models.spec.width}×{models.spec.height} px, "
+        f"latents {'×'.join(map(str, models.spec.shape))}, {generators.scheduler} {generators.steps} steps",
+        "scorer": f"{models.scorer.id} ({models.scorer.class_name}), readout {scorers.readout}",
+        "judges": ", ".join(f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True))
+        or "none",
+        "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds",
+        "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
+        f"{scorers.count} scorers ({scorers.num_gpus:g} GPU, {scorers.num_cpus:g} CPU each)",
+        "at most": f"{images:,} images, {evaluations:,} U-Net evaluations",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+@app.command()
+def replay(
+    run_dir: RunDir,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="a row's id")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="where to write the image")] = None,
+) -> None:
+    """Rebuild one row's noise and image from its recipe, and compare them with what was written."""
+    from pipeline.replay import replay_row
+
+    result = replay_row(run_dir, _run_config(run_dir), row_id)
+    path = out or Path(f"{row_id}.png")
+    try:
+        path.write_bytes(result.png)
+    except OSError as error:
+        raise UserError(f"--out: {path} cannot be written ({error.strerror}); give another file") from None
+    console.print(f"prompt  {result.prompt}", markup=False)
+    console.print(f"noise   {'bit-identical' if result.noise_identical else 'DIFFERS'} ({len(result.recipe.gammas)} rounds)")
+    if result.image_identical:
+        console.print("image   identical")
+    else:
+        console.print(
+            f"image   differs by at most {result.max_difference} of 255 grey levels, {result.mean_difference:.4f} on average "
+            f"(made in a batch of {result.recipe.batch_size}; only batch size 1 replays bit for bit)"
+        )
+    if result.revision_then != result.revision_now:
+        console.print(f"model   was {result.revision_then}, is now {result.revision_now}")
+    console.print(f"written {path}", markup=False)
+    if not result.noise_identical:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(run_dir: RunDir) -> None:
+    """Check a run's files against its manifest: hashes, row counts, unique ids, readable images."""
+    from pipeline.sinks import verify_run
+
+    problems = verify_run(run_dir)
+    for problem in problems:
+        console.print(problem, markup=False)
+    if problems:
+        console.print(f"{len(problems)} problems")
+        raise typer.Exit(1)
+    console.print(f"{run_dir}: all is well", markup=False)
+
+
+def _settings(config: Path, overrides: list[str] | None, out: str | None) -> RunConfig:
+    extra = [] if out is None else [f"output.dir={out!r}"]
+    return load_config(config, [*(overrides or []), *extra])
+
+
+def _check_machine(settings: RunConfig) -> None:
+    from pipeline.preflight import check_resources, machine_resources
+
+    if settings.ray.address is None:
+        check_resources(settings, machine_resources(), "this machine")
+
+
+def _run_config(run_dir: Path) -> RunConfig:
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir}: no run directory (it has no config.yaml); give the directory of a run")
+    return load_config(run_dir / "config.yaml")
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"noisesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on stderr and exit code 2."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(2)
+    except RunError as error:
+        errors.print(f"error: {error}; what is written is safe, run the same command to resume", markup=False)
+        sys.exit(1)

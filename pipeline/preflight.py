@@ -1,0 +1,66 @@
+"""Checks that need no model and no Ray: models found, and the actors' GPUs and cores there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.generators import LatentSpec, find_generator, latent_spec
+from pipeline.models import ModelSource
+from pipeline.scorers import find_judge, find_scorer
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run, found but not loaded."""
+
+    generator: ModelSource
+    spec: LatentSpec
+    scorer: ModelSource
+    judges: tuple[ModelSource, ...]
+
+
+def find_models(config: RunConfig) -> Models:
+    """Find every model a config names.
+
+    Raises:
+        UserError: one is missing or of an unsupported class; the message names the field.
+    """
+    generator = find_generator(config.generators)
+    return Models(
+        generator=generator,
+        spec=latent_spec(config.generators, generator),
+        scorer=find_scorer(config.scorers),
+        judges=tuple(find_judge(judge) for judge in config.judges),
+    )
+
+
+def check_resources(config: RunConfig, have: Mapping[str, float], where: str) -> None:
+    """Refuse actors that would never be placed.
+
+    Args:
+        have: GPUs and cores as Ray counts them: ``{"GPU": 0, "CPU": 2}``.
+        where: who has them, for the message: "this machine", "the cluster".
+
+    Raises:
+        UserError: the actors ask for more than there is.
+    """
+    sides = {"generators": config.generators, "scorers": config.scorers}
+    for resource, field, unit in (("GPU", "num_gpus", "GPUs"), ("CPU", "num_cpus", "CPU cores")):
+        wanted = sum(side.count * getattr(side, field) for side in sides.values())
+        if wanted > have.get(resource, 0):
+            shares = " + ".join(f"{side.count} × {getattr(side, field):g} for {name}" for name, side in sides.items())
+            raise UserError(
+                f"generators.{field}, scorers.{field}: {shares} make {wanted:g} {unit} but {where} has "
+                f"{have.get(resource, 0):g}; lower count or {field}"
+            )
+
+
+def machine_resources() -> dict[str, float]:
+    """This machine's usable GPUs and cores."""
+    import torch
+
+    return {"GPU": float(torch.cuda.device_count()), "CPU": float(len(os.sched_getaffinity(0)))}

@@ -1,0 +1,138 @@
+"""Whole runs over a real Ray cluster: what is written, what repeats, what fails and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.noise import digest, replay
+from pipeline.records import Recipe
+from pipeline.sinks import read_rows, verify_run
+from tests.runs import PROMPTS, noisesmith, write_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Path) -> tuple[Path, str]:
+    """A finished run of batch size 1 and its output."""
+    folder = tmp_path_factory.mktemp("finished")
+    sizes = {"batch_size": 1}
+    code, output = noisesmith("run", write_config(folder, tiny_sd, tiny_llava, generators=sizes, scorers=sizes))
+    assert code == 0, output
+    return folder / "run", output
+
+
+def _rows(run_dir: Path) -> list[dict]:
+    return list(read_rows(run_dir, None))
+
+
+def test_every_prompt_is_written_once_in_order(finished: tuple[Path, str]) -> None:
+    rows = _rows(finished[0])
+    assert [row["prompt"] for row in rows] == [PROMPTS[i % len(PROMPTS)] for i in range(6)]
+    assert len({row["id"] for row in rows}) == 6
+    assert verify_run(finished[0]) == []
+
+
+def test_the_kept_score_is_the_best_of_all_rounds(finished: tuple[Path, str]) -> None:
+    for row in _rows(finished[0]):
+        assert len(row["scores"]) == row["rounds"] + 1 == 3
+        assert row["score"] == max(row["scores"])
+        assert row["score_initial"] == row["scores"][0]
+        assert len(row["recipe"]["gammas"]) == row["scores"].index(row["score"])
+
+
+def test_gammas_follow_the_scores(finished: tuple[Path, str]) -> None:
+    for row in _rows(finished[0]):
+        for gamma, score in zip(row["recipe"]["gammas"], row["scores"], strict=False):
+            assert gamma == 1 - score**0.5
+
+
+def test_recipes_rebuild_the_noise(finished: tuple[Path, str]) -> None:
+    for row in _rows(finished[0]):
+        recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in row["recipe"].items()})
+        noise = replay(recipe, row["id"])
+        assert digest(noise) == recipe.digest
+        assert row["noise"]["std"] == pytest.approx(float(noise.double().std(correction=0)), rel=1e-9)
+
+
+def test_replay_rebuilds_noise_and_image_bit_for_bit(finished: tuple[Path, str], tmp_path: Path) -> None:
+    row = max(_rows(finished[0]), key=lambda row: len(row["recipe"]["gammas"]))
+    code, output = noisesmith("replay", finished[0], row["id"], "--out", tmp_path / "again.png")
+    assert code == 0, output
+    assert "bit-identical" in output
+    assert "image   identical" in output
+    assert (tmp_path / "again.png").read_bytes() == row["image"]["bytes"]
+
+
+def test_the_summary_names_scores_and_the_next_step(finished: tuple[Path, str]) -> None:
+    _, output = finished
+    assert "VQA score" in output
+    assert "noisesmith verify" in output
+    stats = json.loads((finished[0] / "stats.json").read_text())
+    assert stats["operations"]["rows_written"] == 6
+    assert stats["operations"]["rounds"] == 12
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished: tuple[Path, str], tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished[0] / "data").iterdir()}
+    code, output = noisesmith("run", finished[0].parent / "config.yaml")
+    assert code == 0
+    assert "nothing to run" in output
+    assert {path: path.stat().st_mtime_ns for path in (finished[0] / "data").iterdir()} == before
+
+
+def test_batch_size_one_is_bit_identical_whatever_the_actors(
+    finished: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """Two runs of the same seed, with another number of rows in flight and other shards, agree in every bit."""
+    one = {"batch_size": 1}
+    path = write_config(tmp_path, tiny_sd, tiny_llava, generators=one, scorers=one, rows_in_flight=1)
+    assert noisesmith("run", path)[0] == 0
+    same = ["id", "image", "image_initial", "scores", "recipe", "noise"]
+    ours, theirs = _rows(tmp_path / "run"), _rows(finished[0])
+    assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
+
+
+def test_larger_batches_draw_the_same_candidates(
+    finished: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    assert noisesmith("run", write_config(tmp_path, tiny_sd, tiny_llava))[0] == 0
+    for ours, theirs in zip(_rows(tmp_path / "run"), _rows(finished[0]), strict=True):
+        assert ours["id"] == theirs["id"]
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)
+
+
+def test_a_row_that_cannot_be_scored_is_a_dead_letter(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    """A scorer whose weights are not a number: no row is lost in silence."""
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llava, broken)
+    weights = load_file(broken / "model.safetensors")
+    save_file(
+        {name: torch.full_like(t, torch.nan) if "lm_head" in name else t for name, t in weights.items()},
+        broken / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken, rows=3, retries=1))
+    assert code == 1, output
+    assert "3 rows failed" in output
+    letters = [json.loads(line) for path in (tmp_path / "run" / "failed").iterdir() for line in path.open()]
+    assert len(letters) == 3
+    for letter in letters:
+        assert [attempt["error"] for attempt in letter["attempts"]] == ["FloatingPointError"] * 2
+
+
+def test_an_unreadable_model_is_one_sentence(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llava, broken)
+    (broken / "model.safetensors").write_bytes(b"not safetensors")
+    code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken))
+    assert code == 2, output
+    assert "error: scorers.model" in output
+    assert "Traceback" not in output

@@ -1,0 +1,86 @@
+"""Kills and stops of the driver, then the same command again: every row once, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.sinks import read_rows, verify_run
+from tests.runs import finish, noisesmith, start, write_config
+
+pytestmark = pytest.mark.chaos
+ROWS = 16
+
+
+def _staged_or_committed(run_dir: Path) -> int:
+    staged = len(list(run_dir.glob("staging/*/*.arrow")))
+    return staged + 4 * len(list(run_dir.glob("data/*.parquet")))
+
+
+def _await_rows(process, run_dir: Path, rows: int) -> None:
+    """Wait until the run has made ``rows`` rows durable, or has ended."""
+    deadline = time.monotonic() + 200
+    while process.poll() is None and _staged_or_committed(run_dir) < rows:
+        assert time.monotonic() < deadline, "the run makes no rows"
+        time.sleep(0.02)
+
+
+def _check_whole(run_dir: Path) -> None:
+    ids = [row["id"] for row in read_rows(run_dir, ["id"])]
+    assert [int(row_id[:8]) for row_id in ids] == list(range(ROWS))
+    assert verify_run(run_dir) == []
+
+
+def test_sigkill_at_three_moments(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS)
+    rng = random.Random(0)
+    for moment in sorted(rng.sample(range(1, ROWS - 2), 3)):
+        process = start("run", config)
+        _await_rows(process, tmp_path / "run", moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        finish(process)
+    code, output = noisesmith("run", config)
+    assert code == 0, output
+    assert "resuming" in output
+    _check_whole(tmp_path / "run")
+
+
+def test_ctrl_c_finishes_what_is_in_flight_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    """The signal goes to the whole process group, as a terminal sends it."""
+    config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, rows_in_flight=4)
+    process = start("run", config)
+    _await_rows(process, tmp_path / "run", 1)
+    os.killpg(process.pid, signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    assert "finishing the rows in flight" in output
+    assert "resume" in output
+    done = len(list(read_rows(tmp_path / "run", ["id"])))
+    assert done < ROWS
+    code, output = noisesmith("run", config)
+    assert code == 0, output
+    _check_whole(tmp_path / "run")
+
+
+def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, optimizer={"rounds": 400})
+    process = start("run", config)
+    for line in process.stdout:
+        if "starting actors" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    for line in process.stdout:
+        if "finishing the rows" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    assert "stopped at once" in output
+    code, output = noisesmith("run", config, "optimizer.rounds=400", "rows_in_flight=16", "optimizer.target_score=1e-9")
+    assert code == 2, "a changed search must be refused"
+    assert "optimizer.target_score" in output

@@ -1,0 +1,60 @@
+"""Real runs for tests: configs on tiny models, and the command as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat", "a red car on a bowl"]
+
+
+def write_config(folder: Path, sd: Path, llava: Path, *, rows: int = 6, **overrides: Any) -> Path:
+    """A config of ``rows`` prompts on tiny models; keyword arguments replace whole sections or update them."""
+    (folder / "prompts.txt").write_text("".join(f"{PROMPTS[i % len(PROMPTS)]}\n" for i in range(rows)))
+    config: dict[str, Any] = {
+        "name": "test",
+        "seed": 7,
+        "corpus": [{"source": str(folder / "prompts.txt")}],
+        "generators": {"model": str(sd), "steps": 2, "guidance_scale": 3.0, "batch_size": 2},
+        "scorers": {"model": str(llava), "batch_size": 2},
+        "optimizer": {"method": "noise_diffusion", "rounds": 2, "candidates": 4},
+        "output": {"dir": str(folder / "run"), "rows_per_shard": 4},
+    }
+    for key, value in overrides.items():
+        config[key] = config[key] | value if isinstance(value, dict) and key in config else value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """``noisesmith ARGUMENTS`` in a process group of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
+    """Exit code and output of a command; a command that does not end is killed and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"did not end: {output}") from None
+    return process.returncode, output
+
+
+def noisesmith(*arguments: str | Path) -> tuple[int, str]:
+    """Run ``noisesmith ARGUMENTS`` to its end."""
+    return finish(start(*arguments))

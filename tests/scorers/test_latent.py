@@ -1,0 +1,111 @@
+"""Scores and gradients on tiny models of the true classes, against the library and finite differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from pipeline.config import GeneratorConfig, ScorerConfig
+from pipeline.generators import find_generator
+from pipeline.scorers import find_scorer, load_scorer
+from pipeline.scorers.decoder import Decoder, decode_png, encode_png, to_uint8
+from pipeline.scorers.latent import score_latents
+from pipeline.scorers.llava import Llava
+
+PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
+QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
+
+
+def _latents(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3)).to(dtype) * 0.15
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_sd: Path) -> Decoder:
+    return Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("readout", ["yes", "yes_no"])
+def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, readout: str) -> None:
+    """On images of an odd size, through PNG bytes as they are shipped."""
+    pixels = torch.randint(0, 256, (3, 37, 53, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = [Image.fromarray(image.numpy()) for image in pixels]
+    ours = load_scorer(ScorerConfig(model=str(tiny_llava), readout=readout), "cpu").log_scores(
+        PROMPTS, torch.stack([decode_png(encode_png(image)) for image in pixels])
+    )
+    processor = AutoProcessor.from_pretrained(tiny_llava)
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_llava).eval()
+    for place, prompt in enumerate(PROMPTS):
+        text = f'USER: <image>\nDoes this figure show "{prompt}"? Please answer yes or no. ASSISTANT:'
+        inputs = processor(text=text, images=images[place], return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        yes, no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
+        expected = logits.softmax(-1)[yes] if readout == "yes" else logits[[yes, no]].softmax(-1)[0]
+        assert float(ours[place].exp()) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_batch_of_mixed_prompt_lengths_equals_one_by_one(decoder: Decoder, tiny_llava: Path) -> None:
+    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    together = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=True)
+    for place, prompt in enumerate(PROMPTS):
+        alone = score_latents(decoder, scorer, [prompt], _latents(3)[place : place + 1], gradient=True)
+        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
+        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
+        assert float(difference) < 1e-3
+
+
+def test_gradient_with_respect_to_z0_matches_finite_differences(
+    tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, with smooth preprocessing, on a grid of coordinates."""
+    monkeypatch.setattr(  # the library's own norm computes in float32 whatever the model's dtype
+        LlamaRMSNorm,
+        "forward",
+        lambda self, x: torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon),
+    )
+    decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float64, "cpu")
+    source = find_scorer(ScorerConfig(model=str(tiny_llava)))
+    scorer = Llava(source, torch.float64, "cpu", question=QUESTION, readout="yes", rounding=False)
+    latents = _latents(1, torch.float64)
+    analytic = score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=True).gradients
+    assert float(analytic.abs().max()) > 0
+    step = 1e-5
+    for coordinate in range(0, latents.numel(), 17):
+        delta = torch.zeros_like(latents).flatten()
+        delta[coordinate] = step
+        delta = delta.view_as(latents)
+        ahead, behind = (
+            float(score_latents(decoder, scorer, PROMPTS[:1], moved, gradient=False).scores)
+            for moved in (latents + delta, latents - delta)
+        )
+        numeric = (ahead - behind) / (2 * step)
+        assert numeric == pytest.approx(float(analytic.flatten()[coordinate]), rel=1e-4, abs=1e-9)
+
+
+def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:
+    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    result = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=False)
+    shipped = torch.stack([decode_png(encode_png(image)) for image in result.images])
+    with torch.no_grad():
+        again = scorer.log_scores(PROMPTS, shipped).exp()
+    assert torch.allclose(again, result.scores, atol=1e-6)
+
+
+def test_rounding_to_bytes_is_half_up() -> None:
+    levels = torch.tensor([0.0, 0.4999, 0.5, 1.5, 254.5, 255.0], dtype=torch.float64) / 255
+    image = levels[None, None, None].expand(1, 3, 1, 6)
+    assert to_uint8(image)[0, 0, :, 0].tolist() == [0, 0, 1, 2, 255, 255]
+
+
+def test_a_score_that_is_not_finite_names_its_place(decoder: Decoder, tiny_llava: Path) -> None:
+    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    latents = _latents(3)
+    latents[1] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"\[1\]"):
+        score_latents(decoder, scorer, PROMPTS, latents, gradient=True)

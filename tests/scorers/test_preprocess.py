@@ -1,0 +1,63 @@
+"""Preprocessing against the library's own processor, and its gradient against finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from pipeline.scorers.preprocess import preprocess, resize_weights
+
+SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300)]
+
+
+def _image(height: int, width: int) -> np.ndarray:
+    """Noise and smooth shading, so that both rounding and overshoot matter."""
+    rng = np.random.default_rng(height * width)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels[: height // 2] = np.linspace(0, 255, width, dtype=np.uint8)[None, :, None]
+    return pixels
+
+
+@pytest.mark.parametrize("resample", [1, 2, 3])
+@pytest.mark.parametrize("edge", [64, 224, 336])
+@pytest.mark.parametrize("size", SIZES)
+def test_equal_to_the_librarys_processor(size: tuple[int, int], edge: int, resample: int) -> None:
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}, resample=resample
+    )
+    pixels = _image(*size)
+    expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    ours = preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, processor)
+    assert float((ours - expected).abs().max()) <= 1e-5
+
+
+def test_crop_larger_than_the_image_pads_as_the_library_does() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 48, "width": 40})
+    pixels = _image(50, 71)
+    expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    ours = preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, processor)
+    assert float((ours - expected).abs().max()) <= 1e-5
+
+
+def test_weights_of_each_pixel_sum_to_one() -> None:
+    assert torch.allclose(resize_weights(517, 224, "bicubic").sum(1), torch.ones(224, dtype=torch.float64), atol=1e-5)
+
+
+def test_gradient_of_the_smooth_form_matches_finite_differences() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 6}, crop_size={"height": 6, "width": 6})
+    images = torch.rand(1, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: preprocess(x, processor, rounding=False), [images])
+
+
+def test_rounding_passes_the_smooth_gradient() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 6}, crop_size={"height": 6, "width": 6})
+    images = torch.rand(1, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    direction = torch.randn(1, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = [
+        torch.autograd.grad((preprocess(images, processor, rounding) * direction).sum(), images)[0]
+        for rounding in (True, False)
+    ]
+    assert torch.allclose(*gradients, rtol=0, atol=1e-12)

@@ -1,0 +1,221 @@
+"""Every mistake a user can make ends before any model with one sentence that names its place, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import cli
+from tests.runs import write_config
+
+Break = Callable[[Path, dict], "list[str] | None"]
+
+
+def _corpus(name: str, data: bytes | str, **options: object) -> Break:
+    """The corpus is a file of the given content."""
+
+    def apply(folder: Path, config: dict) -> None:
+        path = folder / name
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        config["corpus"] = [{"source": str(path), **options}]
+
+    return apply
+
+
+def _set(section: str, **values: object) -> Break:
+    """Fields of a section take other values."""
+
+    def apply(folder: Path, config: dict) -> None:
+        config[section] = config.get(section, {}) | values
+
+    return apply
+
+
+def _top(**values: object) -> Break:
+    """Top-level keys take other values."""
+    return lambda folder, config: config.update(values)
+
+
+def _arguments(*arguments: str) -> Break:
+    """The command line has more on it."""
+    return lambda folder, config: list(arguments)
+
+
+def _model(section: str, change: Callable[[Path], object]) -> Break:
+    """The section's model is a copy that was damaged."""
+
+    def apply(folder: Path, config: dict) -> None:
+        copy = folder / f"{section}-copy"
+        shutil.copytree(config[section]["model"], copy)
+        change(copy)
+        config[section]["model"] = str(copy)
+
+    return apply
+
+
+def _index(filename: str, **values: object) -> Callable[[Path], object]:
+    def change(copy: Path) -> None:
+        content = json.loads((copy / filename).read_text()) | values
+        (copy / filename).write_text(json.dumps(content))
+
+    return change
+
+
+def _occupied(folder: Path, config: dict) -> None:
+    (folder / "occupied").mkdir()
+    (folder / "occupied" / "thesis.txt").write_text("mine")
+    config["output"]["dir"] = str(folder / "occupied")
+
+
+def _under_a_file(folder: Path, config: dict) -> None:
+    (folder / "file").write_text("")
+    config["output"]["dir"] = str(folder / "file" / "run")
+
+
+def _swap_models(folder: Path, config: dict) -> None:
+    config["generators"]["model"], config["scorers"]["model"] = config["scorers"]["model"], config["generators"]["model"]
+
+
+CASES: dict[str, tuple[Break, str]] = {
+    # corpus
+    "missing corpus file": (_top(corpus=[{"source": "nowhere/prompts.txt"}]), "nowhere/prompts.txt"),
+    "empty corpus": (_corpus("p.txt", ""), "p.txt"),
+    "blank line": (_corpus("p.txt", "a cat\n   \na dog\n"), "line 2"),
+    "empty prompt in JSONL": (_corpus("p.jsonl", '{"prompt": "a cat"}\n{"prompt": ""}\n'), "line 2"),
+    "prompt of 10,000 characters": (_corpus("p.txt", "a cat\n" + "x" * 10_000), "10000 characters"),
+    "non-UTF-8 bytes": (_corpus("p.txt", b"a cat\na \xff dog\n"), "UTF-8"),
+    "NUL in a prompt": (_corpus("p.txt", b"a cat\na\x00dog\n"), "line 2"),
+    "bad JSON line": (_corpus("p.jsonl", '{"prompt": "a cat"}\n{"prompt": \n'), "line 2"),
+    "JSON line that is no object": (_corpus("p.jsonl", '["a cat"]\n'), "line 1"),
+    "column that is not there": (_corpus("p.csv", "text,n\na cat,1\n"), "text"),
+    "prompt that is a number": (_corpus("p.jsonl", '{"prompt": 3}\n'), "prompt"),
+    "ragged CSV": (_corpus("p.csv", "prompt,n\na cat,1\na dog,2,3\n"), "p.csv"),
+    "column that would clash": (_corpus("p.jsonl", '{"prompt": "a cat", "score": 1}\n'), "score"),
+    "corrupt Parquet": (_corpus("p.parquet", b"PAR1 not really"), "p.parquet"),
+    "unknown extension": (_corpus("p.docx", "a cat"), "p.docx"),
+    "unknown grammar": (_top(corpus=[{"source": "embedded/sonnets", "size": 3}]), "embedded/sonnets"),
+    "grammar without size": (_top(corpus=[{"source": "embedded/simple"}]), "size"),
+    "no corpus": (_top(corpus=[]), "corpus"),
+    "size beyond the file": (_corpus("p.txt", "a cat\n", size=5), "5"),
+    # fields
+    "rounds −1": (_set("optimizer", rounds=-1), "optimizer.rounds"),
+    "0 actors": (_set("generators", count=0), "generators.count"),
+    "more GPUs than exist": (_set("scorers", num_gpus=64), "scorers.num_gpus"),
+    "more cores than exist": (_set("generators", num_cpus=4096), "generators.num_cpus"),
+    "unknown key": (_set("generators", step=5), "'steps'"),
+    "unknown section": (_top(generator={}), "'generators'"),
+    "wrong type": (_set("generators", steps="many"), "generators.steps"),
+    "unknown method": (_set("optimizer", method="gradient_descent"), "optimizer.method"),
+    "unknown sampler": (_set("generators", scheduler="euler_a"), "generators.scheduler"),
+    "sampler that does not fit": (_set("generators", scheduler="flow_euler"), "generators.scheduler"),
+    "target score above 1": (_set("optimizer", target_score=1.5), "optimizer.target_score"),
+    "question without a place": (_set("scorers", question="Is it good?"), "scorers.question"),
+    "guidance not finite": (_set("generators", guidance_scale=float("nan")), "generators.guidance_scale"),
+    "seed below 0": (_top(seed=-1), "seed"),
+    "height off the grid": (_set("generators", height=30), "generators.height"),
+    "no format": (_set("output", formats=[]), "output.formats"),
+    "judges of one name": (_top(judges=[{"name": "j", "model": "embedded/judge"}] * 2), "judges"),
+    # models
+    "unknown model folder": (_set("generators", model="/no/such/model"), "/no/such/model"),
+    "model that is a file": (_set("scorers", model=__file__), "scorers.model"),
+    "models swapped": (_swap_models, "generators.model"),
+    "wrong pipeline class": (
+        _model("generators", _index("model_index.json", _class_name="AudioLDMPipeline")), "AudioLDMPipeline",
+    ),
+    "wrong scorer class": (_model("scorers", _index("config.json", architectures=["BertModel"])), "BertModel"),
+    "index that is no JSON": (
+        _model("generators", lambda copy: (copy / "model_index.json").write_text("{")), "model_index.json",
+    ),
+    "no unet config": (_model("generators", lambda copy: (copy / "unet" / "config.json").unlink()), "unet/config.json"),
+    "unknown judge": (_top(judges=[{"name": "j", "model": "/no/judge"}]), "judges.j.model"),
+    # output
+    "directory that is not ours": (_occupied, "occupied"),
+    "directory under a file": (_under_a_file, "output.dir"),
+    # command line
+    "override without a value": (_arguments("optimizer.rounds"), "optimizer.rounds"),
+    "override of nothing": (_arguments("optimizer.rounds.deep=1"), "optimizer.rounds"),
+    "override that is no YAML": (_arguments("seed=[1"), "seed"),
+    "override of the wrong type": (_arguments("seed=abc"), "seed"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading any model, or starting Ray, fails the test."""
+    import ray
+    from diffusers import DiffusionPipeline, ModelMixin
+    from transformers import PreTrainedModel
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model or Ray was started")
+
+    for owner, name in ((DiffusionPipeline, "from_pretrained"), (ModelMixin, "from_pretrained"),
+                        (PreTrainedModel, "from_pretrained"), (ray, "init")):  # fmt: skip
+        monkeypatch.setattr(owner, name, refuse)
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["noisesmith", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("verb", ["plan", "run"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    case: str, verb: str, tmp_path: Path, tiny_sd: Path, tiny_llava: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    apply, named = CASES[case]
+    path = write_config(tmp_path, tiny_sd, tiny_llava)
+    config = yaml.safe_load(path.read_text())
+    arguments = apply(tmp_path, config) or []
+    path.write_text(yaml.safe_dump(config))
+    assert _command(monkeypatch, verb, str(path), *arguments) == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
+    assert not list(tmp_path.glob("**/*manifest*"))
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "."], "directory"),
+        (["verify", "nowhere"], "nowhere"),
+        (["replay", "nowhere", "00000000-00000000"], "nowhere"),
+    ],
+)
+def test_a_wrong_path_is_one_sentence_and_exit_code_2(
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _command(monkeypatch, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert named in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("text", ["corpus: [", "- a\n- b\n", "", "a: !!python/object:os.system x\n", "\xff"])
+def test_a_config_that_is_no_config(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="latin-1")
+    assert _command(monkeypatch, "run", str(path)) == 2
+    message = capsys.readouterr().err
+    assert "broken.yaml" in message
+    assert message.count("\n") == 1

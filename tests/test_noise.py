@@ -1,0 +1,153 @@
+"""The noise mathematics against closed forms, float64 references and statistics."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.noise import CHUNK, NoiseKey, alignment, change, digest, replay, select, statistics, step_size, update
+from pipeline.optimizers import Feedback
+from pipeline.optimizers.noise_diffusion import NoiseDiffusion
+from pipeline.optimizers.random_sampling import RandomSampling
+from pipeline.records import Recipe
+
+SHAPE = (4, 16, 16)
+
+
+def test_candidates_depend_on_their_key_alone() -> None:
+    first = NoiseKey(1, "row", 3).draw(7, SHAPE)
+    NoiseKey(1, "row", 3).draw(0, SHAPE)
+    assert torch.equal(first, NoiseKey(1, "row", 3).draw(7, SHAPE))
+    others = [NoiseKey(2, "row", 3).draw(7, SHAPE), NoiseKey(1, "other", 3).draw(7, SHAPE),
+              NoiseKey(1, "row", 4).draw(7, SHAPE), NoiseKey(1, "row", 3).draw(8, SHAPE)]  # fmt: skip
+    assert all(not torch.equal(first, other) for other in others)
+
+
+def test_candidates_are_standard_normal_and_uncorrelated() -> None:
+    draws = torch.stack([NoiseKey(0, "row", 1).draw(index, SHAPE) for index in range(100)]).flatten(1)
+    assert stats.kstest(draws.flatten().numpy(), "norm").pvalue > 0.001
+    correlation = np.corrcoef(draws.numpy())
+    off_diagonal = correlation[~np.eye(100, dtype=bool)]
+    assert abs(off_diagonal).max() < 5 / math.sqrt(draws.shape[1])
+
+
+@pytest.mark.parametrize("score", [0.0, 0.01, 0.25, 0.9, 1.0])
+def test_step_size_is_one_minus_root_score(score: float) -> None:
+    assert step_size(score) == 1 - score**0.5
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, math.nan, math.inf])
+def test_step_size_refuses_what_is_no_probability(score: float) -> None:
+    with pytest.raises(ValueError, match="probability"):
+        step_size(score)
+
+
+@settings(max_examples=25, deadline=None)
+@given(gamma=st.floats(0, 1), rounds=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_independent_candidates_keep_the_noise_standard_normal(gamma: float, rounds: int, seed: int) -> None:
+    """Level: 1e-6 a test, so a false alarm in these 25 examples has odds below 1 in 10,000."""
+    shape = (4, 64, 64)
+    noise = NoiseKey(seed, "row", 0).draw(0, shape)
+    for round_ in range(1, rounds + 1):
+        noise = update(noise, gamma, NoiseKey(seed, "row", round_).draw(0, shape))
+    values = noise.double().numpy().ravel()
+    count = values.size
+    level = stats.norm.isf(0.5e-6)
+    assert abs(values.mean()) < level / math.sqrt(count)
+    assert abs(values.var() - 1) < level * math.sqrt(2 / count)
+    assert stats.kstest(values, "norm").pvalue > 1e-6
+
+
+@settings(max_examples=20, deadline=None)
+@given(gamma=st.floats(0.001, 1), seed=st.integers(0, 2**32), count=st.integers(1, 2 * CHUNK + 3))
+def test_selection_is_the_papers_argmax(gamma: float, seed: int, count: int) -> None:
+    """Against the formula written out in float64 with no chunks."""
+    shape = (2, 4, 4)
+    key = NoiseKey(seed, "row", 1)
+    noise, gradient = NoiseKey(seed, "row", 0).draw(0, shape), NoiseKey(seed, "gradient", 0).draw(0, shape)
+    chosen = select(noise, gamma, gradient, key, count)
+    z, g = noise.double().numpy().ravel(), gradient.double().numpy().ravel()
+    values = []
+    for index in range(count):
+        v = (math.sqrt(1 - gamma) - 1) * z + math.sqrt(gamma) * key.draw(index, shape).double().numpy().ravel()
+        values.append(g @ v / (v @ v))
+    assert values[chosen] == pytest.approx(max(values), rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**32))
+def test_a_positive_multiple_of_the_gradient_selects_the_same(scale: float, seed: int) -> None:
+    noise, gradient = NoiseKey(seed, "z", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE)
+    key = NoiseKey(seed, "row", 1)
+    chosen = select(noise, 0.3, gradient, key, 50)
+    candidates = torch.stack([key.draw(index, SHAPE) for index in range(50)])
+    values = alignment(change(noise, 0.3, candidates), gradient * scale)
+    assert float(values[chosen]) == pytest.approx(float(values.max()), rel=1e-4)
+
+
+def test_selection_follows_the_gradient_more_than_chance_does() -> None:
+    """cos(v, ∇) of the best of 50 beats a random draw's on average."""
+    gains = []
+    for seed in range(60):
+        noise, gradient = NoiseKey(seed, "z", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE)
+        key = NoiseKey(seed, "row", 1)
+        both = torch.stack([key.draw(select(noise, 0.5, gradient, key, 50), SHAPE), key.draw(0, SHAPE)])
+        cosines = torch.cosine_similarity(change(noise, 0.5, both).flatten(1), gradient.flatten()[None])
+        gains.append(float(cosines[0] - cosines[1]))
+    assert stats.ttest_1samp(gains, 0, alternative="greater").pvalue < 1e-6
+
+
+def _search(optimizer: NoiseDiffusion | RandomSampling, row_id: str, scores: list[float]) -> tuple[torch.Tensor, Recipe]:
+    noise = NoiseKey(5, row_id, 0).draw(0, SHAPE)
+    gammas, indices = [], []
+    for round_, score in enumerate(scores, start=1):
+        gradient = NoiseKey(9, row_id, round_).draw(0, SHAPE)
+        proposal = optimizer.propose(noise, Feedback(score, gradient, 1.0), NoiseKey(5, row_id, round_))
+        noise = proposal.noise
+        gammas.append(proposal.gamma)
+        indices.append(proposal.index)
+    recipe = Recipe("m", 5, SHAPE, tuple(gammas), tuple(indices), optimizer.candidates, 1, digest(noise))
+    return noise, recipe
+
+
+@pytest.mark.parametrize("optimizer", [NoiseDiffusion(20), RandomSampling()])
+@pytest.mark.parametrize("scores", [[], [0.0], [0.1, 0.5, 0.99, 1.0, 0.3]])
+def test_a_recipe_rebuilds_the_noise_bit_for_bit(optimizer: NoiseDiffusion | RandomSampling, scores: list[float]) -> None:
+    noise, recipe = _search(optimizer, "00000003-abcdef01", scores)
+    rebuilt = replay(recipe, "00000003-abcdef01")
+    assert torch.equal(rebuilt, noise)
+    assert digest(rebuilt) == recipe.digest
+    assert digest(replay(recipe, "another")) != recipe.digest
+
+
+def test_random_sampling_draws_afresh_each_round() -> None:
+    noise, _ = _search(RandomSampling(), "row", [0.9, 0.9])
+    assert torch.equal(noise, NoiseKey(5, "row", 2).draw(0, SHAPE))
+
+
+def test_noise_diffusion_keeps_a_perfect_noise() -> None:
+    before, _ = _search(NoiseDiffusion(20), "row", [])
+    after, _ = _search(NoiseDiffusion(20), "row", [1.0])
+    assert torch.equal(before, after)
+
+
+def test_noise_diffusion_without_a_gradient_is_refused() -> None:
+    with pytest.raises(ValueError, match="gradient"):
+        NoiseDiffusion().propose(torch.zeros(SHAPE), Feedback(0.5, None, 1.0), NoiseKey(0, "row", 1))
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.3, 1.0), (0.0, 1.5)])
+def test_statistics_agree_with_scipy(shift: float, scale: float) -> None:
+    noise = NoiseKey(0, "row", 0).draw(0, SHAPE) * scale + shift
+    measured = statistics(noise)
+    values = noise.double().numpy().ravel()
+    assert measured.mean == pytest.approx(values.mean(), abs=1e-9)
+    assert measured.std == pytest.approx(values.std(), rel=1e-9)
+    assert measured.norm == pytest.approx(np.linalg.norm(values) / math.sqrt(values.size), rel=1e-9)
+    assert measured.ks == pytest.approx(stats.kstest(values, "norm").statistic, abs=1e-9)
