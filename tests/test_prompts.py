@@ -178,15 +178,15 @@ class TestColumns:
         ]
 
 
-class TestRows:
-    @classmethod
-    @pytest.fixture(scope="class")
-    def opened(cls, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-        folder = tmp_path_factory.mktemp("rows")
-        lines = "".join(json.dumps({"prompt": f"prompt {n}", "n": n}) + "\n" for n in range(2500))
-        sections = [{"source": str(write(folder / "a.jsonl", lines)), "size": size} for size in (2100, 3, 2500)]
-        return open_corpus(RunConfig.model_validate({"corpus": sections}))
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("rows")
+    lines = "".join(json.dumps({"prompt": f"prompt {n}", "n": n}) + "\n" for n in range(2500))
+    sections = [{"source": str(write(folder / "a.jsonl", lines)), "size": size} for size in (2100, 3, 2500)]
+    return open_corpus(RunConfig.model_validate({"corpus": sections}))
 
+
+class TestRows:
     @given(st.integers(0, 4700), st.one_of(st.none(), st.integers(0, 4700)))
     @settings(max_examples=25, deadline=None)
     def test_any_stretch_equals_that_stretch_of_all(self, opened: Corpus, start: int, stop: int | None) -> None:

@@ -29,6 +29,8 @@ def infer_values(values: Sequence[Any]) -> pa.DataType:
     except UnicodeEncodeError:
         raise ValueError("a text is not valid Unicode") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        if all(value is None or type(value) in (int, float) for value in values):
+            return pa.float64()  # an integer beyond 2⁵³ beside a float
         raise ValueError(first_line(error)) from None
 
 

@@ -110,7 +110,7 @@ class _Scan:
     def read(self, section: CorpusConfig, size_field: str) -> None:
         source = open_source(section)
         types: dict[str, pa.DataType] = dict(source.types or {})
-        self._refuse_reserved(source, types)
+        self._check_names(source, types)
         begin = self.size
         for batch in _first(source.batches(), section.size):
             self._check_prompts(source, batch)
@@ -124,9 +124,10 @@ class _Scan:
             raise UserError(f"corpus.source: {source.name}: holds no prompts; add some")
         if section.size is not None and taken < section.size:
             raise UserError(f"{size_field}: asks for {section.size} rows, but {source.name} has {taken}; lower it")
-        self.parts.append(Part(source, taken, types))
         for name, kind in types.items():
-            self._merge(source, self.types, name, kind)
+            types[name] = cols.plain_type(name, kind, source.name)
+            self._merge(source, self.types, name, types[name])
+        self.parts.append(Part(source, taken, types))
 
     def corpus(self) -> Corpus:
         digest = hashlib.sha256(self.hashes[None].hexdigest(self.size).encode())
@@ -154,8 +155,8 @@ class _Scan:
                 kind = cols.infer_values(values)
             except ValueError as error:
                 raise self._mixed(source, name, error) from None
-            self._merge(source, types, name, cols.plain_type(name, kind, source.name))
-        self._refuse_reserved(source, types)
+            self._merge(source, types, name, kind)
+        self._check_names(source, types)
 
     def _merge(self, source: Source, types: dict[str, pa.DataType], name: str, kind: pa.DataType) -> None:
         try:
@@ -166,8 +167,10 @@ class _Scan:
     def _mixed(self, source: Source, name: str, error: ValueError) -> UserError:
         return UserError(f"{source.name}: column {name!r} has no single type ({error}); make its values alike")
 
-    def _refuse_reserved(self, source: Source, types: dict[str, pa.DataType]) -> None:
+    def _check_names(self, source: Source, types: dict[str, pa.DataType]) -> None:
         for name in types:
+            if not name.strip() or _REFUSED.search(name):
+                raise UserError(f"{source.name}: column name {name!r} is empty or no plain text; rename the column")
             if name in self.reserved:
                 raise UserError(f"{source.name}: column {name!r} is one that the run itself writes; rename it")
 

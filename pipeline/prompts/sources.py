@@ -64,14 +64,18 @@ def open_source(section: CorpusConfig) -> Source:
     name = section.source
     if name.startswith("embedded/"):
         return GrammarSource(section)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_dir, exists, is_file = path.is_dir(), path.exists(), path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"corpus.source: {name}: cannot be opened ({error}); check the path") from None
+    if is_dir:
         return tabular.dataset_source(section, path)
-    if not path.exists():
+    if not exists:
         if _HUB_NAME.fullmatch(name) and not _FILE_NAME.fullmatch(name):
             return tabular.dataset_source(section, None)
-        raise UserError(f"corpus.source: {name}: no such file; check the path, it is relative to {Path.cwd()}")
-    if not path.is_file():
+        raise UserError(f"corpus.source: {name}: no such file; check the path, which starts at {Path.cwd()}")
+    if not is_file:
         raise UserError(f"corpus.source: {name}: is not a regular file; copy its prompts into one, it is read twice")
     kinds: dict[str, Callable[[CorpusConfig, Path], Source]] = {
         ".txt": TextSource,
@@ -118,14 +122,18 @@ class FileSource:
     def __init__(self, section: CorpusConfig, path: Path) -> None:
         self.name = section.source
         self.column = section.column
+        self.size = section.size
         self.path = path
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        return islice(filled_lines(self.path, self.name), self.size)
 
 
 class TextSource(FileSource):
     """One prompt a line of UTF-8 text."""
 
     def batches(self) -> Iterator[Batch]:
-        for numbered in _chunks(filled_lines(self.path, self.name)):
+        for numbered in _chunks(self._lines()):
             yield Batch(*_unzip(numbered), {})
 
 
@@ -133,7 +141,7 @@ class JsonLinesSource(FileSource):
     """One JSON object a line of UTF-8 text."""
 
     def batches(self) -> Iterator[Batch]:
-        for numbered in _chunks(filled_lines(self.path, self.name)):
+        for numbered in _chunks(self._lines()):
             records = [self._record(number, line) for number, line in numbered]
             prompts = [record.pop(self.column) for record in records]
             names = dict.fromkeys(name for record in records for name in record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class CsvSource(FileSource):
             raise UserError(f"{self.name}: {missing_column(self.column, header)}")
         numbers: list[int] = []
         cells: list[list[str]] = []
-        for number, row in rows:
+        for number, row in islice(rows, self.size):
             if len(row) != len(header):
                 raise UserError(
                     f"{self.name}: line {number}: has {_count(len(row), 'cell')} where the header has {len(header)}; "

@@ -84,7 +84,8 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def json_line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace") + b"\n"  # half a surrogate pair becomes its JSON escape
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

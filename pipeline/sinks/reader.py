@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.prompts.columns import first_line
 from pipeline.sinks.manifest import read_manifest
 from pipeline.sinks.schema import IMAGES
 
@@ -76,4 +77,4 @@ def _rows(run_dir: Path, data_files: list[Any], columns: list[str]) -> Iterator[
         try:
             yield from (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
         except (OSError, KeyError, ValueError, pa.ArrowException, tarfile.TarError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {run_dir}") from None
+            raise UserError(f"{path}: cannot be read ({first_line(error)}); run noisesmith verify {run_dir}") from None

@@ -38,9 +38,10 @@ def open_run(config: RunConfig, corpus: Corpus) -> RunState:
     run_dir = config.run_dir
     old = _resumable(config, corpus)
     try:
-        files.make_dir(run_dir / "data")
         if old is None:
+            files.make_dir(run_dir)
             write_header(run_dir, _header(config, corpus))
+        files.make_dir(run_dir / "data")
         files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
         done = recover(run_dir)
         commit_complete(run_dir, done, config.output.formats, row_schema(config, corpus.extra_schema))
@@ -75,9 +76,9 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
             manifest = read_manifest(run_dir)
             _refuse_other_run(run_dir, manifest.header, _header(config, corpus))
             return manifest
-        if run_dir.exists() and not all(files.is_temporary(path) or path.name == "data" for path in run_dir.iterdir()):
+        if run_dir.exists() and not all(files.is_temporary(path) for path in run_dir.iterdir()):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unwritable(run_dir, error) from None
     return None
 
@@ -113,5 +114,6 @@ def _refuse_other_run(run_dir: Path, old: Header, new: Header) -> None:
         )
 
 
-def _unwritable(run_dir: Path, error: OSError) -> UserError:
-    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); choose another output.dir")
+def _unwritable(run_dir: Path, error: OSError | ValueError) -> UserError:
+    why = getattr(error, "strerror", None) or error
+    return UserError(f"output.dir: {run_dir} cannot be written ({why}); choose another output.dir")

@@ -117,7 +117,9 @@ def with_features(schema: pa.Schema) -> pa.Schema:
 
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
     features |= {name: datasets.Image() for name in image_columns(schema)}
-    return datasets.Features({name: features[name] for name in schema.names}).arrow_schema
+    return schema.with_metadata(
+        datasets.Features({name: features[name] for name in schema.names}).arrow_schema.metadata
+    )
 
 
 def sample_json(row: Mapping[str, Any]) -> bytes:

@@ -32,7 +32,7 @@ def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema
         use_content_defined_chunking=CHUNKING,
     ) as writer:
         for group in _groups(tables):
-            writer.write_table(group.cast(schema))
+            writer.write_table(group.replace_schema_metadata(schema.metadata))
         writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
 
 

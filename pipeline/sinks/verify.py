@@ -13,6 +13,7 @@ import PIL.Image
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
@@ -54,7 +55,7 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
         try:
             problems = [*_check_rows(run_dir / path, header, entry), *_check_same(run_dir, whole[0], path)]
         except Exception as error:  # a damaged file can make its reader raise anything
-            problems = [f"cannot be read ({type(error).__name__}: {error})"]
+            problems = [f"cannot be read ({first_line(error)})"]
         yield from (f"{path}: {problem}" for problem in problems)
 
 
@@ -117,7 +118,7 @@ def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
         image = PIL.Image.open(io.BytesIO(content))
         image.load()
     except Exception as error:  # Pillow raises many kinds on damaged bytes
-        return f"does not decode ({error})"
+        return f"does not decode ({first_line(error)})"
     return None if image.size == size else f"is {image.size} where the row says {size}"
 
 
