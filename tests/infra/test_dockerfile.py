@@ -1,0 +1,49 @@
+"""The image's recipe passes its linter and names only files that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "infra/Dockerfile"
+HADOLINT = Path(sys.executable).parent / "hadolint"
+
+
+def instructions() -> list[str]:
+    text = re.sub(r"(?m)^#.*\n", "", DOCKERFILE.read_text()).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    done = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_hadolint_would_speak_up(tmp_path: Path) -> None:
+    spoilt = tmp_path / "Dockerfile"
+    spoilt.write_text(DOCKERFILE.read_text().replace("USER 1000", "USER root"))
+    assert subprocess.run([HADOLINT, spoilt], capture_output=True).returncode != 0
+
+
+def copied() -> list[str]:
+    copies = [line.split()[1:-1] for line in instructions() if line.startswith("COPY") and "--from" not in line]
+    return [source for sources in copies for source in sources]
+
+
+@pytest.mark.parametrize("source", copied())
+def test_what_is_copied_is_there_and_in_the_build_context(source: str) -> None:
+    assert (ROOT / source).exists()
+    assert f"!{source}" in (ROOT / "infra/Dockerfile.dockerignore").read_text().splitlines()
+
+
+def test_the_pinned_versions_are_installed_and_root_does_not_run_them() -> None:
+    lines = instructions()
+    installs = [line for line in lines if "pip install" in line]
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs)
+    assert lines.index("USER 1000") > max(number for number, line in enumerate(lines) if line.startswith("RUN"))
