@@ -66,6 +66,8 @@ def check_run_dir(config: RunConfig, corpus: Corpus) -> int:
 def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
     """The manifest of the run to go on with; ``None`` where one may begin."""
     run_dir = config.run_dir
+    if "\0" in str(run_dir):
+        raise UserError(f"output.dir: {str(run_dir)!r} holds a NUL character; choose another output.dir")
     try:
         nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
         if not nearest.is_dir():
@@ -78,7 +80,7 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
             return manifest
         if run_dir.exists() and not all(files.is_temporary(path) for path in run_dir.iterdir()):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unwritable(run_dir, error) from None
     return None
 
@@ -114,6 +116,5 @@ def _refuse_other_run(run_dir: Path, old: Header, new: Header) -> None:
         )
 
 
-def _unwritable(run_dir: Path, error: OSError | ValueError) -> UserError:
-    why = getattr(error, "strerror", None) or error
-    return UserError(f"output.dir: {run_dir} cannot be written ({why}); choose another output.dir")
+def _unwritable(run_dir: Path, error: OSError) -> UserError:
+    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); choose another output.dir")

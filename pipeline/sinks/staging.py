@@ -79,8 +79,9 @@ def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
     """
     path = letters_file(run_dir, shard)
     try:
-        return dict(sorted((letter["index"], letter) for letter in files.read_lines(path)))
-    except (ValueError, KeyError) as error:
+        letters = {letter["index"]: letter for letter in files.read_lines(path)}
+        return {index: letters[index] for index in sorted(letters)}
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows anew") from None
 
 

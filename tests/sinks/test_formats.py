@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.records import Row
 from pipeline.sinks import read_rows, shards
-from pipeline.sinks.schema import sample_json, to_table
+from pipeline.sinks.schema import row_schema, sample_json, to_table
 from tests.sinks.conftest import PROVENANCE, Run, png, result
 
 # fmt: off
@@ -228,11 +228,11 @@ def typed_columns(draw: st.DrawFn) -> tuple[pa.DataType, list[Any]]:
 
 
 @given(typed_columns())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..., Run], column: Any) -> None:
     kind, values = column
     run = make_run(3)
-    schema = run.writer().schema.append(pa.field("extra", kind))
+    schema = row_schema(run.config, run.corpus.extra_schema).append(pa.field("extra", kind))
     rows = [
         Row(row.index, row.id, row.prompt, {**row.extra, "extra": value})
         for row, value in zip(run.rows, values, strict=True)
@@ -248,9 +248,10 @@ def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, prompt: str) -> None:
     run = make_run(1)
+    schema = row_schema(run.config, run.corpus.extra_schema)
     row = Row(0, "00000000-0123abcd", f"../../{prompt}", {"topic": prompt, "n": 1})
     with (tmp_path / "x.tar").open("wb") as file:
-        shards.write_tar(file, [to_table(result(row), PROVENANCE, run.writer().schema)])
+        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)])
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {name.partition(".")[0] for name in tar.getnames()} == {"00000000-0123abcd"}
         assert tar.extractfile("00000000-0123abcd.txt").read().decode() == f"../../{prompt}"

@@ -1,0 +1,325 @@
+"""Opening, resuming and refusing run directories; what the writer takes and what it drops."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.records import Failure
+from pipeline.sinks import DoneRows, RunWriter, check_run_dir, open_run, read_rows, verify_run
+from pipeline.sinks.manifest import Entry, read_manifest
+from pipeline.sinks.plan import ShardPlan
+from pipeline.sinks.staging import read_letters
+from tests.sinks.conftest import PROVENANCE, Run, failure, result
+
+
+class TestPlan:
+    @given(st.integers(1, 500), st.integers(1, 60))
+    def test_every_row_is_in_one_shard_in_order(self, size: int, rows_per_shard: int) -> None:
+        plan = ShardPlan(size, rows_per_shard)
+        assert [index for shard in range(plan.shards) for index in plan.rows(shard)] == list(range(size))
+        assert all(plan.shard_of(index) == shard for shard in range(plan.shards) for index in plan.rows(shard))
+        assert all(0 < len(plan.rows(shard)) <= rows_per_shard for shard in range(plan.shards))
+
+    def test_names_hold_the_total_from_the_start(self) -> None:
+        assert ShardPlan(41_001, 1000).data_file(0, "parquet") == "data/train-00000-of-00042.parquet"
+        assert ShardPlan(41_001, 1000).data_file(41, "webdataset") == "data/train-00041-of-00042.tar"
+
+    def test_no_row_outside_it(self) -> None:
+        for index in (-1, 10):
+            with pytest.raises(IndexError):
+                ShardPlan(10, 4).shard_of(index)
+
+
+@given(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 17)), st.sets(st.integers(0, 17)))
+@settings(max_examples=60, deadline=None)
+def test_done_rows_are_the_committed_the_staged_and_the_dead(
+    shards: set[int], staged: set[int], dead: set[int]
+) -> None:
+    plan = ShardPlan(18, 4)
+    done = DoneRows(plan, {shard: Entry(shard, 0, (), "", ()) for shard in shards})
+    expected = {index for shard in shards for index in plan.rows(shard)}
+    for kind, indices in ((done.staged, staged), (done.dead, dead)):
+        for index in indices - expected:
+            kind[plan.shard_of(index)].add(index)
+    expected |= staged | dead
+    assert set(done) == expected
+    assert len(done) == len(expected)
+    assert [index for index in range(-2, 25) if index in done] == sorted(expected)
+
+
+class TestOpen:
+    def test_makes_the_directory_its_config_and_its_manifest(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        state = open_run(run.config, run.corpus)
+        assert not state.resumed
+        assert len(state.done) == 0
+        assert load_config(run.dir / "config.yaml") == run.config
+        header = read_manifest(run.dir).header
+        assert (header.rows, header.shards, header.corpus_digest) == (10, 3, run.corpus.digest)
+        assert open_run(run.config, run.corpus).resumed
+
+    def test_checking_writes_nothing(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        assert check_run_dir(run.config, run.corpus) == 0
+        assert not run.dir.exists()
+        writer = run.writer()
+        for row in run.rows[:5]:
+            writer.put(result(row))
+        before = {path: path.stat().st_mtime_ns for path in run.dir.rglob("*")}
+        assert check_run_dir(run.config, run.corpus) == 5
+        assert {path: path.stat().st_mtime_ns for path in run.dir.rglob("*")} == before
+
+    def test_done_counts_committed_staged_and_dead(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        writer = run.writer()
+        for row in [*run.rows[:4], run.rows[8]]:
+            writer.put(result(row))
+        writer.fail(failure(run.rows[6]))
+        assert list(open_run(run.config, run.corpus).done) == [0, 1, 2, 3, 6, 8]
+
+    def test_operational_fields_may_change(self, make_run: Callable[..., Run]) -> None:
+        run = make_run().write_all()
+        changed = make_run(generators={"count": 3, "num_gpus": 1, "batch_size": 2}, retries=9, name="other")
+        assert len(open_run(changed.config, changed.corpus).done) == 10
+        assert load_config(run.dir / "config.yaml") == changed.config
+
+    @pytest.mark.parametrize(
+        ("changes", "messages"),
+        [
+            ({"seed": 5}, ["seed was 0 and is now 5"]),
+            (
+                {"optimizer": {"rounds": 7}, "generators": {"steps": 9}},
+                ["generators.steps was 50 and is now 9", "optimizer.rounds was 50 and is now 7"],
+            ),
+            ({"output": {"formats": ["parquet"]}}, ["output.formats.1 was 'webdataset' and is now '(absent)'"]),
+            (
+                {"judges": []},
+                [
+                    "judges.0.model was 'embedded/judge' and is now '(absent)'",
+                    "judges.0.name was 'eye' and is now '(absent)'",
+                    "judges.0.revision was None and is now '(absent)'",
+                ],
+            ),
+        ],
+    )
+    def test_another_config_is_refused_naming_each_field(
+        self, make_run: Callable[..., Run], changes: dict[str, Any], messages: list[str]
+    ) -> None:
+        make_run().write_all()
+        other = make_run(**changes)
+        for opening in (open_run, check_run_dir):
+            with pytest.raises(UserError, match="begun with another config") as caught:
+                opening(other.config, other.corpus)
+            differences = str(caught.value).partition("config: ")[2].split("; ")[:-1]
+            assert differences == messages
+
+    def test_another_corpus_is_refused(self, make_run: Callable[..., Run]) -> None:
+        make_run(10).write_all()
+        other = make_run(11)
+        with pytest.raises(
+            UserError, match=r"begun with another corpus: .* of 10 rows and is now .* of 11; restore it"
+        ):
+            open_run(other.config, other.corpus)
+
+    def test_a_directory_of_something_else_is_refused(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        run.dir.mkdir()
+        (run.dir / "thesis.tex").write_text("years of work")
+        with pytest.raises(UserError, match=r"output\.dir: .* holds files but no run; choose an empty or new"):
+            open_run(run.config, run.corpus)
+        assert [path.name for path in run.dir.iterdir()] == ["thesis.tex"]
+
+    @pytest.mark.parametrize("place", ["p.jsonl", "p.jsonl/run", "/proc/noisesmith", "nul\0", "x" * 300])
+    def test_a_place_that_cannot_be_written_is_refused(
+        self, make_run: Callable[..., Run], tmp_path: Path, place: str
+    ) -> None:
+        run = make_run(output={"dir": str(tmp_path / place)})
+        with pytest.raises(UserError, match=r"output\.dir: .*choose another output\.dir") as caught:
+            open_run(run.config, run.corpus)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is damaged"),
+            (b'{"kind": "run"', "is damaged"),
+            (b"not json\n", "is damaged .line 1 holds no JSON object"),
+            (b'{"kind": "run", "version": 99}\n', "is damaged .line 1 is no header of version 1"),
+            (b'{"kind": "run", "version": 1}\n', "is damaged"),
+        ],
+    )
+    def test_a_damaged_manifest_is_refused(self, make_run: Callable[..., Run], content: bytes, message: str) -> None:
+        run = make_run().write_all()
+        (run.dir / "manifest.jsonl").write_bytes(content)
+        for reading in (
+            lambda: open_run(run.config, run.corpus),
+            lambda: verify_run(run.dir),
+            lambda: read_rows(run.dir),
+        ):
+            with pytest.raises(UserError, match=message):
+                reading()
+
+    def test_a_damaged_line_amid_the_manifest_is_refused(self, make_run: Callable[..., Run]) -> None:
+        run = make_run().write_all()
+        lines = (run.dir / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+        (run.dir / "manifest.jsonl").write_bytes(lines[0] + b"half a li\n" + b"".join(lines[2:]))
+        with pytest.raises(UserError, match="line 2 holds no JSON object"):
+            open_run(run.config, run.corpus)
+
+
+class TestWriter:
+    def test_commits_a_shard_with_its_last_row_in_any_order(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        writer = run.writer()
+        order = [9, 0, 3, 4, 2, 8, 1, 5, 7, 6]
+        assert [writer.put(result(run.rows[index])) for index in order] == [[], [], [], [], [], [2], [0], [], [], [1]]
+        assert [row["id"] for row in read_rows(run.dir, ["id"])] == [row.id for row in run.rows]
+        assert verify_run(run.dir) == []
+
+    def test_is_rebuilt_from_disk_between_any_two_rows(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        open_run(run.config, run.corpus)
+        arguments = (run.dir, run.config, run.corpus.extra_schema, run.corpus.size, PROVENANCE)
+        committed = []
+        for row in run.rows:
+            writer = RunWriter(*pickle.loads(pickle.dumps(arguments)))
+            committed += writer.put(pickle.loads(pickle.dumps(result(row))))
+        assert committed == [0, 1, 2]
+        assert verify_run(run.dir) == []
+
+    def test_a_staged_row_put_again_is_replaced(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(3)
+        writer = run.writer()
+        writer.put(result(run.rows[0], score=0.2))
+        writer.put(result(run.rows[0], score=0.9))
+        writer.put(result(run.rows[1]))
+        writer.put(result(run.rows[2]))
+        assert [row["score"] for row in read_rows(run.dir, ["score"])] == [0.9, 0.75, 0.75]
+
+    def test_a_committed_row_put_again_is_dropped(self, make_run: Callable[..., Run]) -> None:
+        run = make_run().write_all()
+        before = (run.dir / "manifest.jsonl").read_bytes()
+        writer = run.writer()
+        assert writer.put(result(run.rows[0], score=0.2)) == []
+        assert writer.fail(failure(run.rows[0])) == []
+        assert writer.finish() == []
+        assert (run.dir / "manifest.jsonl").read_bytes() == before
+        assert verify_run(run.dir) == []
+
+    def test_a_result_without_its_first_image_is_an_error(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        with pytest.raises(ValueError, match="without its first image"):
+            run.writer().put(replace(result(run.rows[0]), image_initial=None))
+
+    def test_a_run_of_another_size_is_an_error(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        open_run(run.config, run.corpus)
+        with pytest.raises(ValueError, match="is a run of 10 rows, not 11"):
+            RunWriter(run.dir, run.config, run.corpus.extra_schema, 11, PROVENANCE)
+
+
+class TestDeadLetters:
+    def test_tell_all_that_is_needed_to_try_again(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        run.writer().fail(failure(run.rows[5]))
+        (line,) = (run.dir / "failed" / "shard-00001.jsonl").read_text().splitlines()
+        attempt = {"error": "OutOfMemoryError", "message": "out of memory", "where": "generate"}
+        assert json.loads(line) == {
+            "id": run.rows[5].id,
+            "index": 5,
+            "prompt": "prompt 5",
+            "extra": {"topic": "pets", "n": 5},
+            "error": "OutOfMemoryError",
+            "message": "out of memory",
+            "attempts": [attempt, attempt],
+        }
+
+    def test_count_as_done_and_are_named_by_the_manifest(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        writer = run.writer()
+        committed = [writer.fail(failure(row)) if row.index in (1, 6) else writer.put(result(row)) for row in run.rows]
+        assert [shard for shards in committed for shard in shards] == [0, 1, 2]
+        assert [entry.failed for entry in read_manifest(run.dir).entries.values()] == [
+            (run.rows[1].id,),
+            (run.rows[6].id,),
+            (),
+        ]
+        assert [row["id"] for row in read_rows(run.dir, ["id"])] == [r.id for r in run.rows if r.index not in (1, 6)]
+        assert verify_run(run.dir) == []
+
+    def test_a_shard_of_dead_letters_alone_has_no_files(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(5)
+        writer = run.writer()
+        for row in run.rows:
+            writer.put(result(row)) if row.index == 4 else writer.fail(failure(row))
+        assert sorted(path.name for path in (run.dir / "data").iterdir()) == [
+            "train-00001-of-00002.parquet",
+            "train-00001-of-00002.tar",
+        ]
+        assert len(open_run(run.config, run.corpus).done) == 5
+        assert verify_run(run.dir) == []
+
+    def test_are_withdrawn_when_the_row_succeeds_after_all(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(4)
+        writer = run.writer()
+        writer.fail(failure(run.rows[1]))
+        writer.fail(failure(run.rows[2]))
+        for index in (0, 1, 3):
+            writer.put(result(run.rows[index]))
+        assert list(read_letters(run.dir, 0)) == [2]
+        assert [row["id"] for row in read_rows(run.dir, ["id"])] == [run.rows[index].id for index in (0, 1, 3)]
+        assert verify_run(run.dir) == []
+
+    def test_a_later_failure_does_not_undo_a_staged_row(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(2)
+        writer = run.writer()
+        writer.put(result(run.rows[0]))
+        assert writer.fail(failure(run.rows[0])) == []
+        assert writer.put(result(run.rows[1])) == [0]
+        assert verify_run(run.dir) == []
+
+    def test_the_last_of_a_row_counts(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(2)
+        writer = run.writer()
+        for message in ("first", "second"):
+            writer.fail(failure(run.rows[0], message))
+        writer.put(result(run.rows[1]))
+        assert read_letters(run.dir, 0)[0]["message"] == "second"
+        assert verify_run(run.dir) == []
+
+    @given(st.text(max_size=40))
+    @settings(max_examples=25, deadline=None)
+    def test_any_message_is_kept(self, tmp_path_factory: pytest.TempPathFactory, message: str) -> None:
+        run = Run(tmp_path_factory.mktemp("letters"), [{"prompt": "a cat"}, {"prompt": "a dog"}])
+        run.writer().fail(Failure(run.rows[0], ({"error": "E", "message": f"\ud800{message}\n", "where": "score"},)))
+        assert read_letters(run.dir, 0)[0]["message"] == f"\ud800{message}\n"
+
+    def test_a_damaged_file_is_named(self, make_run: Callable[..., Run]) -> None:
+        run = make_run()
+        run.writer().fail(failure(run.rows[0]))
+        (run.dir / "failed" / "shard-00000.jsonl").write_text("nonsense\n")
+        with pytest.raises(UserError, match=r"shard-00000\.jsonl: is damaged .*delete it"):
+            open_run(run.config, run.corpus)
+
+
+def test_a_damaged_staged_row_is_named(make_run: Callable[..., Run]) -> None:
+    run = make_run(2)
+    writer = run.writer()
+    writer.put(result(run.rows[0]))
+    (staged,) = (run.dir / "staging" / "shard-00000").glob("*.arrow")
+    staged.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"\.arrow: is damaged; delete it and run again"):
+        writer.put(result(run.rows[1]))
+    staged.unlink()
+    assert list(open_run(run.config, run.corpus).done) == [1]
