@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zeros: 007 is a name, not a number
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _BOOL = re.compile(r"true|false", re.IGNORECASE)
+_WIDER = {pa.time32("s"): pa.time32("ms"), pa.date64(): pa.date32(), pa.duration("s"): pa.duration("ms")}
 _CELL_TYPES = ((pa.bool_(), _BOOL), (pa.int64(), _INT), (pa.float64(), _FLOAT))
 
 
@@ -92,7 +93,9 @@ def _widen(value: Any, kind: pa.DataType) -> Any:
 
 
 def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
-    """The type a column has in the output: dictionaries decoded, large strings and lists made ordinary.
+    """The type a column has in the output: one that Parquet and ``datasets`` give back as it was.
+
+    Dictionaries are decoded, large strings and lists made ordinary, coarse times and narrow decimals widened.
 
     Raises:
         UserError: the values cannot pass through (binary data, maps, extension types).
@@ -102,6 +105,12 @@ def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
         return plain_type(name, kind.value_type, where)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
+    if kind in _WIDER:
+        return _WIDER[kind]
+    if types.is_decimal32(kind) or types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    if types.is_timestamp(kind) and kind.unit == "s":
+        return pa.timestamp("ms", kind.tz)
     if types.is_fixed_size_list(kind):
         return pa.list_(plain_type(name, kind.value_type, where), kind.list_size)
     if _is_list(kind):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.prompts.columns import first_line
 from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.schema import IMAGES
+from pipeline.sinks.schema import IMAGES, from_sample_json
 
 BATCH = 64
 
@@ -64,7 +63,7 @@ def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
             if kind != "json" and kinds.get(kind) not in columns:
                 continue
             content = tar.extractfile(member).read()  # type: ignore[union-attr]
-            row |= json.loads(content) if kind == "json" else {kinds[kind]: content}
+            row |= from_sample_json(content) if kind == "json" else {kinds[kind]: content}
             if kind == "txt":
                 row["prompt"] = content.decode()
     if row:

@@ -125,10 +125,20 @@ def with_features(schema: pa.Schema) -> pa.Schema:
 def sample_json(row: Mapping[str, Any]) -> bytes:
     """A row's columns other than prompt and images as one JSON object, the same keys in every row.
 
-    Values without a JSON form become text (dates, decimals); numbers that are not finite become null.
+    Values without a JSON form become text (dates, decimals); numbers that are not finite become null. The recipe is
+    text too, being JSON itself: where the first image was kept its lists are empty, and ``datasets``, which infers
+    types from the first five samples, would take them for lists of nothing and fail at the sixth.
     """
     columns = {name: _json(value) for name, value in row.items() if name not in ("prompt", *IMAGES)}
+    if "recipe" in columns:
+        columns["recipe"] = json.dumps(columns["recipe"])
     return json.dumps(columns, ensure_ascii=False, allow_nan=False).encode()
+
+
+def from_sample_json(text: bytes) -> dict[str, Any]:
+    """What :func:`sample_json` wrote; dates and decimals stay text."""
+    columns = json.loads(text)
+    return columns | {"recipe": json.loads(columns["recipe"])}
 
 
 def _json(value: Any) -> Any:

@@ -54,11 +54,13 @@ def write_tar(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Rows gathered into groups that reach no further past the limit than one row."""
     group: list[pa.Table] = []
+    size = 0
     for table in tables:
         group.append(table)
-        if sum(part.nbytes for part in group) >= ROW_GROUP_BYTES:
+        size += table.nbytes
+        if size >= ROW_GROUP_BYTES:
             yield pa.concat_tables(group)
-            group = []
+            group, size = [], 0
     if group:
         yield pa.concat_tables(group)
 

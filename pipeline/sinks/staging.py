@@ -43,8 +43,7 @@ def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
     """
     for path in paths:
         try:
-            with pa.memory_map(str(path)) as source:
-                yield pa.ipc.open_file(source).read_all()
+            yield pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
         except pa.ArrowInvalid:
             raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
 

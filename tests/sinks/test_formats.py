@@ -6,7 +6,8 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from datetime import date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.prompts.columns import plain_type
 from pipeline.records import Row
 from pipeline.sinks import read_rows, shards
-from pipeline.sinks.schema import row_schema, sample_json, to_table
+from pipeline.sinks.schema import column_types, row_schema, sample_json, to_table
 from tests.sinks.conftest import PROVENANCE, Run, png, result
 
 # fmt: off
@@ -140,7 +142,20 @@ class TestWebDataset:
         assert data["__key__"][:] == load("parquet", run.dir)["id"][:] == [row.id for row in run.rows]
         assert data[3]["png"].size == data[3]["initial.png"].size == (8, 6)
         assert data[3]["txt"] == run.rows[3].prompt
-        assert data[3]["json"]["recipe"]["gammas"] == [0.1 + 0.2]
+        assert json.loads(data[3]["json"]["recipe"])["gammas"] == [0.1 + 0.2]
+
+    def test_load_dataset_reads_tars_whose_first_rows_kept_their_first_image(
+        self, make_run: Callable[..., Run]
+    ) -> None:
+        """Its types are inferred from five samples, in which every list of γ is empty."""
+        run = make_run(8, output={"rows_per_shard": 8})
+        writer = run.writer()
+        for row in run.rows:
+            made = result(row)
+            kept_first = replace(made, recipe=replace(made.recipe, gammas=(), indices=()))
+            writer.put(kept_first if row.index < 6 else made)
+        recipes = [json.loads(sample["recipe"]) for sample in load("webdataset", run.dir)["json"]]
+        assert [recipe["gammas"] for recipe in recipes] == [[]] * 6 + [[0.1 + 0.2]] * 2
 
     def test_the_same_rows_give_the_same_bytes(self, make_run: Callable[..., Run], tmp_path: Path) -> None:
         run = make_run(4)
@@ -158,8 +173,9 @@ class TestWebDataset:
             "d": {"e": Decimal("1.10")},
             "f": "ü",
         }
-        text = sample_json(row | {"prompt": "p", "image": {}})
-        assert json.loads(text) == {"a": None, "b": [1.5, None], "c": "2026-01-02", "d": {"e": "1.10"}, "f": "ü"}
+        text = sample_json(row | {"prompt": "p", "image": {}, "recipe": {"gammas": [0.5]}})
+        plain = {"a": None, "b": [1.5, None], "c": "2026-01-02", "d": {"e": "1.10"}, "f": "ü"}
+        assert json.loads(text) == plain | {"recipe": '{"gammas": [0.5]}'}
 
 
 class TestReadRows:
@@ -203,6 +219,14 @@ SCALARS = {
     pa.float64(): st.floats(allow_nan=False),
     pa.string(): st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
     pa.date32(): st.dates(),
+    pa.date64(): st.dates(),
+    pa.time32("s"): st.times().map(lambda time: time.replace(microsecond=0)),
+    pa.duration("s"): st.integers(-(10**6), 10**6).map(lambda n: timedelta(seconds=n)),
+    pa.timestamp("s", "UTC"): st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)).map(
+        lambda time: time.replace(microsecond=0, tzinfo=UTC)
+    ),
+    pa.float16(): st.floats(width=16, allow_nan=False),
+    pa.decimal32(7, 3): st.integers(-(10**6), 10**6).map(lambda n: Decimal(n).scaleb(-3)),
     pa.timestamp("us"): st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)),
     pa.decimal128(12, 3): st.integers(-(10**9), 10**9).map(lambda n: Decimal(n).scaleb(-3)),
     pa.null(): st.none(),
@@ -231,6 +255,7 @@ def typed_columns(draw: st.DrawFn) -> tuple[pa.DataType, list[Any]]:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..., Run], column: Any) -> None:
     kind, values = column
+    kind = plain_type("extra", kind, "corpus")
     run = make_run(3)
     schema = row_schema(run.config, run.corpus.extra_schema).append(pa.field("extra", kind))
     rows = [
@@ -239,7 +264,9 @@ def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..
     ]
     buffer = io.BytesIO()
     shards.write_parquet(buffer, [to_table(result(row), PROVENANCE, schema) for row in rows], schema)
-    assert pq.read_table(buffer)["extra"].to_pylist() == values
+    back = pq.read_table(buffer)
+    assert back["extra"].to_pylist() == values
+    assert column_types(back.schema) == column_types(schema)
     for row in to_table(result(rows[0]), PROVENANCE, schema).to_pylist():
         assert json.loads(sample_json(row)).keys() >= {"extra", "id"}
 
