@@ -6,17 +6,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.generator import GeneratorActor, GeneratorInfo
-from actors.placement import WRITER_OPTIONS, actor_options, connect
+from actors.placement import WRITER_OPTIONS, actor_options
 from actors.pool import Pool, Slot, loaded
 from actors.scorer import ScorerActor, ScorerInfo
 from actors.writer import WriterActor
-from pipeline.config import RunConfig
+from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import RunError, reason
 from pipeline.noise import NoiseKey
 from pipeline.optimizers import build_optimizer
@@ -62,47 +63,45 @@ class Outcome:
     operations: dict[str, Any]
 
 
+def _actor(actor_class: Any, side: GeneratorConfig | ScorerConfig, config: RunConfig) -> Any:
+    return actor_class.options(**actor_options(side)).remote(config)
+
+
+def _writer(arguments: tuple[Any, ...]) -> Any:
+    writer_class: Any = WriterActor
+    return writer_class.options(**WRITER_OPTIONS).remote(*arguments)
+
+
 class Driver:
     """Two dynamic batch queues over actors that keep no row state."""
 
     def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, progress: Progress) -> None:
         self._config, self._corpus, self._state, self._progress = config, corpus, state, progress
         self._optimizer = build_optimizer(config.optimizer)
-        sides = {"generate": config.generators, "score": config.scorers}
-        classes = {"generate": GeneratorActor, "score": ScorerActor}
+        sides = (config.generators, config.scorers)
         self._pools = {
-            kind: Pool(
-                {"generate": "generator", "score": "scorer"}[kind],
-                side.count,
-                lambda kind=kind, side=side: classes[kind].options(**actor_options(side)).remote(config),
-            )
-            for kind, side in sides.items()
+            "generate": Pool("generator", config.generators.count, partial(_actor, GeneratorActor, sides[0], config)),
+            "score": Pool("scorer", config.scorers.count, partial(_actor, ScorerActor, sides[1], config)),
         }
         self._batch = {"generate": config.generators.batch_size, "score": config.scorers.batch_size}
         self._batch["judge"] = max(1, config.scorers.batch_size // 2)
         self._queues: dict[str, deque[Flight]] = {kind: deque() for kind in ("generate", "score", "judge", "write")}
         self._calls: dict[Any, Call] = {}
         self._in_flight = 0
-        self._limit = config.rows_in_flight or sum(side.count * side.batch_size for side in sides.values()) + max(
-            side.batch_size for side in sides.values()
+        self._limit = config.rows_in_flight or (
+            sum(side.count * side.batch_size for side in sides) + max(side.batch_size for side in sides)
         )
         self.draining = False
 
     def run(self) -> Outcome:
         """Work until the corpus is done, or, once ``draining`` is set, until the rows in flight are.
 
+        Needs a connected cluster (``actors.placement.cluster``).
+
         Raises:
-            UserError: the cluster or a model does not fit the config.
+            UserError: a model cannot be loaded.
             RunError: actors keep dying.
         """
-        try:
-            connect(self._config)
-            return self._run()
-        finally:
-            ray.shutdown()
-
-    def _run(self) -> Outcome:
-        self._progress.note("starting actors and loading models")
         answers = {kind: pool.start() for kind, pool in self._pools.items()}
         self._generator: GeneratorInfo = loaded(answers["generate"])[0]
         scorer: ScorerInfo = loaded(answers["score"])[0]
@@ -115,9 +114,7 @@ class Driver:
             readout=self._config.scorers.readout,
         )
         arguments = (self._state.run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
-        self._pools["write"] = Pool(
-            "writer", 1, lambda: WriterActor.options(**WRITER_OPTIONS).remote(*arguments)
-        )
+        self._pools["write"] = Pool("writer", 1, partial(_writer, arguments))
         loaded(self._pools["write"].start())
         self._started = time.monotonic()
         self._progress.begin(self._corpus.size, len(self._state.done))
@@ -232,9 +229,7 @@ class Driver:
 
     def _after_judge(self, call: Call, report: Any) -> None:
         for place, flight in enumerate(call.flights):
-            flight.judges = {
-                name: (scores[2 * place], scores[2 * place + 1]) for name, scores in report.scores.items()
-            }
+            flight.judges = {name: (scores[2 * place], scores[2 * place + 1]) for name, scores in report.scores.items()}
             self._queues["write"].append(flight)
 
     def _after_write(self, call: Call, shards: list[int]) -> None:

@@ -58,9 +58,7 @@ class GeneratorActor:
         noises, steps = [], []
         for task in tasks:
             noise, gradient = (_tensor(next(inputs)), _tensor(next(inputs))) if task.key.round else (None, None)
-            proposed, step = next_noise(
-                self._optimizer, task, shape, self._generator.gain, noise, gradient, len(tasks)
-            )
+            proposed, step = next_noise(self._optimizer, task, shape, self._generator.gain, noise, gradient, len(tasks))
             noises.append(proposed)
             steps.append(step)
         latents = self._generator.sample([task.prompt for task in tasks], torch.stack(noises))

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from pipeline.config import RunConfig
+from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import UserError, reason
 from pipeline.preflight import check_resources, machine_resources
 
 
-def connect(config: RunConfig) -> None:
-    """Join the cluster at ``ray.address``, or start one on this machine, and check that the actors fit on it.
+@contextmanager
+def cluster(config: RunConfig) -> Iterator[None]:
+    """Join the cluster at ``ray.address``, or start one on this machine; leave it, or end it, at the end.
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores.
     """
+    try:
+        _connect(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor without GPUs must not see any: otherwise it may put a CUDA context on a card that another holds.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -37,7 +48,7 @@ def connect(config: RunConfig) -> None:
     check_resources(config, ray.cluster_resources(), "the cluster")
 
 
-def actor_options(side: Any) -> dict[str, Any]:
+def actor_options(side: GeneratorConfig | ScorerConfig) -> dict[str, Any]:
     """Ray options of a generator or scorer actor; the driver replaces the dead, so Ray must not."""
     return {"num_gpus": side.num_gpus, "num_cpus": side.num_cpus, "max_restarts": 0}
 

@@ -63,7 +63,9 @@ class Pool:
         if isinstance(error, RayActorError):
             slot.deaths += 1
             if slot.deaths >= MAX_DEATHS:
-                raise RunError(f"a {self.name} died {slot.deaths} times in a row without finishing a batch ({reason(error)})")
+                raise RunError(
+                    f"a {self.name} died {slot.deaths} times in a row without finishing a batch ({reason(error)})"
+                )
             ray.kill(slot.handle)
             slot.handle, slot.queued = self.make(), 0
             slot.handle.load.remote()

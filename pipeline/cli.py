@@ -59,6 +59,7 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
 
 def _drive(settings: RunConfig, corpus: Any, state: Any) -> None:
     from actors.driver import Driver
+    from actors.placement import cluster
     from pipeline.progress import Progress
     from pipeline.report import summary_table, write_report
 
@@ -71,10 +72,12 @@ def _drive(settings: RunConfig, corpus: Any, state: Any) -> None:
         driver.draining = True
         progress.note("stopping: finishing the rows in flight (again to stop at once)")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    progress.note("starting Ray and loading models")
     try:
-        outcome = driver.run()
+        with cluster(settings):
+            for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
+                signal.signal(number, stop)
+            outcome = driver.run()
     except KeyboardInterrupt:
         progress.end()
         console.print("stopped at once; run the same command to resume")
@@ -106,26 +109,28 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     """Validate everything and print what would run; load no model, write nothing."""
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
-    from pipeline.sinks import check_run
+    from pipeline.sinks import check_run_dir
 
     settings = _settings(config, overrides, out)
     _check_machine(settings)
     models = find_models(settings)
     corpus = open_corpus(settings)
-    resumes = check_run(settings, corpus)
+    done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
     images = corpus.size * (optimizer.rounds + 1)
     evaluations = images * generators.steps * (2 if generators.guidance_scale > 1 else 1)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
-        "rows": f"{corpus.size:,}",
-        "run directory": f"{settings.run_dir} ({'resumes' if resumes else 'new'})",
+        "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
+        "run directory": str(settings.run_dir),
         "shards": f"{-(-corpus.size // settings.output.rows_per_shard)} of {settings.output.rows_per_shard} rows, "
         + " + ".join(settings.output.formats),
-        "generator": f"{models.generator.id} ({models.generator.class_name}), {models.spec.width}×{models.spec.height} px, "
-        f"latents {'×'.join(map(str, models.spec.shape))}, {generators.scheduler} {generators.steps} steps",
+        "generator": f"{models.generator.id} ({models.generator.class_name}), {models.spec.width}×{models.spec.height} "
+        f"px, latents {'×'.join(map(str, models.spec.shape))}, {generators.scheduler} {generators.steps} steps",
         "scorer": f"{models.scorer.id} ({models.scorer.class_name}), readout {scorers.readout}",
-        "judges": ", ".join(f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True))
+        "judges": ", ".join(
+            f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True)
+        )
         or "none",
         "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds",
         "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
@@ -153,13 +158,15 @@ def replay(
     except OSError as error:
         raise UserError(f"--out: {path} cannot be written ({error.strerror}); give another file") from None
     console.print(f"prompt  {result.prompt}", markup=False)
-    console.print(f"noise   {'bit-identical' if result.noise_identical else 'DIFFERS'} ({len(result.recipe.gammas)} rounds)")
+    console.print(
+        f"noise   {'bit-identical' if result.noise_identical else 'DIFFERS'} ({len(result.recipe.gammas)} rounds)"
+    )
     if result.image_identical:
         console.print("image   identical")
     else:
         console.print(
-            f"image   differs by at most {result.max_difference} of 255 grey levels, {result.mean_difference:.4f} on average "
-            f"(made in a batch of {result.recipe.batch_size}; only batch size 1 replays bit for bit)"
+            f"image   differs by at most {result.max_difference} of 255 grey levels, {result.mean_difference:.4f} on "
+            f"average (made in a batch of {result.recipe.batch_size}; only batch size 1 replays bit for bit)"
         )
     if result.revision_then != result.revision_now:
         console.print(f"model   was {result.revision_then}, is now {result.revision_now}")
@@ -208,7 +215,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
 ) -> None:
     pass
 

@@ -150,7 +150,7 @@ class RunConfig(_Section):
     optimizer: OptimizerConfig = NoiseDiffusionConfig()
     output: OutputConfig = OutputConfig()
     ray: RayConfig = RayConfig()
-    rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived from the batches if absent")
+    rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived where absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
     retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
 

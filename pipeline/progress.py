@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 from pipeline.search import RowSearch
@@ -29,7 +29,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: RichProgress | None = None
-        self._task = None
+        self._task = TaskID(0)
         self.rows = self.failed = self.rounds = 0
         self._first = self._best = 0.0
         self._started = self._printed = time.monotonic()

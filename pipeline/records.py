@@ -35,6 +35,12 @@ class Recipe:
     batch_size: int
     digest: str
 
+    @classmethod
+    def from_row(cls, fields: dict[str, Any]) -> Recipe:
+        """The recipe of a written row's ``recipe`` column."""
+        lists = {name: tuple(fields[name]) for name in ("shape", "gammas", "indices")}
+        return cls(**(fields | lists))
+
 
 @dataclass(frozen=True)
 class NoiseStats:

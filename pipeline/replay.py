@@ -40,13 +40,15 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         UserError: the run has no such row, or its model cannot be loaded.
     """
     row = _find(run_dir, row_id)
-    recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in row["recipe"].items()})
+    recipe = Recipe.from_row(row["recipe"])
     placement = config.generators
     torch.set_num_threads(int(placement.num_cpus))
     device = device_for(placement.num_gpus)
     generator = load_generator(placement, device)
     if tuple(generator.spec.shape) != recipe.shape:
-        raise UserError(f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}")
+        raise UserError(
+            f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
+        )
     decoder = Decoder(find_generator(placement), getattr(torch, placement.dtype), device)
     noise = replay(recipe, row_id)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from pipeline.records import NoiseStats, Recipe, Result, Row
 
 @dataclass(frozen=True)
 class Step:
-    """One generated image's noise: the (γ, index) that led to it, its statistics and digest, and the batch it was in."""
+    """One generated image's noise: the (γ, index) that led to it, its statistics and digest, the size of its batch."""
 
     gamma: float
     index: int
@@ -138,7 +138,8 @@ def next_noise(
     if task.key.round == 0:
         proposed, gamma, index = task.key.draw(0, shape), 1.0, 0
     else:
-        assert noise is not None and task.score is not None
+        assert noise is not None
+        assert task.score is not None
         proposal = optimizer.propose(noise, Feedback(task.score, gradient, gain), task.key)
         proposed, gamma, index = proposal.noise, proposal.gamma, proposal.index
     return proposed, Step(gamma, index, statistics(proposed), digest(proposed), batch_size)

@@ -79,7 +79,10 @@ def _under_a_file(folder: Path, config: dict) -> None:
 
 
 def _swap_models(folder: Path, config: dict) -> None:
-    config["generators"]["model"], config["scorers"]["model"] = config["scorers"]["model"], config["generators"]["model"]
+    config["generators"]["model"], config["scorers"]["model"] = (
+        config["scorers"]["model"],
+        config["generators"]["model"],
+    )
 
 
 CASES: dict[str, tuple[Break, str]] = {
@@ -218,4 +221,16 @@ def test_a_config_that_is_no_config(
     assert _command(monkeypatch, "run", str(path)) == 2
     message = capsys.readouterr().err
     assert "broken.yaml" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_directory_that_cannot_be_made(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under /proc, where even root makes no directory."""
+    path = write_config(tmp_path, tiny_sd, tiny_llava, output={"dir": "/proc/noisesmith"})
+    assert _command(monkeypatch, "run", str(path)) == 2
+    message = capsys.readouterr().err
+    assert "output.dir" in message
     assert message.count("\n") == 1

@@ -103,7 +103,9 @@ def test_selection_follows_the_gradient_more_than_chance_does() -> None:
     assert stats.ttest_1samp(gains, 0, alternative="greater").pvalue < 1e-6
 
 
-def _search(optimizer: NoiseDiffusion | RandomSampling, row_id: str, scores: list[float]) -> tuple[torch.Tensor, Recipe]:
+def _search(
+    optimizer: NoiseDiffusion | RandomSampling, row_id: str, scores: list[float]
+) -> tuple[torch.Tensor, Recipe]:
     noise = NoiseKey(5, row_id, 0).draw(0, SHAPE)
     gammas, indices = [], []
     for round_, score in enumerate(scores, start=1):
@@ -118,7 +120,9 @@ def _search(optimizer: NoiseDiffusion | RandomSampling, row_id: str, scores: lis
 
 @pytest.mark.parametrize("optimizer", [NoiseDiffusion(20), RandomSampling()])
 @pytest.mark.parametrize("scores", [[], [0.0], [0.1, 0.5, 0.99, 1.0, 0.3]])
-def test_a_recipe_rebuilds_the_noise_bit_for_bit(optimizer: NoiseDiffusion | RandomSampling, scores: list[float]) -> None:
+def test_a_recipe_rebuilds_the_noise_bit_for_bit(
+    optimizer: NoiseDiffusion | RandomSampling, scores: list[float]
+) -> None:
     noise, recipe = _search(optimizer, "00000003-abcdef01", scores)
     rebuilt = replay(recipe, "00000003-abcdef01")
     assert torch.equal(rebuilt, noise)

@@ -368,6 +368,17 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"corpus\.1\.size: asks for 3"):
             open_corpus(RunConfig.model_validate({"corpus": sections}))
 
+    @pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl"])
+    def test_a_file_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        source = write(tmp_path / name, "a cat\n")
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+        with pytest.raises(UserError, match=rf"corpus\.source: .*{name}: cannot be read: Permission denied"):
+            corpus(source)
+
     def test_parquet_columns_and_cells(self, tmp_path: Path) -> None:
         path = tmp_path / "p.parquet"
         for table, message in (

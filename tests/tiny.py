@@ -19,10 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = (
-    "a an and on under above below with red blue cat dog car bowl USER : ASSISTANT Does this figure show "
-    'Please answer yes or no Yes No " ? . <image>'
-).split()
+SCENE_WORDS = "a an and on under above below with red blue cat dog car bowl"
+CHAT_WORDS = 'USER : ASSISTANT Does this figure show Please answer yes or no Yes No " ? . <image>'
+WORDS = (*SCENE_WORDS.split(), *CHAT_WORDS.split())
 
 
 def tokenizer(max_length: int, *, template: bool) -> PreTrainedTokenizerFast:

@@ -39,7 +39,9 @@ def latent_spec(config: GeneratorConfig, source: ModelSource) -> LatentSpec:
         pixels = getattr(config, name) or unet["sample_size"] * factor
         if pixels % 8 or pixels % factor:
             multiple = max(8, factor)
-            raise UserError(f"generators.{name}: {pixels} is not a multiple of {multiple}; give one such as {multiple * 8}")
+            raise UserError(
+                f"generators.{name}: {pixels} is not a multiple of {multiple}; give one such as {multiple * 8}"
+            )
         sizes.append(pixels)
     height, width = sizes
     return LatentSpec((unet["in_channels"], height // factor, width // factor), height, width)

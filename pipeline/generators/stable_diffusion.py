@@ -50,7 +50,7 @@ def _load(source: ModelSource, dtype: torch.dtype) -> Any:
         return StableDiffusionPipeline.from_pretrained(
             source.location,
             revision=source.revision,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,

@@ -1,10 +1,9 @@
 """Search methods, one file each, behind one protocol: propose the next noise from (noise, score, gradient)."""
 
+from pipeline.config import NoiseDiffusionConfig, OptimizerConfig
 from pipeline.optimizers.base import Feedback, Optimizer, Proposal
 from pipeline.optimizers.noise_diffusion import NoiseDiffusion
 from pipeline.optimizers.random_sampling import RandomSampling
-
-from pipeline.config import OptimizerConfig, NoiseDiffusionConfig
 
 __all__ = ["Feedback", "Optimizer", "Proposal", "build_optimizer"]
 

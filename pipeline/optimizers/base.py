@@ -34,8 +34,10 @@ class Proposal:
 class Optimizer(Protocol):
     """Stateless: everything a round needs comes in, everything the next one needs goes out."""
 
-    needs_gradient: bool
-    candidates: int
+    @property
+    def needs_gradient(self) -> bool: ...
+    @property
+    def candidates(self) -> int: ...
 
     def propose(self, noise: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
         """The noise of round ``key.round`` from the noise of the round before and its feedback."""

@@ -24,7 +24,7 @@ class Decoder:
                 source.location,
                 subfolder="vae",
                 revision=source.revision,
-                torch_dtype=dtype,
+                dtype=dtype,
                 local_files_only=source.local,
             )
         except Exception as error:  # as in the generators' loaders

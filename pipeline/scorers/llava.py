@@ -23,7 +23,14 @@ class Llava:
     """
 
     def __init__(
-        self, source: ModelSource, dtype: torch.dtype, device: str, *, question: str, readout: str, rounding: bool = True
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        question: str,
+        readout: str,
+        rounding: bool = True,
     ) -> None:
         from transformers import AutoProcessor, LlavaForConditionalGeneration
 

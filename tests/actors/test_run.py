@@ -52,7 +52,7 @@ def test_gammas_follow_the_scores(finished: tuple[Path, str]) -> None:
 
 def test_recipes_rebuild_the_noise(finished: tuple[Path, str]) -> None:
     for row in _rows(finished[0]):
-        recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in row["recipe"].items()})
+        recipe = Recipe.from_row(row["recipe"])
         noise = replay(recipe, row["id"])
         assert digest(noise) == recipe.digest
         assert row["noise"]["std"] == pytest.approx(float(noise.double().std(correction=0)), rel=1e-9)

@@ -71,7 +71,7 @@ def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, optimizer={"rounds": 400})
     process = start("run", config)
     for line in process.stdout:
-        if "starting actors" in line:
+        if line.startswith("rows "):
             break
     os.kill(process.pid, signal.SIGINT)
     for line in process.stdout:
