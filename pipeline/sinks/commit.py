@@ -22,7 +22,7 @@ def commit_complete(run_dir: Path, done: DoneRows, formats: Sequence[str], schem
 
 def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Sequence[str], schema: pa.Schema) -> bool:
     """Commit an open shard, and note it in ``done``, if each of its rows is staged or a dead letter."""
-    if len(done.of_shard(shard)) < len(done.plan.rows(shard)):
+    if not done.is_complete(shard):
         return False
     rows = staging.staged_rows(run_dir, shard)
     data_files = [

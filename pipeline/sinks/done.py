@@ -27,6 +27,11 @@ class DoneRows(Collection[int]):
             return self.plan.rows(shard)
         return self.staged.get(shard, set()) | self.dead.get(shard, set())
 
+    def is_complete(self, shard: int) -> bool:
+        """Whether an open shard lacks no row. Asked after every row, so the union is only made when it may suffice."""
+        staged, dead, rows = self.staged.get(shard, set()), self.dead.get(shard, set()), len(self.plan.rows(shard))
+        return len(staged) + len(dead) >= rows and len(staged | dead) == rows
+
     def open_shards(self) -> list[int]:
         """Shards begun and not committed."""
         return sorted({*self.staged, *self.dead})
