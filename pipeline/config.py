@@ -185,9 +185,10 @@ class RunConfig(_Section):
         return hashlib.sha256(json.dumps(self.semantic(), sort_keys=True).encode()).hexdigest()
 
 
+_PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "retries",
-    *(f"{side}.{field}" for side in ("generators", "scorers") for field in ("count", "num_gpus", "num_cpus", "batch_size")),
+    *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
 )  # fmt: skip
 
 

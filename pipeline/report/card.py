@@ -15,7 +15,8 @@ from huggingface_hub import DatasetCardData
 from pipeline.config import RunConfig
 from pipeline.records import Provenance
 from pipeline.report.summary import Summary, labelled, notes, shown
-from pipeline.sinks.files import write_atomic
+from pipeline.sinks.files import sha256_of, write_atomic
+from pipeline.sinks.plan import manifest_file
 
 _MEANINGS = {
     "id": "stable id of the row",
@@ -69,7 +70,7 @@ def render_card(
         columns=_columns(run_dir, config),
         embedded=_is_embedded(config),
     )
-    return f"---\n{_metadata(config, files, rows).to_yaml()}\n---\n{body}"
+    return f"---\n{_metadata(config, files, rows, sha256_of(manifest_file(run_dir))).to_yaml()}\n---\n{body}"
 
 
 def escape(value: object) -> str:
@@ -89,15 +90,20 @@ def _template() -> jinja2.Template:
     return environment.get_template("card.md.j2")
 
 
-def _metadata(config: RunConfig, files: list[str], rows: int) -> DatasetCardData:
+def _metadata(config: RunConfig, files: list[str], rows: int, manifest: str) -> DatasetCardData:
     """Front matter for the Hub.
 
-    Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader.
+    Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader. The
+    manifest's digest is in the description because ``datasets`` caches a local folder by its base name and the text of
+    its configurations: without it, another run in a folder of the same name would be read from the cache.
     """
     extra: dict[str, Any] = {} if _is_embedded(config) else {"license_name": "of-the-models-used"}
     if files:
         split = {"split": "train", "path": f"data/*{files[0]}"}
-        extra["configs"] = [{"config_name": "default", "default": True, "data_files": [split]}]
+        description = f"{rows} rows, manifest {manifest[:16]}"
+        extra["configs"] = [
+            {"config_name": "default", "default": True, "description": description, "data_files": [split]}
+        ]
     return DatasetCardData(
         license="apache-2.0" if _is_embedded(config) else "other",
         pretty_name=config.name,

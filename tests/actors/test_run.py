@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import webdataset
+from datasets import load_dataset
 from safetensors.torch import load_file, save_file
 
 from pipeline.noise import digest, replay
@@ -34,6 +36,34 @@ def test_every_prompt_is_written_once_in_order(finished: tuple[Path, str]) -> No
     assert [row["prompt"] for row in rows] == [PROMPTS[i % len(PROMPTS)] for i in range(6)]
     assert len({row["id"] for row in rows}) == 6
     assert verify_run(finished[0]) == []
+
+
+def test_every_reader_gives_the_same_rows(finished: tuple[Path, str]) -> None:
+    """``datasets`` on the files and on the directory, webdataset on the tars: decoded images, the same ids."""
+    run_dir, _ = finished
+    by_file = load_dataset("parquet", data_files=str(run_dir / "data" / "*.parquet"), split="train")
+    by_directory = load_dataset(str(run_dir), split="train")
+    tars = sorted(str(path) for path in (run_dir / "data").glob("*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
+    ids = [row["id"] for row in read_rows(run_dir, ["id"])]
+    assert list(by_file["id"]) == list(by_directory["id"]) == [sample["__key__"] for sample in samples] == ids
+    assert by_file.column_names == by_directory.column_names
+    for row, sample in zip(by_directory, samples, strict=True):
+        assert row["image"].size == sample["png"].size == (row["width"], row["height"])
+        assert row["image"].tobytes() == sample["png"].tobytes()
+        assert sample["txt"] == row["prompt"]
+        assert sample["json"]["score"] == row["score"]
+
+
+def test_duplicates_keep_their_ids_and_extra_columns_arrive(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    path = write_config(tmp_path, tiny_sd, tiny_llava, optimizer={"rounds": 0})
+    (tmp_path / "own.csv").write_text("caption,source,weight\na dog,web,1\na dog,book,2\n\"a cat, a dog\",web,3\n")
+    code, output = noisesmith("run", path, f"corpus={{source: {tmp_path / 'own.csv'}, column: caption}}")
+    assert code == 0, output
+    rows = load_dataset(str(tmp_path / "run"), split="train")
+    assert rows["prompt"] == ["a dog", "a dog", "a cat, a dog"]
+    assert len(set(rows["id"])) == 3
+    assert list(zip(rows["source"], rows["weight"], strict=True)) == [("web", 1), ("book", 2), ("web", 3)]
 
 
 def test_the_kept_score_is_the_best_of_all_rounds(finished: tuple[Path, str]) -> None:

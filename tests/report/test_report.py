@@ -52,6 +52,13 @@ def test_load_dataset_on_a_run_directory_gives_decoded_images(
     assert image.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
 
 
+def test_runs_in_folders_of_one_name_are_not_taken_for_each_other(make_run: MakeRun, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    for place, rows in (("one", 2), ("two", 3)):
+        run_dir, _ = report(make_run(rows, output={"dir": str(tmp_path / place / "run")}))
+        assert len(datasets.load_dataset(str(run_dir), split="train", cache_dir=cache)) == rows
+
+
 def test_stats_hold_the_figures_the_failures_and_what_the_driver_measured(make_run: MakeRun) -> None:
     run_dir, _ = report(make_run(7, failed=2), seconds=12.5)
     stats = json.loads((run_dir / "stats.json").read_text())

@@ -1,0 +1,110 @@
+"""The training code: exact resume, packed questions, the evaluation's arithmetic."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from pipeline.embedded.evaluate import balanced, table
+from pipeline.embedded.judge import Detection
+from pipeline.embedded.models import QUESTION, new_processor, new_vlm
+from pipeline.embedded.scenes import sample
+from pipeline.embedded.train import train
+from pipeline.embedded.training import judge as judge_stage
+from pipeline.embedded.training.data import pictures
+from pipeline.embedded.training.loop import Plan, fit, learning_rate
+from pipeline.embedded.training.refine import as_scene
+from pipeline.embedded.training.vlm import normalised, pack, packed_logits, segments, words
+
+
+def test_a_resumed_training_ends_in_the_same_state(tmp_path):
+    plan = Plan("tiny", steps=6, batch=4, lr=1e-2, warmup=2, ema=0.9)
+
+    def run(folder, stop_after=None):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+
+        def loss_fn(step, rng):
+            loss = module(torch.randn(4, 3) + rng.random()).square().mean()
+            return loss, {"loss": loss.item()}
+
+        return fit(plan, module, loss_fn, 5, folder, log=lambda _: None, stop_after=stop_after)
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "halves", stop_after=3)
+    halves = run(tmp_path / "halves")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, halves.state_dict()[name]), name
+
+
+def test_a_resumed_judge_ends_in_the_same_state(tmp_path):
+    plan = dataclasses.replace(judge_stage.PLAN, steps=4, batch=2)
+    whole = judge_stage.train(1, tmp_path / "whole", None, plan, log=lambda _: None)
+    half = dataclasses.replace(plan)
+    torch.manual_seed(123)
+    original = judge_stage.fit
+    try:
+        judge_stage.fit = lambda *args, **kw: original(*args, **kw, stop_after=2)
+        judge_stage.train(1, tmp_path / "halves", None, half, log=lambda _: None)
+    finally:
+        judge_stage.fit = original
+    resumed = judge_stage.train(1, tmp_path / "halves", None, half, log=lambda _: None)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    plan = Plan("x", steps=100, batch=1, lr=1.0, warmup=10, floor=0.1)
+    rates = [learning_rate(plan, s) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_packed_questions_answer_as_single_ones_do():
+    torch.manual_seed(0)
+    vlm, w, rng = new_vlm().eval(), words(), random.Random(0)
+    scenes = [sample(rng) for _ in range(2)]
+    images = pictures(scenes)
+    rows = [segments(s, rng, w, 4) for s in scenes]
+    packed = pack(rows)
+    with torch.no_grad():
+        hidden = vlm.model.vision_tower(normalised(images), output_hidden_states=True).hidden_states[-1]
+        logits = packed_logits(vlm, vlm.model.multi_modal_projector(hidden[:, 1:]), w, packed)
+        for b, row in enumerate(rows):
+            for number, (ids, _) in enumerate(row):
+                whole = w.before + [vlm.config.image_token_id] * 64 + w.opening + ids
+                alone = vlm(input_ids=torch.tensor([whole]), pixel_values=normalised(images[b : b + 1])).logits
+                torch.testing.assert_close(logits[b][packed.segment[b] == number], alone[0, -len(ids) :], atol=1e-5, rtol=0)
+
+
+def test_training_asks_what_the_processor_writes():
+    w, processor = words(), new_processor()
+    text = f"USER: <image>\n{QUESTION.format('a cat and a red car')} ASSISTANT:"
+    from PIL import Image
+
+    ids = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt").input_ids[0].tolist()
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    prompt = [w.vocabulary[word] for word in "a cat and a red car".split()]
+    assert ids == w.before + [image] * 64 + w.opening + prompt + w.closing
+
+
+def test_detections_become_a_scene_only_when_sure():
+    cat, car = Detection("cat", None, 30, 16, 24, 0.9), Detection("car", "red", 30, 34, 24, 0.9)
+    assert as_scene([cat, car]).layout == "on"
+    assert as_scene([cat, dataclasses.replace(car, confidence=0.4)]) is None
+    assert as_scene([]) is None
+
+
+def test_balanced_accuracy_weighs_both_answers_alike():
+    assert balanced([(True, True)] * 9 + [(False, False)]) == 0.5
+    assert "| x | 0.500 |" in table({"x": 0.5})
+
+
+def test_an_unknown_stage_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no stage 'vaw'"):
+        train(tmp_path, tmp_path, stages=["vaw"])
+    with pytest.raises(FileNotFoundError, match="stage vae has no checkpoint"):
+        train(tmp_path, tmp_path, stages=["judge"])
