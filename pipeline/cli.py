@@ -28,7 +28,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, such as optimizer.rounds=10")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.rounds=10")
 ]
 OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory (output.dir)")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory")]
@@ -38,8 +38,8 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory")]
 def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
     """Search every prompt of the corpus and write the dataset.
 
-    The same command again resumes where the run stopped. Ctrl-C finishes the rows in flight and stops; a second
-    Ctrl-C stops at once; both resume.
+    The same command again resumes where the run stopped.
+    Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
@@ -187,6 +187,36 @@ def verify(run_dir: RunDir) -> None:
         console.print(f"{len(problems)} problems")
         raise typer.Exit(1)
     console.print(f"{run_dir}: all is well", markup=False)
+
+
+@embedded_app.command("train")
+def embedded_train(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where to write sd, vlm and judge")],
+    checkpoints: Annotated[Path, typer.Option("--checkpoints", metavar="DIR", help="kept while training")] = Path(
+        "checkpoints"
+    ),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of scenes, weights and batches")] = 0,
+) -> None:
+    """Rebuild the built-in models from a seed (hours on two cores); the same command again resumes."""
+    from pipeline.embedded.train import train
+
+    train(out, checkpoints, seed)
+
+
+@embedded_app.command("evaluate")
+def embedded_evaluate(
+    weights_dir: Annotated[
+        Path | None, typer.Option("--weights", metavar="DIR", help="sd, vlm and judge; the shipped ones when absent")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the scenes and prompts asked")] = 1,
+) -> None:
+    """Measure the built-in models on fresh scenes and on their own images."""
+    from pipeline.embedded.evaluate import WEIGHTS, evaluate, table
+
+    folder = weights_dir or WEIGHTS
+    if not all((folder / name / "config.json").is_file() for name in ("vlm", "judge")):
+        raise UserError(f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote")
+    console.print(table(evaluate(folder, seed)), markup=False)
 
 
 def _settings(config: Path, overrides: list[str] | None, out: str | None) -> RunConfig:

@@ -12,7 +12,7 @@ from pipeline.scorers.base import ImageScorer, Judge, Scores
 __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
 FAMILIES = ("LlavaForConditionalGeneration",)
-DETECTOR = "EmojiDetector"
+DETECTOR = "Judge"
 
 
 def find_scorer(config: ScorerConfig) -> ModelSource:

@@ -23,7 +23,7 @@ from pipeline.embedded.scenes import (
     sample,
     truth,
 )
-from pipeline.embedded.sprites import TINTS, sprite
+from pipeline.embedded.sprites import sprite
 
 phrases = st.builds(Phrase, st.sampled_from(NOUNS), st.sampled_from((None, *COLOURS)))
 scene_prompts = st.one_of(
@@ -163,10 +163,8 @@ def mean_colour(noun, colour):
 @pytest.mark.parametrize("noun", THINGS)
 def test_the_colours_of_a_thing_are_told_apart(noun):
     means = np.stack([mean_colour(noun, c) for c in COLOURS])
-    centres = np.stack([np.array(TINTS[c][1]) / 255 for c in COLOURS])
     apart = np.linalg.norm(means[:, None] - means[None], axis=-1) + np.eye(len(COLOURS))
     assert apart.min() > 0.10
-    assert (np.linalg.norm(means[:, None] - centres[None], axis=-1).argmin(1) == np.arange(len(COLOURS))).mean() >= 0.8
 
 
 def test_the_shapes_are_told_apart():

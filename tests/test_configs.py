@@ -1,0 +1,79 @@
+"""The configs that ship, and what may change between a run and its resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import RunConfig, dump_config, load_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+PLAIN = {"corpus": {"source": "embedded/simple", "size": 3}}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_and_reads_back(path: Path) -> None:
+    config = load_config(path)
+    assert RunConfig.model_validate(yaml.safe_load(dump_config(config))) == config
+
+
+def test_the_papers_values_are_one_config() -> None:
+    config = load_config(next(path for path in CONFIGS if path.stem == "paper"))
+    assert (config.generators.steps, config.optimizer.rounds, config.optimizer.candidates) == (50, 50, 50)
+    assert config.optimizer.method == "noise_diffusion"
+    assert config.optimizer.target_score is config.optimizer.patience is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generators": {"count": 9, "num_gpus": 1, "num_cpus": 3, "batch_size": 2}},
+        {"scorers": {"count": 9, "batch_size": 64}},
+        {"ray": {"address": "auto"}},
+        {"output": {"dir": "/elsewhere"}},
+        {"rows_in_flight": 7, "retries": 0, "name": "other"},
+    ],
+)
+def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict) -> None:
+    assert RunConfig.model_validate(PLAIN | changes).digest() == RunConfig.model_validate(PLAIN).digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"generators": {"steps": 49}},
+        {"generators": {"guidance_scale": 7.0}},
+        {"scorers": {"readout": "yes_no"}},
+        {"optimizer": {"rounds": 49}},
+        {"optimizer": {"method": "random_sampling"}},
+        {"judges": [{"name": "detector", "model": "embedded/judge"}]},
+        {"output": {"rows_per_shard": 2}},
+    ],
+)
+def test_what_is_made_may_not(changes: dict) -> None:
+    assert RunConfig.model_validate(PLAIN | changes).digest() != RunConfig.model_validate(PLAIN).digest()
+
+
+def test_unquoted_yes_in_yaml_means_the_readout(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("corpus: {source: embedded/simple, size: 3}\nscorers:\n  readout: yes\n")
+    assert load_config(path).scorers.readout == "yes"
+
+
+@given(rounds=st.integers(0, 10**5), scale=st.floats(0, 1e6), seed=st.integers(0, 2**63 - 1))
+def test_a_resolved_config_reads_back_equal(rounds: int, scale: float, seed: int) -> None:
+    changes = {"seed": seed, "optimizer": {"rounds": rounds}, "generators": {"guidance_scale": scale}}
+    config = RunConfig.model_validate(PLAIN | changes)
+    assert RunConfig.model_validate(yaml.safe_load(dump_config(config))) == config
+
+
+def test_overrides_reach_into_lists_and_new_sections(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"corpus": [PLAIN["corpus"]]}))
+    config = load_config(path, ["corpus.0.size=5", "generators.count=2", "optimizer.target_score=0.9"])
+    assert (config.corpus[0].size, config.generators.count, config.optimizer.target_score) == (5, 2, 0.9)
