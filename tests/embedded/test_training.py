@@ -1,6 +1,7 @@
 """The training code: exact resume, packed questions, the evaluation's arithmetic."""
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_packed_questions_answer_as_single_ones_do():
@@ -77,7 +78,9 @@ def test_packed_questions_answer_as_single_ones_do():
             for number, (ids, _) in enumerate(row):
                 whole = w.before + [vlm.config.image_token_id] * 64 + w.opening + ids
                 alone = vlm(input_ids=torch.tensor([whole]), pixel_values=normalised(images[b : b + 1])).logits
-                torch.testing.assert_close(logits[b][packed.segment[b] == number], alone[0, -len(ids) :], atol=1e-5, rtol=0)
+                torch.testing.assert_close(
+                    logits[b][packed.segment[b] == number], alone[0, -len(ids) :], atol=1e-5, rtol=0
+                )
 
 
 def test_training_asks_what_the_processor_writes():
@@ -87,7 +90,7 @@ def test_training_asks_what_the_processor_writes():
 
     ids = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt").input_ids[0].tolist()
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
-    prompt = [w.vocabulary[word] for word in "a cat and a red car".split()]
+    prompt = [w.vocabulary[word] for word in ["a", "cat", "and", "a", "red", "car"]]
     assert ids == w.before + [image] * 64 + w.opening + prompt + w.closing
 
 

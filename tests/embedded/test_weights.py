@@ -110,7 +110,10 @@ def test_the_judge_reads_pil_images_and_tensors_alike():
 
 
 def test_first_images_show_something_named():
-    asked = [parse(t) for t in ("a cat and a red car", "a dog under a blue clock", "a lion with a crown", "a frog on a bench")]
+    asked = [
+        parse(t)
+        for t in ("a cat and a red car", "a dog under a blue clock", "a lion with a crown", "a frog on a bench")
+    ]
     found = judge().detect(paint(pipe(), asked * 2, seed=5))
     seen = [any(d.noun == ph.noun for ph in p.phrases for d in f) for f, p in zip(found, asked * 2, strict=True)]
     assert sum(seen) >= 6

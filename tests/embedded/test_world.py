@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.embedded.grammar import ANIMALS, COLOURS, JOINS, NOUNS, RELATIONS, THINGS, Phrase, ScenePrompt, parse, prompts
+from pipeline.embedded.grammar import (
+    ANIMALS,
+    COLOURS,
+    JOINS,
+    NOUNS,
+    RELATIONS,
+    THINGS,
+    Phrase,
+    ScenePrompt,
+    parse,
+    prompts,
+)
 from pipeline.embedded.scenes import (
     LAYOUTS,
     NEGATIVES,
@@ -100,8 +111,8 @@ def test_scenes_hold_their_captions_and_stay_in_the_picture(seed, layout):
     assert truth(scene.items, caption(scene, rng, loose=0.5))
     for one in scene.items:
         half_width, half_height = half_extent(one)
-        assert -1 <= one.x - half_width and one.x + half_width <= 65
-        assert -1 <= one.y - half_height and one.y + half_height <= 65
+        assert half_width - 1 <= one.x <= 65 - half_width
+        assert half_height - 1 <= one.y <= 65 - half_height
 
 
 @given(st.integers(0, 10**9), st.sampled_from(("and", "on", "above")))

@@ -1,0 +1,16 @@
+"""The built-in world: emoji scenes, a tiny Stable Diffusion, a tiny LLaVA and a judge, with their weights."""
+
+from pathlib import Path
+
+MODELS = ("sd", "vlm", "judge")
+
+
+def weights(name: str) -> Path:
+    """Folder of a shipped model: ``sd`` (StableDiffusionPipeline), ``vlm`` (Llava) or ``judge``.
+
+    Raises:
+        ValueError: ``name`` is none of these.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no built-in model {name!r}: choose one of {', '.join(MODELS)}")
+    return Path(__file__).parent / "weights" / name

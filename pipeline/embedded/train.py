@@ -1,0 +1,88 @@
+"""Rebuild the built-in models: ``python -m pipeline.embedded.train --out DIR [--checkpoints DIR] [--seed N]``.
+
+Stages, in order: vae, judge, vlm, sd, refine (the scorer on the diffusion model's own pictures, labelled by the
+judge). A finished or interrupted stage is picked up from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from .models import save_judge, save_sd, save_vlm
+from .training import judge as judge_stage
+from .training import refine as refine_stage
+from .training import sd as sd_stage
+from .training import vae as vae_stage
+from .training import vlm as vlm_stage
+from .training.loop import Plan
+
+STAGES = ("vae", "judge", "vlm", "sd", "refine")
+
+
+def say(line: str) -> None:
+    """One line to standard output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def train(
+    out: Path,
+    checkpoints: Path,
+    seed: int = 0,
+    scale: float = 1.0,
+    stages: Sequence[str] = STAGES,
+    log: Callable[[str], None] = say,
+) -> None:
+    """Train all stages in order and write ``sd``, ``vlm`` and ``judge`` below ``out``.
+
+    Args:
+        scale: multiplies every stage's steps (1 is what the shipped weights' card states).
+        stages: which to train; the others are read from their finished checkpoints.
+    """
+    unknown = set(stages) - set(STAGES)
+    if unknown:
+        raise ValueError(f"no stage {sorted(unknown)[0]!r}: choose from {', '.join(STAGES)}")
+
+    def plan(base: Plan) -> Plan:
+        if base.stage in stages:
+            steps = max(1, round(base.steps * scale))
+            return dataclasses.replace(base, steps=steps, warmup=min(base.warmup, steps))
+        if not (checkpoints / f"{base.stage}.pt").exists():
+            raise FileNotFoundError(f"stage {base.stage} has no checkpoint in {checkpoints}: train it first")
+        return dataclasses.replace(base, steps=0)
+
+    vae: AutoencoderKL = vae_stage.train(seed, checkpoints, plan(vae_stage.PLAN), log).requires_grad_(False)
+    vae.register_to_config(scaling_factor=vae_stage.scaling_factor(vae, seed))
+    judge = judge_stage.train(seed, checkpoints, vae, plan(judge_stage.PLAN), log)
+    save_judge(out / "judge", judge)
+    vlm = vlm_stage.train(seed, checkpoints, vae, plan(vlm_stage.PLAN), log)
+    save_vlm(out / "vlm", vlm)
+    painter = sd_stage.train(seed, checkpoints, vae, plan(sd_stage.PLAN), log)
+    save_sd(out / "sd", vae, painter.unet, painter.text)
+    vlm = refine_stage.train(seed, checkpoints, vae, judge, out / "sd", vlm, plan(refine_stage.PLAN), log)
+    save_vlm(out / "vlm", vlm)
+
+
+def main() -> None:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.out, args.checkpoints, args.seed, args.scale, args.stages)
+
+
+if __name__ == "__main__":
+    main()

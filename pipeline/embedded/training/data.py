@@ -1,0 +1,64 @@
+"""Batches of rendered scenes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from ..grammar import ANIMALS, COLOURS, THINGS
+from ..scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
+from ..sprites import aspect
+
+
+def pictures(scenes: Sequence[Scene]) -> Tensor:
+    """Rendered scenes as float32 [B, 3, 64, 64] in 0..1."""
+    return torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).float().div_(255)
+
+
+def foreground(scenes: Sequence[Scene], images: Tensor) -> Tensor:
+    """Where something is drawn, with a border of one pixel: float32 [B, 1, 64, 64] of 0 and 1."""
+    backgrounds = torch.tensor([s.background for s in scenes])[:, :, None, None]
+    drawn = (images - backgrounds).abs().amax(1, keepdim=True) > 0.02
+    return F.max_pool2d(drawn.float(), 3, 1, 1)
+
+
+def mixture(rng: random.Random, count: int, crowded_share: float) -> list[Scene]:
+    """``count`` scenes, about ``crowded_share`` of them crowded."""
+    return [crowded(rng, rng.randint(3, 6)) if rng.random() < crowded_share else sample(rng) for _ in range(count)]
+
+
+def tiled(rng: random.Random) -> Scene:
+    """Four objects, mostly things, in the four quarters: the most shapes a picture can teach at once."""
+    items = []
+    for quarter in range(4):
+        noun = rng.choice(THINGS) if rng.random() < 0.75 else rng.choice(ANIMALS)
+        colour = rng.choice(COLOURS) if noun in THINGS else None
+        width, height = (round(NORMAL * side) for side in aspect(noun))
+        left, top = (32 * part + STEP * rng.randint(0, 2) for part in (quarter % 2, quarter // 2))
+        items.append(Item(noun, colour, left + width / 2, top + height / 2, NORMAL))
+    return Scene(tuple(items), "crowded", sample(rng, "single").background)
+
+
+def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: float = 0.35) -> Tensor:
+    """Wear pictures as generation does: a part of the batch through the autoencoder with noise on its latents, a part
+    blurred, all of it with a little pixel noise and a shift of brightness. float [B, 3, 64, 64] in 0..1."""
+    images = images.clone()
+    count = len(images)
+    if vae is not None:
+        part = torch.tensor(rng.sample(range(count), max(1, int(share * count))))
+        with torch.no_grad():
+            latents = vae.encode(images[part] * 2 - 1).latent_dist.mode()
+            noise = torch.randn_like(latents) * latents.std() * torch.rand(len(part), 1, 1, 1) * 0.3
+            images[part] = vae.decode(latents + noise).sample.clamp(-1, 1) / 2 + 0.5
+    part = torch.tensor(rng.sample(range(count), max(1, count // 5)))
+    strength = rng.uniform(0.3, 1.0)
+    images[part] = torch.lerp(images[part], F.avg_pool2d(images[part], 3, 1, 1, count_include_pad=False), strength)
+    noise = torch.randn_like(images) * torch.rand(count, 1, 1, 1) ** 2 * 0.06
+    shift = (torch.rand(count, 3, 1, 1) - 0.5) * 0.06
+    return (images + noise + shift).clamp(0, 1)
