@@ -113,7 +113,8 @@ class Driver:
             scorer_revision=scorer.revision,
             readout=self._config.scorers.readout,
         )
-        arguments = (self._state.run_dir.absolute(), self._config, self._corpus.extra_schema, self._corpus.size, provenance)
+        run_dir = self._state.run_dir.absolute()
+        arguments = (run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
         self._pools["write"] = Pool("writer", 1, partial(_writer, arguments))
         loaded(self._pools["write"].start())
         self._started = time.monotonic()

@@ -57,7 +57,7 @@ def test_every_reader_gives_the_same_rows(finished: tuple[Path, str]) -> None:
 
 def test_duplicates_keep_their_ids_and_extra_columns_arrive(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     path = write_config(tmp_path, tiny_sd, tiny_llava, optimizer={"rounds": 0})
-    (tmp_path / "own.csv").write_text("caption,source,weight\na dog,web,1\na dog,book,2\n\"a cat, a dog\",web,3\n")
+    (tmp_path / "own.csv").write_text('caption,source,weight\na dog,web,1\na dog,book,2\n"a cat, a dog",web,3\n')
     code, output = noisesmith("run", path, f"corpus={{source: {tmp_path / 'own.csv'}, column: caption}}")
     assert code == 0, output
     rows = load_dataset(str(tmp_path / "run"), split="train")
