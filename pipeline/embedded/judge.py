@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .grammar import ANIMALS, COLOURS, NOUNS, ScenePrompt, parse
+from .grammar import ANIMALS, COLOURS, NOUNS, WEARABLES, ScenePrompt, parse
 from .scenes import SIZE, truth
 
 STRIDE = 4
@@ -109,15 +109,14 @@ class Judge(PreTrainedModel):
             images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
         heat, colour, place = self(images.to(self.device, self.dtype).clamp(0, 1))
         heat = heat.float().sigmoid()
-        best, nouns = heat.max(1)
-        peaks = (best == F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= self.config.threshold)
+        peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat >= self.config.threshold)
         found: list[list[Detection]] = [[] for _ in range(len(images))]
-        for b, row, column in peaks.nonzero().tolist():
-            noun = NOUNS[int(nouns[b, row, column])]
+        for b, index, row, column in peaks.nonzero().tolist():
+            noun = NOUNS[index]
             dx, dy, size = place[b, :, row, column].float().tolist()
             hue = None if noun in ANIMALS else COLOURS[int(colour[b, :, row, column].argmax())]
             x, y = (column + 0.5 + dx) * STRIDE, (row + 0.5 + dy) * STRIDE
-            found[b].append(Detection(noun, hue, x, y, size * SIZE_UNIT, float(best[b, row, column])))
+            found[b].append(Detection(noun, hue, x, y, size * SIZE_UNIT, float(heat[b, index, row, column])))
         return [_distinct(sorted(d, key=lambda o: -o.confidence)) for d in found]
 
     def faithful(self, image: Tensor | Image.Image, prompt: str | ScenePrompt) -> float | None:
@@ -134,10 +133,16 @@ class Judge(PreTrainedModel):
 
 
 def _distinct(found: list[Detection]) -> list[Detection]:
-    """Drop a detection that sits on a surer one of the same noun (12 px) or of any noun (5 px)."""
+    """Drop a detection that sits on a surer one: of the same noun within 12 px, of another within 6 px, unless the one
+    may be worn by the other (glasses lie on the very middle of a face)."""
+
+    def hides(kept: Detection, one: Detection) -> bool:
+        worn = {kept.noun in WEARABLES, one.noun in WEARABLES} == {True, False}
+        reach = 12 if kept.noun == one.noun else 0 if worn and (kept.noun in ANIMALS or one.noun in ANIMALS) else 6
+        return bool(np.hypot(one.x - kept.x, one.y - kept.y) < reach)
+
     kept: list[Detection] = []
     for one in found:
-        near = [np.hypot(one.x - k.x, one.y - k.y) / (12 if k.noun == one.noun else 5) for k in kept]
-        if not near or min(near) >= 1:
+        if not any(hides(k, one) for k in kept):
             kept.append(one)
     return kept

@@ -59,6 +59,7 @@ def train(
         return dataclasses.replace(base, steps=0)
 
     vae: AutoencoderKL = vae_stage.train(seed, checkpoints, plan(vae_stage.PLAN), log).requires_grad_(False)
+    vae_stage.whiten(vae, seed)
     vae.register_to_config(scaling_factor=vae_stage.scaling_factor(vae, seed))
     judge = judge_stage.train(seed, checkpoints, vae, plan(judge_stage.PLAN), log)
     save_judge(out / "judge", judge)

@@ -9,13 +9,14 @@ import torch
 
 from pipeline.embedded.evaluate import balanced, table
 from pipeline.embedded.judge import Detection
-from pipeline.embedded.models import QUESTION, new_processor, new_vlm
+from pipeline.embedded.models import QUESTION, new_processor, new_vae, new_vlm
 from pipeline.embedded.scenes import sample
 from pipeline.embedded.train import train
 from pipeline.embedded.training import judge as judge_stage
 from pipeline.embedded.training.data import pictures
 from pipeline.embedded.training.loop import Plan, fit, learning_rate
 from pipeline.embedded.training.refine import as_scene
+from pipeline.embedded.training.vae import whiten
 from pipeline.embedded.training.vlm import normalised, pack, packed_logits, segments, words
 
 
@@ -81,6 +82,17 @@ def test_packed_questions_answer_as_single_ones_do():
                 torch.testing.assert_close(
                     logits[b][packed.segment[b] == number], alone[0, -len(ids) :], atol=1e-5, rtol=0
                 )
+
+
+def test_whitening_latents_changes_no_pixel():
+    torch.manual_seed(0)
+    vae, rng = new_vae().eval(), random.Random(2)
+    images = pictures([sample(rng) for _ in range(8)]) * 2 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(images).latent_dist.mode()).sample
+        whiten(vae, 0, count=64, floor=1e-6)
+        after = vae.decode(vae.encode(images).latent_dist.mode()).sample
+    torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
 
 
 def test_training_asks_what_the_processor_writes():

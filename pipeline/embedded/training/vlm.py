@@ -6,6 +6,7 @@ Yes/no answers alone leave it at chance for thousands of steps. What makes it le
   counted anew for each), so that eight questions cost about twice one;
 - dense losses on the projected patch tokens: each is pulled towards the language model's own word embeddings of the
   noun and the colour lying there, and discarded linear heads read the other object and its direction from it;
+- verdicts at the first noun and the last word of each prompt, by one more discarded head;
 - captioning: in true questions the words of the prompt themselves are predicted from the picture;
 - a curriculum: the vision tower alone first, then one object, pairs, relations.
 """
@@ -24,9 +25,21 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ..grammar import COLOURS, NOUNS
+from ..grammar import COLOURS, NOUNS, ScenePrompt
 from ..models import QUESTION, chat_tokenizer, new_vlm
-from ..scenes import LAYOUT_SHARES, LAYOUTS, NEGATIVES, SIZE, Item, Scene, half_extent, possible, question, sample
+from ..scenes import (
+    LAYOUT_SHARES,
+    LAYOUTS,
+    NEGATIVES,
+    SIZE,
+    Item,
+    Scene,
+    half_extent,
+    possible,
+    question,
+    sample,
+    truth,
+)
 from ..vision import PATCH, whiten_patches
 from .data import pictures, tiled, wear
 from .loop import Plan, fit
@@ -35,6 +48,8 @@ PLAN = Plan("vlm", steps=3200, batch=24, lr=1.2e-3, warmup=100, ema=0.995)
 GRID = SIZE // PATCH
 QUESTIONS = 8
 DIRECTIONS = ("none", "left", "right", "on it", "far above", "below it", "far below", "worn")
+SPOKEN = ("a", "and", "on", "above", "under", "below", "with")  # the word each direction is pulled towards
+JOIN_OF = torch.tensor([0, 1, 1, 2, 3, 4, 5, 6])
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -61,6 +76,7 @@ class Student(nn.Module):
                 "direction": nn.Linear(width, len(DIRECTIONS)),
             }
         )
+        self.verdict = nn.Linear(width, 2)
 
     def patches(self, images: Tensor) -> Tensor:
         """Projected patch tokens [B, 64, width] of float [B, 3, 64, 64] in 0..1."""
@@ -114,7 +130,8 @@ def dense_loss(
     direction = F.normalize(tokens, dim=-1)
     loss = tokens.new_zeros(())
     metrics = {}
-    for name, ids, weight in (("noun", words.nouns, 1.5), ("colour", words.colours, 0.7)):
+    labels["join"] = torch.where(labels["direction"] < 0, -100, JOIN_OF[labels["direction"].clamp(min=0)])
+    for name, ids, weight in (("noun", words.nouns, 1.5), ("colour", words.colours, 0.7), ("join", words.joins, 1.0)):
         logits = 12 * direction @ table[ids].T
         loss = loss + weight * F.cross_entropy(logits.transpose(1, 2), labels[name])
     for name, head in student.heads.items():
@@ -137,6 +154,7 @@ class Words:
     closing: list[int]
     nouns: list[int]
     colours: list[int]
+    joins: list[int]
     yes: int
     no: int
     vocabulary: dict[str, int]
@@ -157,6 +175,7 @@ def words() -> Words:
         closing=plain(closing + " ASSISTANT:"),
         nouns=ids([*NOUNS, "figure"]),
         colours=ids(list(COLOURS)),
+        joins=ids(list(SPOKEN)),
         yes=ids("Yes"),
         no=ids("No"),
         vocabulary=t.get_vocab(),
@@ -188,9 +207,9 @@ def pack(rows: Sequence[Sequence[tuple[list[int], list[int]]]]) -> Packed:
     return Packed(ids, segment, position, target)
 
 
-def packed_logits(vlm: LlavaForConditionalGeneration, tokens: Tensor, w: Words, packed: Packed) -> Tensor:
-    """Logits [B, L, vocabulary] of packed segments, each seeing the shared prefix (the image and the question's opening
-    words) and its own past only."""
+def packed_hidden(vlm: LlavaForConditionalGeneration, tokens: Tensor, w: Words, packed: Packed) -> Tensor:
+    """Last hidden states [B, L, width] of packed segments, each seeing the shared prefix (the image and the question's
+    opening words) and its own past only."""
     batch, length = packed.ids.shape
     embed = vlm.get_input_embeddings()
     before, opening = (embed(torch.tensor(ids)).expand(batch, -1, -1) for ids in (w.before, w.opening))
@@ -205,12 +224,25 @@ def packed_logits(vlm: LlavaForConditionalGeneration, tokens: Tensor, w: Words, 
     hidden = vlm.model.language_model(
         inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
-    return vlm.lm_head(hidden[:, start:])
+    return hidden[:, start:]
+
+
+def packed_logits(vlm: LlavaForConditionalGeneration, tokens: Tensor, w: Words, packed: Packed) -> Tensor:
+    """Logits [B, L, vocabulary] of packed segments (:func:`packed_hidden`)."""
+    return vlm.lm_head(packed_hidden(vlm, tokens, w, packed))
 
 
 def segments(scene: Scene, rng: random.Random, w: Words, count: int) -> list[tuple[list[int], list[int]]]:
-    """``count`` questions as (ids, targets), half of them false with every kind of negative in turn; in true ones the
-    prompt's own words are targets too."""
+    """:func:`checked_segments` without the verdicts."""
+    return [(ids, targets) for ids, targets, _ in checked_segments(scene, rng, w, count)]
+
+
+def checked_segments(
+    scene: Scene, rng: random.Random, w: Words, count: int
+) -> list[tuple[list[int], list[int], list[int]]]:
+    """``count`` questions as (ids, targets, verdicts), half of them false with every kind of negative in turn; in true
+    ones the prompt's own words are targets too. A verdict says at the first noun whether that object is there, and at
+    the last word whether the prompt is true: it shows where a false prompt goes wrong."""
     out = []
     kinds = [k for k in NEGATIVES if possible(scene, k)]
     first = rng.randrange(len(kinds))
@@ -220,7 +252,10 @@ def segments(scene: Scene, rng: random.Random, w: Words, count: int) -> list[tup
         prompt = [w.vocabulary[word] for word in str(q.prompt).split()]
         told = prompt[1:] if answer else [-100] * (len(prompt) - 1)
         silent = [-100] * len(w.closing)
-        out.append((prompt + w.closing, [*told, *silent, w.yes if answer else w.no]))
+        verdicts = [-100] * (len(prompt) + len(w.closing))
+        verdicts[1 + (q.prompt.first.colour is not None)] = int(truth(scene.items, ScenePrompt(q.prompt.first)))
+        verdicts[len(prompt) - 1] = int(answer)
+        out.append((prompt + w.closing, [*told, *silent, w.yes if answer else w.no], verdicts))
     return out
 
 
@@ -262,15 +297,21 @@ def train(
         scenes = [sample(rng, rng.choices(LAYOUTS, weights)[0]) for _ in range(plan.batch)]
         tokens = student.patches(wear(pictures(scenes), rng, vae, 0.25))
         dense, metrics = dense_loss(student, tokens, scenes, w)
-        packed = pack([segments(s, rng, w, QUESTIONS) for s in scenes])
-        logits = packed_logits(student.vlm, tokens, w, packed)
+        rows = [checked_segments(s, rng, w, QUESTIONS) for s in scenes]
+        packed = pack([[(ids, targets) for ids, targets, _ in row] for row in rows])
+        verdicts = pack([[(ids, labels) for ids, _, labels in row] for row in rows]).target
+        hidden = packed_hidden(student.vlm, tokens, w, packed)
+        logits = student.vlm.lm_head(hidden)
+        known = verdicts >= 0
+        judged = F.cross_entropy(student.verdict(hidden[known]), verdicts[known])
         asked = (packed.target == w.yes) | (packed.target == w.no)
         told = (packed.target >= 0) & ~asked
         answers = F.cross_entropy(logits[asked], packed.target[asked])
         captions = F.cross_entropy(logits[told], packed.target[told])
         right = ((logits[..., w.yes] > logits[..., w.no]) == (packed.target == w.yes))[asked].float().mean()
         metrics |= {"answers": answers.item(), "accuracy": right.item(), "captions": captions.item()}
-        return 2 * answers + 0.5 * captions + 0.5 * dense, metrics
+        metrics["verdicts"] = judged.item()
+        return 2 * answers + 2 * judged + 0.5 * captions + 0.5 * dense, metrics
 
     module = fit(plan, student, loss_fn, seed, checkpoints, log)
     assert isinstance(module, Student)
