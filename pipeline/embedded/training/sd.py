@@ -71,7 +71,7 @@ def train(
     scheduler = new_scheduler()
     signal = scheduler.alphas_cumprod
     ratio = signal / (1 - signal)
-    weights = ratio.clamp(max=SNR_CAP) / ratio
+    weights = ratio.clamp(max=SNR_CAP) / (ratio + 1)
     empty = text_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
 
     def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
@@ -83,7 +83,7 @@ def train(
         t = torch.randint(1000, (plan.batch,))
         noisy = scheduler.add_noise(clean, noise, t)
         predicted = painter.unet(noisy, t, painter.text(ids).last_hidden_state).sample
-        error = (predicted - noise).square().mean((1, 2, 3))
+        error = (predicted - scheduler.get_velocity(clean, noise, t)).square().mean((1, 2, 3))
         return (weights[t] * error).mean(), {"loss": (weights[t] * error).mean().item(), "mse": error.mean().item()}
 
     module = fit(plan, painter, loss_fn, seed, checkpoints, log)
