@@ -149,8 +149,10 @@ def replay(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="where to write the image")] = None,
 ) -> None:
     """Rebuild one row's noise and image from its recipe, and compare them with what was written."""
+    from pipeline.models import quiet_libraries
     from pipeline.replay import replay_row
 
+    quiet_libraries()
     result = replay_row(run_dir, _run_config(run_dir), row_id)
     path = out or Path(f"{row_id}.png")
     try:
@@ -212,7 +214,9 @@ def embedded_evaluate(
 ) -> None:
     """Measure the built-in models on fresh scenes and on their own images."""
     from pipeline.embedded.evaluate import WEIGHTS, evaluate, table
+    from pipeline.models import quiet_libraries
 
+    quiet_libraries()
     folder = weights_dir or WEIGHTS
     if not all((folder / name / "config.json").is_file() for name in ("vlm", "judge")):
         raise UserError(f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote")

@@ -50,6 +50,16 @@ class ModelSource:
         return snapshot.name
 
 
+def quiet_libraries() -> None:
+    """Keep the model libraries' notices and bars off a command's output."""
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
 def locate(model: str, revision: str | None, field: str, index_file: str) -> ModelSource:
     """Find a model and read its class from ``index_file`` (``model_index.json`` or ``config.json``).
 

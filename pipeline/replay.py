@@ -53,7 +53,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     noise = replay(recipe, row_id)
     with torch.no_grad():
         image = to_uint8(decoder(generator.sample([row["prompt"]], noise[None])))[0]
-    written = (decode_png(row["image"]["bytes"]) * 255).round().permute(1, 2, 0)
+    written = (decode_png(row["image"]) * 255).round().permute(1, 2, 0)
     difference = (image.float() - written).abs()
     return Replay(
         id=row_id,

@@ -94,7 +94,7 @@ def test_replay_rebuilds_noise_and_image_bit_for_bit(finished: tuple[Path, str],
     assert code == 0, output
     assert "bit-identical" in output
     assert "image   identical" in output
-    assert (tmp_path / "again.png").read_bytes() == row["image"]["bytes"]
+    assert (tmp_path / "again.png").read_bytes() == row["image"]
 
 
 def test_the_summary_names_scores_and_the_next_step(finished: tuple[Path, str]) -> None:
