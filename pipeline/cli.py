@@ -211,6 +211,8 @@ def embedded_evaluate(
         Path | None, typer.Option("--weights", metavar="DIR", help="sd, vlm and judge; the shipped ones when absent")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the scenes and prompts asked")] = 1,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="rendered scenes asked about")] = 2000,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="generated images a grammar")] = 128,
 ) -> None:
     """Measure the built-in models on fresh scenes and on their own images."""
     from pipeline.embedded.evaluate import WEIGHTS, evaluate, table
@@ -220,7 +222,7 @@ def embedded_evaluate(
     folder = weights_dir or WEIGHTS
     if not all((folder / name / "config.json").is_file() for name in ("vlm", "judge")):
         raise UserError(f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote")
-    console.print(table(evaluate(folder, seed)), markup=False)
+    console.print(table(evaluate(folder, seed, scenes, samples)), markup=False)
 
 
 def _settings(config: Path, overrides: list[str] | None, out: str | None) -> RunConfig:

@@ -1,11 +1,9 @@
-"""How good the built-in models are, on fresh seeds: ``python -m pipeline.embedded.evaluate [--weights DIR]``."""
+"""How good the built-in models are, on fresh seeds (``noisesmith embedded evaluate``)."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -154,18 +152,3 @@ def table(figures: dict[str, float]) -> str:
     """The figures as a Markdown table."""
     rows = [f"| {name} | {value:.3f} |" for name, value in figures.items()]
     return "\n".join(["| measure | value |", "| --- | --- |", *rows])
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=2000)
-    parser.add_argument("--samples", type=int, default=128)
-    args = parser.parse_args()
-    sys.stdout.write(table(evaluate(args.weights, args.seed, args.scenes, args.samples)) + "\n")
-
-
-if __name__ == "__main__":
-    main()

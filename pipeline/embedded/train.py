@@ -1,4 +1,4 @@
-"""Rebuild the built-in models: ``python -m pipeline.embedded.train --out DIR [--checkpoints DIR] [--seed N]``.
+"""Rebuild the built-in models: ``noisesmith embedded train --out DIR``.
 
 Stages, in order: vae, judge, vlm, sd, refine (the scorer on the diffusion model's own pictures, labelled by the
 judge). A finished or interrupted stage is picked up from its checkpoint.
@@ -6,13 +6,11 @@ judge). A finished or interrupted stage is picked up from its checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
 
 from .models import save_judge, save_sd, save_vlm
@@ -69,21 +67,3 @@ def train(
     save_sd(out / "sd", vae, painter.unet, painter.text)
     vlm = refine_stage.train(seed, checkpoints, vae, judge, out / "sd", vlm, plan(refine_stage.PLAN), log)
     save_vlm(out / "vlm", vlm)
-
-
-def main() -> None:
-    """Command line of the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args.out, args.checkpoints, args.seed, args.scale, args.stages)
-
-
-if __name__ == "__main__":
-    main()
