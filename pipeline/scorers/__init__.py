@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from pipeline.config import JudgeConfig, ScorerConfig
 from pipeline.errors import UserError
 from pipeline.models import ModelSource, locate
 from pipeline.scorers.base import ImageScorer, Judge, Scores
+
+if TYPE_CHECKING:
+    from pipeline.scorers.llava import Llava
 
 __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
@@ -36,10 +41,7 @@ def load_scorer(config: ScorerConfig, device: str) -> ImageScorer:
     Raises:
         UserError: it cannot be loaded.
     """
-    from pipeline.scorers.llava import Llava
-
-    dtype = getattr(torch, config.dtype)
-    return Llava(find_scorer(config), dtype, device, question=config.question, readout=config.readout)
+    return _llava(find_scorer(config), config, device)
 
 
 def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge:
@@ -49,9 +51,14 @@ def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge
         from pipeline.scorers.detector import Detector
 
         return Detector(source, device)
+    return _llava(source, scorers, device)
+
+
+def _llava(source: ModelSource, config: ScorerConfig, device: str) -> Llava:
     from pipeline.scorers.llava import Llava
 
-    return Llava(source, getattr(torch, scorers.dtype), device, question=scorers.question, readout=scorers.readout)
+    dtype = getattr(torch, config.dtype)
+    return Llava(source, dtype, device, question=config.question, readout=config.readout)
 
 
 def _supported(source: ModelSource, families: tuple[str, ...]) -> ModelSource:
