@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,6 +31,9 @@ class CorpusConfig(_Section):
     size: int | None = Field(None, ge=1, description="rows to take; required for grammars")
     seed: int = Field(0, ge=0, description="seed of a grammar")
     column: str = Field("prompt", min_length=1, description="column that holds the prompt")
+    subjects: str | None = Field(
+        None, min_length=1, description="column that lists the prompt's subjects; found in the prompt when absent"
+    )
     split: str = Field("train", min_length=1, description="split of a datasets source")
     revision: str | None = Field(None, description="revision of a datasets source")
 
@@ -94,17 +97,33 @@ class JudgeConfig(_Section):
     revision: str | None = None
 
 
+class PreviewConfig(_Section):
+    """Cheap early rounds: few sampler steps while searching, the best of them made again at full T."""
+
+    steps: int = Field(ge=1, le=1000, description="sampler steps of a search round; the first image has full T")
+    keep: int = Field(1, ge=1, le=64, description="best previews to make again at full T, scored anew")
+
+
 class _Optimizer(_Section):
     rounds: int = Field(50, ge=0, le=100_000, description="search rounds M after the first image")
     target_score: float | None = Field(None, gt=0, le=1, description="stop a row at this score")
     patience: int | None = Field(None, ge=1, description="stop a row after this many rounds without a better score")
+    unet_evaluations: int | None = Field(None, ge=1, description="denoising steps a row may take, first image included")
+    preview: PreviewConfig | None = None
 
 
-class NoiseDiffusionConfig(_Optimizer):
-    """Adaptive step, gradient-selected candidate (arXiv 2411.16503)."""
+class _Walk(_Optimizer):
+    """A method whose next noise is a step from one before."""
 
-    method: Literal["noise_diffusion"] = "noise_diffusion"
-    candidates: int = Field(50, ge=1, le=1_000_000, description="candidate noises N a round")
+    move_from: Literal["latest", "best"] = Field("latest", description="the noise a round moves away from")
+
+
+class NoneConfig(_Optimizer):
+    """The first image alone."""
+
+    method: Literal["none"] = "none"
+    rounds: Literal[0] = 0
+    preview: None = None
 
 
 class RandomSamplingConfig(_Optimizer):
@@ -113,7 +132,83 @@ class RandomSamplingConfig(_Optimizer):
     method: Literal["random_sampling"] = "random_sampling"
 
 
-OptimizerConfig = Annotated[NoiseDiffusionConfig | RandomSamplingConfig, Field(discriminator="method")]
+class RandomDiffusionConfig(_Walk):
+    """Adaptive step, one random candidate, no gradient (ablation in arXiv 2411.16503)."""
+
+    method: Literal["random_diffusion"] = "random_diffusion"
+
+
+class NoiseDiffusionConfig(_Walk):
+    """Adaptive step, gradient-selected candidate (arXiv 2411.16503)."""
+
+    method: Literal["noise_diffusion"] = "noise_diffusion"
+    candidates: int = Field(50, ge=1, le=1_000_000, description="candidate noises N a round")
+    selection: Literal["candidates", "order_statistic"] = Field(
+        "candidates", description="draw N and select, or draw the selected one's law"
+    )
+
+
+class PgdConfig(_Walk):
+    """Projected gradient ascent on z_T (ablation in arXiv 2411.16503)."""
+
+    method: Literal["pgd"] = "pgd"
+    step: float = Field(0.1, gt=0, description="η; in units of √D along the unit gradient when normalize is set")
+    normalize: bool = Field(True, description="step along ∇s/‖∇s‖ instead of ∇s")
+    norm_bound: float | None = Field(None, gt=0, description="largest ‖z_T‖/√D; no bound when absent")
+
+
+class MeanVarianceConfig(_Optimizer):
+    """Element-wise μ and log σ² of the noise, Adam on the score (ablation in arXiv 2411.16503)."""
+
+    method: Literal["mean_variance"] = "mean_variance"
+    learning_rate: float = Field(0.01, gt=0)
+    kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
+
+
+class _Attention(_Optimizer):
+    """A method that reads the U-Net's attention to the prompt's subjects."""
+
+    attention_size: int | None = Field(
+        None, ge=2, description="side of the attention maps; 16, or the U-Net's largest below, when absent"
+    )
+
+
+class InitNoConfig(_Attention):
+    """Initial noise by cross-attention response and self-attention conflict (Guo et al., CVPR 2024)."""
+
+    method: Literal["initno"] = "initno"
+    steps: int = Field(10, ge=1, le=1000, description="Adam steps on μ and log σ² a restart")
+    restarts: int = Field(5, ge=1, le=100, description="fresh noises tried until both thresholds are met")
+    learning_rate: float = Field(0.01, gt=0)
+    kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
+    response_threshold: float = Field(0.2, gt=0, le=1, description="cross-attention response loss to reach")
+    conflict_threshold: float = Field(0.3, gt=0, le=1, description="self-attention conflict loss to reach")
+
+
+class AttendAndExciteConfig(_Attention):
+    """Latent updates by attention during sampling (Chefer et al., SIGGRAPH 2023)."""
+
+    method: Literal["attend_and_excite"] = "attend_and_excite"
+    step: float = Field(20.0, gt=0, description="scale of a latent update; it falls with the square root of the time")
+    until: float = Field(0.5, gt=0, le=1, description="share of the sampler steps that update")
+    thresholds: dict[float, float] = Field(
+        {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}, description="share of the steps → attention every subject must reach there"
+    )
+    refinements: int = Field(20, ge=1, le=200, description="updates at most where a threshold is not reached")
+
+
+OptimizerConfig = Annotated[
+    NoneConfig
+    | RandomSamplingConfig
+    | RandomDiffusionConfig
+    | NoiseDiffusionConfig
+    | PgdConfig
+    | MeanVarianceConfig
+    | InitNoConfig
+    | AttendAndExciteConfig,
+    Field(discriminator="method"),
+]
+METHODS = tuple(method.model_fields["method"].default for method in get_args(get_args(OptimizerConfig)[0]))
 
 
 class OutputConfig(_Section):
@@ -123,6 +218,7 @@ class OutputConfig(_Section):
     formats: tuple[Literal["parquet", "webdataset"], ...] = ("parquet", "webdataset")
     rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
     image_initial: bool = Field(True, description="keep the first image beside the best one")
+    noise: bool = Field(True, description="keep the noise itself (fp16) where no recipe can rebuild it")
 
     @field_validator("formats")
     @classmethod
@@ -279,8 +375,7 @@ def _sentence(error: ValidationError) -> str:
     """The first problem as one sentence with its field and remedy."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    union_tags = {"noise_diffusion", "random_sampling"}
-    location = [str(part) for part in first["loc"] if part not in union_tags]
+    location = [str(part) for part in first["loc"] if part not in METHODS]
     field = ".".join(location) or "config"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     kind, message, given = first["type"], first["msg"], first.get("input")
@@ -291,7 +386,7 @@ def _sentence(error: ValidationError) -> str:
     if kind == "missing":
         return f"{field}: is required{more}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return f"{field}.method: must be one of {', '.join(sorted(union_tags))}{more}"
+        return f"{field}.method: must be one of {', '.join(METHODS)}{more}"
     if kind == "value_error":
         return f"{field}: {message.removeprefix('Value error, ')}{more}"
     for lead in ("Input should be", "String should", "Tuple should"):
