@@ -394,10 +394,20 @@ def _sentence(error: ValidationError) -> str:
     return f"{field}: {message[0].lower()}{message[1:]}, but it is {_short(given)}{more}"
 
 
-def _known_keys(parents: list[str]) -> list[str]:
-    schema = RunConfig.model_json_schema()
-    keys = {name for model in schema["$defs"].values() for name in model.get("properties", {})}
-    return sorted(keys) if parents else list(schema["properties"])
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys of the section at a location; of all its variants where the section is a choice of method."""
+    sections: list[type[BaseModel]] = [RunConfig]
+    for part in location:
+        if not part.isdigit():
+            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+            sections = [model for field in fields for model in _models(field.annotation)]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _short(value: Any) -> str:
