@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -30,16 +31,18 @@ from pipeline.sinks import RunState
 
 @dataclass
 class Flight:
-    """A row in flight: its search, the references to what its next call needs, and what has gone wrong so far."""
+    """A row in flight: its search, the references to what its next call needs, and what has gone wrong so far.
+
+    ``memories`` and ``gradients`` are kept by image, as long as the search may need them.
+    """
 
     search: RowSearch
-    noise: Any = None
+    memories: dict[int, Any] = field(default_factory=dict)
+    gradients: dict[int, Any] = field(default_factory=dict)
     latents: Any = None
-    gradient: Any = None
     first_png: Any = None
     kept_png: Any = None
     judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    stop_reason: str = ""
     attempts: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -65,6 +68,21 @@ class Outcome:
 
 def _actor(actor_class: Any, side: GeneratorConfig | ScorerConfig, config: RunConfig) -> Any:
     return actor_class.options(**actor_options(side)).remote(config)
+
+
+def _take(queue: deque[Flight], size: int, kind: str) -> list[Flight]:
+    """The next batch: the first in the queue and those behind it with as many sampler steps; alone after a failure."""
+    first = queue.popleft()
+    if first.attempts:
+        return [first]
+    batch, steps = [first], first.search.begin().steps if kind == "generate" else None
+    for flight in list(queue):
+        if len(batch) == size:
+            break
+        if not flight.attempts and (steps is None or flight.search.begin().steps == steps):
+            queue.remove(flight)
+            batch.append(flight)
+    return batch
 
 
 def _writer(arguments: tuple[Any, ...]) -> Any:
@@ -134,7 +152,7 @@ class Driver:
                     exhausted = True
                     break
                 self._in_flight += 1
-                self._queues["generate"].append(Flight(RowSearch(row)))
+                self._queues["generate"].append(Flight(RowSearch(row, self._config)))
             self._dispatch()
             self._progress.update(self._snapshot())
             if not self._calls:
@@ -150,17 +168,13 @@ class Driver:
             while queue and (slot := pool.free()) is not None:
                 if kind != "write" and slot.queued and len(queue) < size:
                     break
-                solo = bool(queue[0].attempts)
-                flights = [queue.popleft()]
-                while not solo and queue and len(flights) < size and not queue[0].attempts:
-                    flights.append(queue.popleft())
-                self._send(kind, slot, flights)
+                self._send(kind, slot, _take(queue, size, kind))
 
     def _send(self, kind: str, slot: Slot, flights: list[Flight]) -> None:
         actor = slot.handle
         if kind == "generate":
             tasks = [self._generate_task(flight) for flight in flights]
-            arrays = [x for flight in flights if flight.search.round for x in (flight.noise, flight.gradient)]
+            arrays = [array for flight in flights for array in self._start_of(flight)]
             returns = actor.generate.options(num_returns=1 + 2 * len(tasks)).remote(tasks, *arrays)
         elif kind == "score":
             score_tasks = [self._score_task(flight) for flight in flights]
@@ -177,23 +191,32 @@ class Driver:
 
     def _generate_task(self, flight: Flight) -> GenerateTask:
         search = flight.search
-        key = NoiseKey(self._config.seed, search.row.id, search.round)
-        return GenerateTask(search.row.prompt, key, search.scores[-1] if search.scores else None)
+        row, turn = search.row, search.begin()
+        key = NoiseKey(self._config.seed, row.id, turn.round)
+        score = None if turn.parent is None else search.scores[turn.parent]
+        return GenerateTask(row.prompt, row.subjects, key, turn.steps, score, turn.again)
+
+    def _start_of(self, flight: Flight) -> tuple[Any, ...]:
+        """The references to what a row's turn starts from: memory and gradient of its parent, nothing in round 0."""
+        parent = flight.search.begin().parent
+        return () if parent is None else (flight.memories[parent], flight.gradients.get(parent))
 
     def _score_task(self, flight: Flight) -> ScoreTask:
         search = flight.search
-        last = len(search.scores) >= self._config.optimizer.rounds
-        return ScoreTask(search.row.prompt, search.best, self._optimizer.needs_gradient and not last)
+        turn = search.begin()
+        preview = turn.steps < self._config.generators.steps
+        keep_above = math.inf if preview else -1.0 if search.best is None else search.best
+        last = search.rounds >= self._config.optimizer.rounds
+        return ScoreTask(search.row.prompt, keep_above, self._optimizer.needs_gradient and not last)
 
     def _write(self, actor: Any, flight: Flight) -> Any:
         if len(flight.attempts) > self._config.retries:
             return actor.fail.remote(Failure(flight.search.row, tuple(flight.attempts)))
         spec = self._generator.spec
-        result = flight.search.result(
-            self._config, spec.shape, (spec.width, spec.height), flight.stop_reason, flight.judges
-        )
+        result = flight.search.result(spec.shape, (spec.width, spec.height), flight.judges)
         first = flight.first_png if self._config.output.image_initial else None
-        return actor.put.remote(result, flight.kept_png, first)
+        memory = flight.memories[flight.search.kept] if self._config.stores_noise else None
+        return actor.put.remote(result, flight.kept_png, first, memory)
 
     def _complete(self, reference: Any) -> None:
         call = self._calls.pop(reference)
@@ -213,19 +236,23 @@ class Driver:
     def _after_generate(self, call: Call, report: Any) -> None:
         count = len(call.flights)
         for place, flight in enumerate(call.flights):
-            flight.search.steps.append(report.steps[place])
-            flight.noise, flight.latents = call.returns[place], call.returns[count + place]
+            flight.memories[flight.search.pending] = call.returns[place]
+            flight.search.made(report.steps[place])
+            flight.latents = call.returns[count + place]
             self._queues["score"].append(flight)
 
     def _after_score(self, call: Call, report: Any) -> None:
         count = len(call.flights)
         for place, flight in enumerate(call.flights):
-            if flight.search.scored(report.scores[place]):
+            search = flight.search
+            flight.gradients[search.pending] = call.returns[place]
+            if search.scored(report.scores[place]):
                 flight.kept_png = call.returns[count + place]
                 flight.first_png = flight.first_png or flight.kept_png
-            flight.gradient, flight.latents = call.returns[place], None
-            flight.stop_reason = flight.search.stop_reason(self._config.optimizer) or ""
-            following = "generate" if not flight.stop_reason else "judge" if self._config.judges else "write"
+            flight.latents, needed = None, search.needed()
+            flight.memories = {image: ref for image, ref in flight.memories.items() if image in needed}
+            flight.gradients = {image: ref for image, ref in flight.gradients.items() if image == search.base}
+            following = "generate" if not search.finished else "judge" if self._config.judges else "write"
             self._queues[following].append(flight)
 
     def _after_judge(self, call: Call, report: Any) -> None:
@@ -251,7 +278,9 @@ class Driver:
         elif isinstance(error, RayActorError | RayTaskError):
             self._queues[kind].append(flight)
         else:  # what the call needed is lost: start the row again
-            self._queues["generate"].append(Flight(RowSearch(flight.search.row), attempts=flight.attempts))
+            self._queues["generate"].append(
+                Flight(RowSearch(flight.search.row, self._config), attempts=flight.attempts)
+            )
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._in_flight, self._busy("generate"), self._busy("score"))

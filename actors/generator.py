@@ -11,9 +11,10 @@ import ray
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.generators import LatentSpec, load_generator
-from pipeline.optimizers import build_optimizer
-from pipeline.search import GenerateTask, Step, device_for, next_noise
+from pipeline.generators import LatentSpec
+from pipeline.models import device_for
+from pipeline.rounds import Rounds
+from pipeline.search import GenerateTask, Step
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,28 @@ class GeneratorActor:
     def load(self) -> GeneratorInfo:
         placement = self._config.generators
         torch.set_num_threads(int(placement.num_cpus))
-        self._generator = load_generator(placement, device_for(placement.num_gpus))
-        self._optimizer = build_optimizer(self._config.optimizer)
-        return GeneratorInfo(self._generator.id, self._generator.revision, self._generator.spec)
+        self._rounds = Rounds(self._config, device_for(placement.num_gpus))
+        generator = self._rounds.generator
+        return GeneratorInfo(generator.id, generator.revision, generator.spec)
 
     def generate(self, tasks: list[GenerateTask], *arrays: np.ndarray | None) -> tuple[Any, ...]:
         """Denoise a batch whose rows may be at different rounds.
 
         Args:
-            arrays: z_T then ∂s/∂z_0 of each task after round 0, in order; each ``[C, H, W]`` float32.
+            arrays: memory ``[1 + K, C, H, W]`` then ∂s/∂z_0 ``[C, H, W]`` (or ``None``), float32, of each task after
+                round 0, in order.
 
         Returns:
-            a report, then each row's new z_T, then each row's z_0: 1 + 2B values.
+            a report, then each row's new memory, then each row's z_0: 1 + 2B values.
         """
         started = time.perf_counter()
-        shape = self._generator.spec.shape
-        inputs = iter(arrays)
-        noises, steps = [], []
-        for task in tasks:
-            noise, gradient = (_tensor(next(inputs)), _tensor(next(inputs))) if task.key.round else (None, None)
-            proposed, step = next_noise(self._optimizer, task, shape, self._generator.gain, noise, gradient, len(tasks))
-            noises.append(proposed)
-            steps.append(step)
-        latents = self._generator.sample([task.prompt for task in tasks], torch.stack(noises))
-        report = GenerateReport(time.perf_counter() - started, steps)
-        return report, *(noise.numpy() for noise in noises), *(latent.numpy() for latent in latents)
+        rest = iter(arrays)
+        inputs = [(_tensor(next(rest)), _tensor(next(rest))) if task.key.round else None for task in tasks]
+        turned = self._rounds.turn(tasks, inputs)
+        report = GenerateReport(time.perf_counter() - started, turned.steps)
+        return report, *(memory.numpy() for memory in turned.memories), *(latent.numpy() for latent in turned.latents)
 
 
-def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+def _tensor(array: np.ndarray | None) -> Any:
     """A writable tensor of an array that may lie read-only in the object store."""
     return None if array is None else torch.tensor(array)

@@ -12,10 +12,11 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.generators import find_generator
+from pipeline.models import device_for
 from pipeline.scorers import load_judge, load_scorer
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png
 from pipeline.scorers.latent import score_latents
-from pipeline.search import ScoreTask, device_for
+from pipeline.search import ScoreTask
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ScorerActor:
         )
         scores = [float(score) for score in result.scores]
         pngs = [
-            encode_png(image) if task.best is None or score > task.best else None
+            encode_png(image) if score > task.keep_above else None
             for task, score, image in zip(tasks, scores, result.images, strict=True)
         ]
         gradients = [None] * len(tasks) if result.gradients is None else [grad.numpy() for grad in result.gradients]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import ray
+import torch
 
 from pipeline.config import RunConfig
+from pipeline.noise import to_bytes
 from pipeline.records import Failure, Provenance, Result
 from pipeline.sinks import RunWriter
 
@@ -25,9 +28,11 @@ class WriterActor:
     def load(self) -> None:
         self._writer = RunWriter(*self._arguments)
 
-    def put(self, result: Result, image: bytes, image_initial: bytes | None) -> list[int]:
-        """Stage one row with its images; returns the shards this completed."""
-        return self._writer.put(replace(result, image=image, image_initial=image_initial))
+    def put(self, result: Result, image: bytes, image_initial: bytes | None, memory: np.ndarray | None) -> list[int]:
+        """Stage one row with its images and, from its memory ``[1 + K, C, H, W]``, the noise; returns the shards this
+        completed."""
+        noise = None if memory is None else to_bytes(torch.tensor(memory[0]))
+        return self._writer.put(replace(result, image=image, image_initial=image_initial, noise_fp16=noise))
 
     def fail(self, failure: Failure) -> list[int]:
         return self._writer.fail(failure)

@@ -111,6 +111,11 @@ class _Optimizer(_Section):
     unet_evaluations: int | None = Field(None, ge=1, description="denoising steps a row may take, first image included")
     preview: PreviewConfig | None = None
 
+    @property
+    def folds(self) -> bool:
+        """Whether a recipe of (round, γ, index) rebuilds z_T; where not, the noise itself is stored."""
+        return True
+
 
 class _Walk(_Optimizer):
     """A method whose next noise is a step from one before."""
@@ -147,6 +152,10 @@ class NoiseDiffusionConfig(_Walk):
         "candidates", description="draw N and select, or draw the selected one's law"
     )
 
+    @property
+    def folds(self) -> bool:
+        return self.selection == "candidates"
+
 
 class PgdConfig(_Walk):
     """Projected gradient ascent on z_T (ablation in arXiv 2411.16503)."""
@@ -156,6 +165,10 @@ class PgdConfig(_Walk):
     normalize: bool = Field(True, description="step along ∇s/‖∇s‖ instead of ∇s")
     norm_bound: float | None = Field(None, gt=0, description="largest ‖z_T‖/√D; no bound when absent")
 
+    @property
+    def folds(self) -> bool:
+        return False
+
 
 class MeanVarianceConfig(_Optimizer):
     """Element-wise μ and log σ² of the noise, Adam on the score (ablation in arXiv 2411.16503)."""
@@ -163,6 +176,10 @@ class MeanVarianceConfig(_Optimizer):
     method: Literal["mean_variance"] = "mean_variance"
     learning_rate: float = Field(0.01, gt=0)
     kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
+
+    @property
+    def folds(self) -> bool:
+        return False
 
 
 class _Attention(_Optimizer):
@@ -183,6 +200,10 @@ class InitNoConfig(_Attention):
     kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
     response_threshold: float = Field(0.2, gt=0, le=1, description="cross-attention response loss to reach")
     conflict_threshold: float = Field(0.3, gt=0, le=1, description="self-attention conflict loss to reach")
+
+    @property
+    def folds(self) -> bool:
+        return False
 
 
 class AttendAndExciteConfig(_Attention):
@@ -267,9 +288,25 @@ class RunConfig(_Section):
             raise ValueError("judges: every judge needs its own name")
         return self
 
+    @model_validator(mode="after")
+    def _previews_are_shorter(self) -> RunConfig:
+        preview, steps = self.optimizer.preview, self.generators.steps
+        if preview and preview.steps >= steps:
+            raise ValueError(f"optimizer.preview.steps: {preview.steps} must be below generators.steps, {steps}")
+        budget, least = self.optimizer.unet_evaluations, steps * (1 + (preview.keep if preview else 0))
+        if budget is not None and budget < least:
+            what = "the first image and the previews made again" if preview else "the first image"
+            raise ValueError(f"optimizer.unet_evaluations: {budget} is below the {least} that {what} take; raise it")
+        return self
+
     @property
     def run_dir(self) -> Path:
         return Path(self.output.dir or f"runs/{self.name}")
+
+    @property
+    def stores_noise(self) -> bool:
+        """Whether rows carry their noise, since no recipe rebuilds it."""
+        return self.output.noise and not self.optimizer.folds
 
     def semantic(self) -> dict[str, Any]:
         """The fields that decide what is made, as dotted key → JSON value."""
@@ -388,7 +425,8 @@ def _sentence(error: ValidationError) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"{field}.method: must be one of {', '.join(METHODS)}{more}"
     if kind == "value_error":
-        return f"{field}: {message.removeprefix('Value error, ')}{more}"
+        message = message.removeprefix("Value error, ")
+        return f"{field}: {message}{more}" if location else f"{message}{more}"
     for lead in ("Input should be", "String should", "Tuple should"):
         message = message.replace(lead, "must be" if lead.endswith("be") else "must")
     return f"{field}: {message[0].lower()}{message[1:]}, but it is {_short(given)}{more}"

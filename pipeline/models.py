@@ -122,3 +122,10 @@ def _fingerprint(folder: Path) -> str:
                 file.seek(max(_EDGE, size - _EDGE))
                 sha.update(file.read(_EDGE))
     return f"local-{sha.hexdigest()[:16]}"
+
+
+def device_for(num_gpus: float) -> str:
+    """``cuda`` for an actor that holds a GPU or a part of one, else ``cpu``."""
+    import torch
+
+    return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"

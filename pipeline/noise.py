@@ -84,10 +84,62 @@ def select(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candida
     return best
 
 
+def largest_of(count: int, normal: float) -> float:
+    """The maximum of ``count`` N(0, 1) draws, from a single one by inverse transform: Φ⁻¹(Φ(x)^(1/count)).
+
+    Costs the same for any count. The upper tail is taken as 1 − Φ(x)^(1/count) = −expm1(log Φ(x) / count), so
+    that large counts keep their precision.
+    """
+    log_power = torch.special.log_ndtr(torch.tensor(normal, dtype=torch.float64)) / count
+    return -float(torch.special.ndtri(-torch.expm1(log_power)))
+
+
+def along(candidate: Tensor, gradient: Tensor, length: float) -> Tensor:
+    """σ_⊥ + length·ĝ: a candidate whose part along the gradient is replaced; unchanged where the gradient is zero."""
+    norm = gradient.norm()
+    if not norm > 0:
+        return candidate
+    unit = gradient / norm
+    return candidate + (length - (candidate * unit).sum()) * unit
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> float:
+    """KL(N(μ, σ²) ‖ N(0, 1)), mean over the elements, in nats."""
+    mean, log_variance = mean.double(), log_variance.double()
+    return float((mean.square() + log_variance.expm1() - log_variance).mean() / 2)
+
+
+def within_kl(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """(μ, log σ²), both scaled towards 0 by the largest factor in [0, 1] that keeps :func:`kl_divergence` ≤ bound."""
+    if kl_divergence(mean, log_variance) <= bound:
+        return mean, log_variance
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        inside = kl_divergence(mean * middle, log_variance * middle) <= bound
+        low, high = (middle, high) if inside else (low, middle)
+    return mean * low, log_variance * low
+
+
+def storable(noise: Tensor) -> Tensor:
+    """A noise rounded to the nearest float16 values, still float32: what is stored in fp16 is then the noise itself."""
+    return noise.half().float()
+
+
+def to_bytes(noise: Tensor) -> bytes:
+    """The float16 little-endian bytes of a noise, row-major: exact for one from :func:`storable`."""
+    return noise.numpy().astype("<f2").tobytes()
+
+
+def from_bytes(data: bytes, shape: tuple[int, ...]) -> Tensor:
+    """The float32 noise of :func:`to_bytes`."""
+    return torch.from_numpy(np.frombuffer(data, "<f2").astype(np.float32).reshape(shape))
+
+
 def replay(recipe: Recipe, row_id: str) -> Tensor:
-    """Rebuild the kept z_T, bit for bit: fold the recipe's (γ, index) over the row's seeded candidates."""
+    """Rebuild the kept z_T, bit for bit: fold the recipe's (round, γ, index) over the row's seeded candidates."""
     noise = NoiseKey(recipe.seed, row_id, 0).draw(0, recipe.shape)
-    for round_, (gamma, index) in enumerate(zip(recipe.gammas, recipe.indices, strict=True), start=1):
+    for round_, gamma, index in zip(recipe.rounds, recipe.gammas, recipe.indices, strict=True):
         noise = update(noise, gamma, NoiseKey(recipe.seed, row_id, round_).draw(index, recipe.shape))
     return noise
 

@@ -59,7 +59,7 @@ class Progress:
             self.failed += 1
             return
         self.rows += 1
-        self.rounds += len(search.scores) - 1
+        self.rounds += search.rounds
         self._first += search.scores[0]
         self._best += search.scores[search.kept]
 

@@ -8,37 +8,43 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt of the corpus. ``id`` depends on its place and text alone, never on who works on it."""
+    """One prompt of the corpus. ``id`` depends on its place and text alone, never on who works on it.
+
+    ``subjects`` are the things the prompt asks for, where the corpus lists them.
+    """
 
     index: int
     id: str
     prompt: str
     extra: dict[str, Any] = field(default_factory=dict)
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What rebuilds the kept z_T: a fold over seeded candidates (see ``pipeline.noise.replay``).
 
-    ``gammas[r]`` and ``indices[r]`` are round r+1's step size γ and the index of its σ*; both are as long as the
-    number of rounds folded into the *kept* image. ``batch_size`` is that of the generator call which made the image:
-    only 1 promises a bit-identical image, the noise is bit-identical always; ``digest`` proves it
-    (``pipeline.noise.digest``).
+    Move k of the fold took the candidate ``indices[k]`` of round ``rounds[k]`` with step size γ ``gammas[k]``. Methods
+    whose noise is no such fold leave all three empty and store the noise itself. ``steps`` and ``batch_size`` are the
+    sampler steps T and the batch of the generator call which made the image: only a batch of 1 promises a
+    bit-identical image, the noise is bit-identical always; ``digest`` proves it (``pipeline.noise.digest``).
     """
 
     method: str
     seed: int
     shape: tuple[int, ...]
+    rounds: tuple[int, ...]
     gammas: tuple[float, ...]
     indices: tuple[int, ...]
     candidates: int
+    steps: int
     batch_size: int
     digest: str
 
     @classmethod
     def from_row(cls, fields: dict[str, Any]) -> Recipe:
         """The recipe of a written row's ``recipe`` column."""
-        lists = {name: tuple(fields[name]) for name in ("shape", "gammas", "indices")}
+        lists = {name: tuple(fields[name]) for name in ("shape", "rounds", "gammas", "indices")}
         return cls(**(fields | lists))
 
 
@@ -54,7 +60,13 @@ class NoiseStats:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished row, ready to be written. Images are PNG bytes; scores are P("Yes") in [0, 1]."""
+    """One finished row, ready to be written. Images are PNG bytes; scores are P("Yes") in [0, 1].
+
+    ``scores[i]``, ``steps[i]`` and ``evaluations[i]`` tell of image i, in the order they were made: its score, its
+    sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
+    denoising step of one row, guidance included. ``rounds`` counts search rounds, so neither the first image nor a
+    preview made again. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it.
+    """
 
     row: Row
     image: bytes
@@ -62,6 +74,8 @@ class Result:
     width: int
     height: int
     scores: tuple[float, ...]
+    steps: tuple[int, ...]
+    evaluations: tuple[float, ...]
     score: float
     rounds: int
     stop_reason: str
@@ -69,6 +83,7 @@ class Result:
     seed: int
     recipe: Recipe
     noise: NoiseStats
+    noise_fp16: bytes | None = None
 
     @property
     def score_initial(self) -> float:

@@ -9,12 +9,16 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.generators import find_generator, load_generator
-from pipeline.noise import digest, replay
+from pipeline.generators import find_generator
+from pipeline.models import device_for
+from pipeline.noise import NoiseKey, digest, from_bytes, replay
+from pipeline.prompts.corpus import subject_list
 from pipeline.records import Recipe
+from pipeline.rounds import Rounds
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png, to_uint8
-from pipeline.search import device_for
+from pipeline.search import GenerateTask
 from pipeline.sinks import read_rows
+from pipeline.sinks.schema import NOISE_BYTES
 
 
 @dataclass(frozen=True)
@@ -34,25 +38,34 @@ class Replay:
 
 
 def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
-    """Rebuild z_T and the image of one committed row.
+    """Rebuild z_T and the image of one committed row, from its recipe or, where that cannot, its stored noise.
 
     Raises:
-        UserError: the run has no such row, or its model cannot be loaded.
+        UserError: the run has no such row, did not keep the noise it would need, or its model cannot be loaded.
     """
-    row = _find(run_dir, row_id)
+    if not (config.optimizer.folds or config.stores_noise):
+        raise UserError(
+            f"{run_dir}: {config.optimizer.method} has no recipe for its noise, and output.noise was false, so no row "
+            "of this run can be made again"
+        )
+    row = _find(run_dir, row_id, config)
     recipe = Recipe.from_row(row["recipe"])
     placement = config.generators
     torch.set_num_threads(int(placement.num_cpus))
     device = device_for(placement.num_gpus)
-    generator = load_generator(placement, device)
+    rounds = Rounds(config, device)
+    generator = rounds.generator
     if tuple(generator.spec.shape) != recipe.shape:
         raise UserError(
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
     decoder = Decoder(find_generator(placement), getattr(torch, placement.dtype), device)
-    noise = replay(recipe, row_id)
+    noise = from_bytes(row[NOISE_BYTES], recipe.shape) if config.stores_noise else replay(recipe, row_id)
+    subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
+    task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
+    latents, _ = rounds.denoise([task], noise[None])
     with torch.no_grad():
-        image = to_uint8(decoder(generator.sample([row["prompt"]], noise[None])))[0]
+        image = to_uint8(decoder(latents))[0]
     written = (decode_png(row["image"]) * 255).round().permute(1, 2, 0)
     difference = (image.float() - written).abs()
     return Replay(
@@ -69,8 +82,13 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     )
 
 
-def _find(run_dir: Path, row_id: str) -> dict:
+def _find(run_dir: Path, row_id: str, config: RunConfig) -> dict:
     if row_id not in (row["id"] for row in read_rows(run_dir, ["id"])):
         raise UserError(f"{run_dir}: no committed row {row_id!r}; ids are in the id column, such as 00000000-1a2b3c4d")
-    wanted = ["id", "prompt", "image", "recipe", "generator_revision"]
+    wanted = ["id", "prompt", "image", "recipe", "generator_revision", *_subject_columns(config)]
+    wanted += [NOISE_BYTES] * config.stores_noise
     return next(row for row in read_rows(run_dir, wanted) if row["id"] == row_id)
+
+
+def _subject_columns(config: RunConfig) -> list[str]:
+    return list(dict.fromkeys(section.subjects for section in config.corpus if section.subjects))

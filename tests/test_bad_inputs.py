@@ -117,6 +117,18 @@ CASES: dict[str, tuple[Break, str]] = {
     "unknown method": (_set("optimizer", method="gradient_descent"), "optimizer.method"),
     "unknown sampler": (_set("generators", scheduler="euler_a"), "generators.scheduler"),
     "sampler that does not fit": (_set("generators", scheduler="flow_euler"), "generators.scheduler"),
+    "preview as long as the search": (_set("optimizer", preview={"steps": 2}), "optimizer.preview.steps"),
+    "budget below one image": (_set("optimizer", unet_evaluations=1), "optimizer.unet_evaluations"),
+    "budget below a preview made again": (
+        lambda _, config: config.update(
+            generators=config["generators"] | {"steps": 4},
+            optimizer=config["optimizer"] | {"preview": {"steps": 2, "keep": 2}, "unet_evaluations": 11},
+        ),
+        "optimizer.unet_evaluations: 11",
+    ),
+    "rounds for a method without": (_top(optimizer={"method": "none", "rounds": 3}), "optimizer.rounds"),
+    "subjects column that is not there": (_corpus("p.jsonl", '{"prompt": "a cat"}\n', subjects="nouns"), "'nouns'"),
+    "subjects that are numbers": (_corpus("p.jsonl", '{"prompt": "a cat", "n": 1}\n', subjects="n"), "corpus.subjects"),
     "target score above 1": (_set("optimizer", target_score=1.5), "optimizer.target_score"),
     "question without a place": (_set("scorers", question="Is it good?"), "scorers.question"),
     "guidance not finite": (_set("generators", guidance_scale=float("nan")), "generators.guidance_scale"),

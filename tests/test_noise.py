@@ -11,9 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.noise import CHUNK, NoiseKey, alignment, change, digest, replay, select, statistics, step_size, update
+from pipeline.noise import (
+    CHUNK,
+    NoiseKey,
+    alignment,
+    along,
+    change,
+    digest,
+    from_bytes,
+    kl_divergence,
+    largest_of,
+    replay,
+    select,
+    statistics,
+    step_size,
+    storable,
+    to_bytes,
+    update,
+    within_kl,
+)
 from pipeline.optimizers import Feedback
 from pipeline.optimizers.noise_diffusion import NoiseDiffusion
+from pipeline.optimizers.random_diffusion import RandomDiffusion
 from pipeline.optimizers.random_sampling import RandomSampling
 from pipeline.records import Recipe
 
@@ -104,46 +123,30 @@ def test_selection_follows_the_gradient_more_than_chance_does() -> None:
 
 
 def _search(
-    optimizer: NoiseDiffusion | RandomSampling, row_id: str, scores: list[float]
+    optimizer: NoiseDiffusion | RandomSampling | RandomDiffusion, row_id: str, scores: list[float]
 ) -> tuple[torch.Tensor, Recipe]:
     noise = NoiseKey(5, row_id, 0).draw(0, SHAPE)
     gammas, indices = [], []
     for round_, score in enumerate(scores, start=1):
         gradient = NoiseKey(9, row_id, round_).draw(0, SHAPE)
-        proposal = optimizer.propose(noise, Feedback(score, gradient, 1.0), NoiseKey(5, row_id, round_))
-        noise = proposal.noise
+        proposal = optimizer.propose(noise[None], Feedback(score, gradient, 1.0), NoiseKey(5, row_id, round_))
+        (noise,) = proposal.memory
         gammas.append(proposal.gamma)
         indices.append(proposal.index)
-    recipe = Recipe("m", 5, SHAPE, tuple(gammas), tuple(indices), optimizer.candidates, 1, digest(noise))
-    return noise, recipe
+    rounds = tuple(range(1, len(scores) + 1))
+    return noise, Recipe("m", 5, SHAPE, rounds, tuple(gammas), tuple(indices), 20, 50, 1, digest(noise))
 
 
-@pytest.mark.parametrize("optimizer", [NoiseDiffusion(20), RandomSampling()])
+@pytest.mark.parametrize("optimizer", [NoiseDiffusion(20), RandomSampling(), RandomDiffusion()])
 @pytest.mark.parametrize("scores", [[], [0.0], [0.1, 0.5, 0.99, 1.0, 0.3]])
 def test_a_recipe_rebuilds_the_noise_bit_for_bit(
-    optimizer: NoiseDiffusion | RandomSampling, scores: list[float]
+    optimizer: NoiseDiffusion | RandomSampling | RandomDiffusion, scores: list[float]
 ) -> None:
     noise, recipe = _search(optimizer, "00000003-abcdef01", scores)
     rebuilt = replay(recipe, "00000003-abcdef01")
     assert torch.equal(rebuilt, noise)
     assert digest(rebuilt) == recipe.digest
     assert digest(replay(recipe, "another")) != recipe.digest
-
-
-def test_random_sampling_draws_afresh_each_round() -> None:
-    noise, _ = _search(RandomSampling(), "row", [0.9, 0.9])
-    assert torch.equal(noise, NoiseKey(5, "row", 2).draw(0, SHAPE))
-
-
-def test_noise_diffusion_keeps_a_perfect_noise() -> None:
-    before, _ = _search(NoiseDiffusion(20), "row", [])
-    after, _ = _search(NoiseDiffusion(20), "row", [1.0])
-    assert torch.equal(before, after)
-
-
-def test_noise_diffusion_without_a_gradient_is_refused() -> None:
-    with pytest.raises(ValueError, match="gradient"):
-        NoiseDiffusion().propose(torch.zeros(SHAPE), Feedback(0.5, None, 1.0), NoiseKey(0, "row", 1))
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.3, 1.0), (0.0, 1.5)])
@@ -155,3 +158,56 @@ def test_statistics_agree_with_scipy(shift: float, scale: float) -> None:
     assert measured.std == pytest.approx(values.std(), rel=1e-9)
     assert measured.norm == pytest.approx(np.linalg.norm(values) / math.sqrt(values.size), rel=1e-9)
     assert measured.ks == pytest.approx(stats.kstest(values, "norm").statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 10**3, 10**6])
+def test_the_order_statistic_follows_the_law_of_the_maximum(count: int) -> None:
+    """P(max ≤ x) = Φ(x)^N; level 1e-4."""
+    normals = NoiseKey(3, "t", 0).draw(count, (4000,)).double().tolist()
+    drawn = [largest_of(count, normal) for normal in normals]
+    assert stats.kstest(drawn, lambda x: np.exp(count * stats.norm.logcdf(x))).pvalue > 1e-4
+
+
+def test_the_order_statistics_medians_are_those_of_the_closed_form() -> None:
+    for count in (1, 50, 10**6):
+        assert largest_of(count, 0.0) == pytest.approx(stats.norm.ppf(0.5 ** (1 / count)), abs=1e-9)
+    assert largest_of(50, 0.0) == pytest.approx(2.2, abs=0.05)
+    assert largest_of(10**6, 0.0) == pytest.approx(4.83, abs=0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.floats(-5, 5), seed=st.integers(0, 2**32))
+def test_a_candidate_is_replaced_along_the_gradient_only(length: float, seed: int) -> None:
+    candidate, gradient = NoiseKey(seed, "c", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE) * 1e-3
+    unit = (gradient / gradient.norm()).double()
+    moved = along(candidate, gradient, length).double()
+    assert float((moved * unit).sum()) == pytest.approx(length, abs=1e-4)
+    across = candidate.double() - (candidate.double() * unit).sum() * unit
+    assert torch.allclose(moved - (moved * unit).sum() * unit, across, atol=1e-5)
+    assert torch.equal(along(candidate, torch.zeros_like(gradient), length), candidate)
+
+
+@settings(max_examples=30, deadline=None)
+@given(mean=st.floats(-3, 3), log_variance=st.floats(-3, 3), bound=st.floats(1e-5, 2), seed=st.integers(0, 2**32))
+def test_the_divergence_is_kept_within_its_bound_and_no_further(
+    mean: float, log_variance: float, bound: float, seed: int
+) -> None:
+    means = NoiseKey(seed, "m", 0).draw(0, SHAPE) * mean
+    logs = NoiseKey(seed, "v", 0).draw(0, SHAPE) * log_variance
+    deviation = (logs.double() / 2).exp()
+    closed = float((means.double() ** 2 + deviation**2 - 1 - 2 * deviation.log()).mean() / 2)
+    assert kl_divergence(means, logs) == pytest.approx(closed, rel=1e-9, abs=1e-12)
+    inside = within_kl(means, logs, bound)
+    assert kl_divergence(*inside) <= bound
+    if closed <= bound:
+        assert torch.equal(inside[0], means)
+        assert torch.equal(inside[1], logs)
+    else:
+        assert kl_divergence(*inside) == pytest.approx(bound, rel=1e-3)
+
+
+def test_a_storable_noise_comes_back_from_its_bytes_bit_for_bit() -> None:
+    noise = storable(NoiseKey(0, "row", 0).draw(0, SHAPE))
+    data = to_bytes(noise)
+    assert len(data) == 2 * noise.numel()
+    assert digest(from_bytes(data, SHAPE)) == digest(noise)

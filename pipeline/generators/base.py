@@ -23,11 +23,13 @@ class Generator(Protocol):
     id: str
     revision: str
     spec: LatentSpec
-    gain: float
-    """c > 0 with z_0 = c·z_T + const while the model's predictions are held constant."""
 
-    def sample(self, prompts: list[str], noise: Tensor) -> Tensor:
-        """Denoise ``noise`` ``[B, C, H, W]`` float32 ~ N(0, I) into z_0, same shape, float32, on the CPU.
+    def gain(self, steps: int) -> float:
+        """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant."""
+        ...
+
+    def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
+        """Denoise ``noise`` ``[B, C, H, W]`` float32 ~ N(0, I) in ``steps`` into z_0, same shape, float32, on the CPU.
 
         z_0 is in the U-Net's space, as the pipeline's ``output_type="latent"`` gives it: the decoder divides it by
         the VAE's scaling factor.

@@ -25,10 +25,16 @@ class StableDiffusion:
         self._pipe = _load(source, getattr(torch, config.dtype)).to(device)
         self._pipe.set_progress_bar_config(disable=True)
         self._pipe.scheduler = build_scheduler(config.scheduler, self._pipe.scheduler.config)
-        self.gain = sampler_gain(build_scheduler(config.scheduler, self._pipe.scheduler.config), config.steps)
+        self._gains: dict[int, float] = {}
+
+    def gain(self, steps: int) -> float:
+        if steps not in self._gains:
+            scheduler = build_scheduler(self._config.scheduler, self._pipe.scheduler.config)
+            self._gains[steps] = sampler_gain(scheduler, steps)
+        return self._gains[steps]
 
     @torch.no_grad()
-    def sample(self, prompts: list[str], noise: Tensor) -> Tensor:
+    def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
         config = self._config
         output = self._pipe(
             prompt=prompts,
@@ -36,7 +42,7 @@ class StableDiffusion:
             latents=noise.to(self._pipe.device, self._pipe.unet.dtype),
             height=self.spec.height,
             width=self.spec.width,
-            num_inference_steps=config.steps,
+            num_inference_steps=steps,
             guidance_scale=config.guidance_scale,
             output_type="latent",
         )

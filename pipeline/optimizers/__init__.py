@@ -1,15 +1,30 @@
 """Search methods, one file each, behind one protocol: propose the next noise from (noise, score, gradient)."""
 
-from pipeline.config import NoiseDiffusionConfig, OptimizerConfig
+from pipeline.config import (
+    MeanVarianceConfig,
+    NoiseDiffusionConfig,
+    OptimizerConfig,
+    PgdConfig,
+    RandomDiffusionConfig,
+)
 from pipeline.optimizers.base import Feedback, Optimizer, Proposal
-from pipeline.optimizers.noise_diffusion import NoiseDiffusion
+from pipeline.optimizers.mean_variance import MeanVariance
+from pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
+from pipeline.optimizers.pgd import Pgd
+from pipeline.optimizers.random_diffusion import RandomDiffusion
 from pipeline.optimizers.random_sampling import RandomSampling
 
 __all__ = ["Feedback", "Optimizer", "Proposal", "build_optimizer"]
 
 
 def build_optimizer(config: OptimizerConfig) -> Optimizer:
-    """The method a config names."""
+    """The method a config names. Those that work inside the generator start each round from a fresh draw."""
     if isinstance(config, NoiseDiffusionConfig):
-        return NoiseDiffusion(config.candidates)
+        return (OrderStatistic if config.selection == "order_statistic" else NoiseDiffusion)(config.candidates)
+    if isinstance(config, RandomDiffusionConfig):
+        return RandomDiffusion()
+    if isinstance(config, PgdConfig):
+        return Pgd(config.step, config.normalize, config.norm_bound)
+    if isinstance(config, MeanVarianceConfig):
+        return MeanVariance(config.learning_rate, config.kl_bound)
     return RandomSampling()

@@ -24,21 +24,28 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The next noise ``[C, H, W]`` and the (γ, index) that the recipe keeps of it."""
+    """The next memory ``[1 + K, C, H, W]``, z_T first, and the (γ, index) that the recipe keeps of the move."""
 
-    noise: Tensor
-    gamma: float
-    index: int
+    memory: Tensor
+    gamma: float = 0.0
+    index: int = 0
 
 
 class Optimizer(Protocol):
-    """Stateless: everything a round needs comes in, everything the next one needs goes out."""
+    """Stateless: everything a round needs comes in, everything the next one needs goes out.
+
+    A method whose z_T is no fold over seeded candidates proposes float16 values (``pipeline.noise.storable``), which
+    can be stored exactly.
+    """
 
     @property
     def needs_gradient(self) -> bool: ...
-    @property
-    def candidates(self) -> int: ...
 
-    def propose(self, noise: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        """The noise of round ``key.round`` from the noise of the round before and its feedback."""
+    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        """The memory of round ``key.round`` from that of an earlier round and its feedback.
+
+        Args:
+            memory: ``[1 + K, C, H, W]`` float32: z_T, then what the method remembers; ``[1, C, H, W]`` after the
+                first image.
+        """
         ...

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.noise import NoiseKey, select, step_size, update
+from pipeline.noise import NoiseKey, along, largest_of, select, step_size, storable, update
 from pipeline.optimizers.base import Feedback, Proposal
 
 
@@ -17,9 +17,29 @@ class NoiseDiffusion:
     candidates: int = 50
     needs_gradient = True
 
-    def propose(self, noise: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
         if feedback.gradient is None:
             raise ValueError("noise_diffusion needs the gradient of the score")
-        gamma = step_size(feedback.score)
+        noise, gamma = memory[0], step_size(feedback.score)
         index = select(noise, gamma, feedback.gradient, key, self.candidates) if gamma > 0 else 0
-        return Proposal(update(noise, gamma, key.draw(index, noise.shape)), gamma, index)
+        return Proposal(update(noise, gamma, key.draw(index, noise.shape))[None], gamma, index)
+
+
+@dataclass(frozen=True)
+class OrderStatistic:
+    """As :class:`NoiseDiffusion`, with σ* = σ_⊥ + t·ĝ instead of N draws, t being the largest of N normals.
+
+    In high dimension ‖v_i‖² hardly varies, so the best of N is the one furthest along the gradient: its part there
+    follows the law of the maximum, the rest is a fresh draw. One draw stands for any N.
+    """
+
+    candidates: int = 50
+    needs_gradient = True
+
+    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        if feedback.gradient is None:
+            raise ValueError("noise_diffusion needs the gradient of the score")
+        noise, gamma = memory[0], step_size(feedback.score)
+        length = largest_of(self.candidates, float(key.draw(1, (1,))))
+        candidate = along(key.draw(0, noise.shape), feedback.gradient, length)
+        return Proposal(storable(update(noise, gamma, candidate))[None], gamma)

@@ -14,8 +14,8 @@ from pipeline.optimizers.base import Feedback, Proposal
 class RandomSampling:
     """A full step, γ = 1, to the first candidate, whatever the score."""
 
-    candidates: int = 1
     needs_gradient = False
 
-    def propose(self, noise: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        return Proposal(update(noise, 1.0, key.draw(0, noise.shape)), 1.0, 0)
+    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        noise = memory[0]
+        return Proposal(update(noise, 1.0, key.draw(0, noise.shape))[None], 1.0, 0)

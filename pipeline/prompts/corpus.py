@@ -26,11 +26,13 @@ _REFUSED = re.compile(f"{_CONTROL.pattern}|{_SURROGATE.pattern}")
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a corpus: how many of its rows are taken, and the types found in its extra columns."""
+    """One source of a corpus: how many of its rows are taken, the types found in its extra columns, and which of
+    them lists the prompt's subjects."""
 
     source: Source
     size: int
     types: dict[str, pa.DataType]
+    subjects: str | None = None
 
     def batches(self) -> Iterator[Batch]:
         left = self.size
@@ -65,7 +67,8 @@ class Corpus:
             extras = self._extras(part, wanted)
             begin = max(first, start)
             for index, prompt, extra in zip(range(begin, begin + len(wanted)), wanted.prompts, extras, strict=True):
-                yield Row(index, row_id(index, prompt), prompt, extra)
+                subjects = subject_list(extra[part.subjects]) if part.subjects else ()
+                yield Row(index, row_id(index, prompt), prompt, extra, subjects)
             first += len(batch)
             if first >= stop:
                 return
@@ -127,7 +130,8 @@ class _Scan:
         for name, kind in types.items():
             types[name] = cols.plain_type(name, kind, source.name)
             self._merge(source, self.types, name, types[name])
-        self.parts.append(Part(source, taken, types))
+        self._check_subjects(source, section, types)
+        self.parts.append(Part(source, taken, types, section.subjects))
 
     def corpus(self) -> Corpus:
         digest = hashlib.sha256(self.hashes[None].hexdigest(self.size).encode())
@@ -174,6 +178,20 @@ class _Scan:
             if name in self.reserved:
                 raise UserError(f"{source.name}: column {name!r} is one that the run itself writes; rename it")
 
+    def _check_subjects(self, source: Source, section: CorpusConfig, types: dict[str, pa.DataType]) -> None:
+        if section.subjects is None:
+            return
+        kind = types.get(section.subjects)
+        if kind is None:
+            has = ", ".join(types) or "none beside the prompt"
+            raise UserError(f"corpus.subjects: {source.name} has no column {section.subjects!r}; its columns are {has}")
+        text = kind.value_type if pa.types.is_list(kind) else kind
+        if not (pa.types.is_string(text) or pa.types.is_null(text)):
+            raise UserError(
+                f"corpus.subjects: column {section.subjects!r} of {source.name} holds {kind}; "
+                "list the subjects as text, such as cat,dog, or as lists of text"
+            )
+
     def _hash(self, name: str | None, values: Sequence[Any]) -> None:
         self.hashes.setdefault(name, _ColumnHash()).add(values, self.size)
 
@@ -198,6 +216,12 @@ class _ColumnHash:
     def _pad(self, rows: int) -> None:
         self.sha256.update(b"null," * (rows - self.rows))
         self.rows = rows
+
+
+def subject_list(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The subjects a column's value names: a list of them, or text with commas between."""
+    names = value.split(",") if isinstance(value, str) else value or ()
+    return tuple(name.strip() for name in names if name and name.strip())
 
 
 def _first(batches: Iterator[Batch], size: int | None) -> Iterator[Batch]:

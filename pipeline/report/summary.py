@@ -41,7 +41,8 @@ class Change:
 class Summary:
     """The figures of a run; ``None`` where no row has any.
 
-    ``curve[r]`` is the mean best score after round r; a row that stopped earlier counts with its best.
+    ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best, and a preview
+    counts for nothing until it is made again at full T.
     ``noise_norm`` (‖z_T‖/√D) and ``noise_std`` are means over the kept noises; both are 1 under N(0, I).
     """
 
@@ -62,7 +63,7 @@ class Summary:
 def columns(judges: Iterable[str]) -> list[str]:
     """The columns that :func:`summarise` reads; no images among them."""
     pairs = (f"judge_{judge}{suffix}" for judge in judges for suffix in ("_initial", ""))
-    return ["score_initial", "score", "scores", "rounds", "stop_reason", "noise", *pairs]
+    return ["score_initial", "score", "scores", "steps", "rounds", "stop_reason", "noise", *pairs]
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], judges: list[str]) -> Summary:
@@ -78,7 +79,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], judges: list[str]) -> Summary:
         rounds.append(row["rounds"])
         noises.append((row["noise"]["norm"], row["noise"]["std"]))
         reasons[row["stop_reason"]] += 1
-        curve.add(row["scores"])
+        curve.add(zip(row["scores"], row["steps"], strict=True))
         for judge, pairs in judged.items():
             pair = (row[f"judge_{judge}_initial"], row[f"judge_{judge}"])
             if None not in pair:
@@ -173,8 +174,11 @@ class _Curve:
         self._live: list[float] = []  # sum of best-so-far over the rows that had this round
         self._ended: list[float] = []  # sum of the bests of the rows whose last round this was
 
-    def add(self, scores: Iterable[float]) -> None:
-        bests = list(itertools.accumulate(scores, max))
+    def add(self, images: Iterable[tuple[float, int]]) -> None:
+        """A row's images as (score, sampler steps); the first image has full T."""
+        scores, steps = zip(*images, strict=True)
+        full = (score if step == steps[0] else 0.0 for score, step in zip(scores, steps, strict=True))
+        bests = list(itertools.accumulate(full, max))
         grow = len(bests) - len(self._live)
         self._live += [0.0] * grow
         self._ended += [0.0] * grow

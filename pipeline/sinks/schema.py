@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Mapping
@@ -20,13 +21,16 @@ RECIPE = pa.struct(
         ("method", pa.string()),
         ("seed", pa.int64()),
         ("shape", pa.list_(pa.int32())),
+        ("rounds", pa.list_(pa.int32())),
         ("gammas", pa.list_(pa.float64())),
         ("indices", pa.list_(pa.int32())),
         ("candidates", pa.int32()),
+        ("steps", pa.int32()),
         ("batch_size", pa.int32()),
         ("digest", pa.string()),
     ]
 )
+NOISE_BYTES = "noise_fp16"
 NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks")])
 
 
@@ -42,12 +46,15 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
             ("score", pa.float64()),
             ("score_initial", pa.float64()),
             ("scores", pa.list_(pa.float64())),
+            ("steps", pa.list_(pa.int32())),
+            ("evaluations", pa.list_(pa.float64())),
             ("rounds", pa.int32()),
             ("stop_reason", pa.string()),
             *((name, pa.float64()) for name in judges),
             ("seed", pa.int64()),
             ("recipe", RECIPE),
             ("noise", NOISE),
+            *((NOISE_BYTES, pa.binary()) for _ in range(config.stores_noise)),
             *((name, pa.string()) for name in Provenance.__dataclass_fields__),
             ("width", pa.int32()),
             ("height", pa.int32()),
@@ -57,8 +64,8 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
 
 
 def reserved_columns(config: RunConfig) -> frozenset[str]:
-    """Names that a corpus column cannot have, whichever images this run keeps."""
-    return frozenset(row_schema(config, pa.schema([])).names) | set(IMAGES)
+    """Names that a corpus column cannot have, whichever images and noises this run keeps."""
+    return frozenset(row_schema(config, pa.schema([])).names) | {*IMAGES, NOISE_BYTES}
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
@@ -86,8 +93,9 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         ValueError: the run keeps first images and this result has none.
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
-    if "image_initial" in schema.names and not result.image_initial:
-        raise ValueError(f"row {result.row.id} comes without its first image, which this run keeps")
+    for column, value in (("image_initial", result.image_initial), (NOISE_BYTES, result.noise_fp16)):
+        if column in schema.names and not value:
+            raise ValueError(f"row {result.row.id} comes without its {column}, which this run keeps")
     row: dict[str, Any] = {
         "id": result.row.id,
         "prompt": result.row.prompt,
@@ -96,11 +104,14 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         "score": result.score,
         "score_initial": result.score_initial,
         "scores": result.scores,
+        "steps": result.steps,
+        "evaluations": result.evaluations,
         "rounds": result.rounds,
         "stop_reason": result.stop_reason,
         "seed": result.seed,
         "recipe": asdict(result.recipe),
         "noise": asdict(result.noise),
+        NOISE_BYTES: result.noise_fp16,
         "width": result.width,
         "height": result.height,
         **asdict(provenance),
@@ -125,9 +136,9 @@ def with_features(schema: pa.Schema) -> pa.Schema:
 def sample_json(row: Mapping[str, Any]) -> bytes:
     """A row's columns other than prompt and images as one JSON object, the same keys in every row.
 
-    Values without a JSON form become text (dates, decimals); numbers that are not finite become null. The recipe is
-    text too, being JSON itself: where the first image was kept its lists are empty, and ``datasets``, which infers
-    types from the first five samples, would take them for lists of nothing and fail at the sixth.
+    Values without a JSON form become text (dates, decimals; bytes as base64); numbers that are not finite become null.
+    The recipe is text too, being JSON itself: where the first image was kept its lists are empty, and ``datasets``,
+    which infers types from the first five samples, would take them for lists of nothing and fail at the sixth.
     """
     columns = {name: _json(value) for name, value in row.items() if name not in ("prompt", *IMAGES)}
     if "recipe" in columns:
@@ -138,6 +149,8 @@ def sample_json(row: Mapping[str, Any]) -> bytes:
 def from_sample_json(text: bytes) -> dict[str, Any]:
     """What :func:`sample_json` wrote; dates and decimals stay text."""
     columns = json.loads(text)
+    if NOISE_BYTES in columns:
+        columns[NOISE_BYTES] = base64.b64decode(columns[NOISE_BYTES])
     return columns | {"recipe": json.loads(columns["recipe"])}
 
 
@@ -146,6 +159,8 @@ def _json(value: Any) -> Any:
         return {name: _json(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_json(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -35,12 +35,14 @@ def result(index: int) -> Result:
         width=64,
         height=64,
         scores=(0.25, 0.5, 0.75),
+        steps=(2, 2, 2),
+        evaluations=(2.0, 2.0, 2.0),
         score=0.75,
         rounds=2,
         stop_reason="rounds",
         judges={"eye": (0.0, 1.0)},
         seed=7,
-        recipe=Recipe("noise_diffusion", 7, (4, 16, 16), (0.5, 0.3), (3, 9), 50, 1, "00"),
+        recipe=Recipe("noise_diffusion", 7, (4, 16, 16), (1, 2), (0.5, 0.3), (3, 9), 50, 2, 1, "00"),
         noise=NoiseStats(0.0, 1.0, 1.0, 0.01),
     )
 

@@ -20,6 +20,7 @@ unit = st.floats(0, 1)
 def row(scores: list[float], **changes: Any) -> dict[str, Any]:
     noise = {"mean": 0.0, "std": 1.0, "norm": 1.0, "ks": 0.01}
     base = {"scores": scores, "score_initial": scores[0], "score": max(scores), "rounds": len(scores) - 1}
+    base["steps"] = [20] * len(scores)
     return base | {"stop_reason": "rounds", "noise": noise} | changes
 
 
@@ -107,6 +108,11 @@ def test_nominal_95_percent_intervals_cover_the_truth_about_95_percent_of_the_ti
     trials = np.random.default_rng(6).beta(0.6, 1.4, size=(200, 40))
     covered = sum(one.low <= truth <= one.high for (one,) in (estimates(trial[None]) for trial in trials))
     assert 0.89 <= covered / 200 <= 0.985
+
+
+def test_a_preview_counts_in_the_curve_only_once_it_is_made_again() -> None:
+    previewed = row([0.2, 0.9, 0.7, 0.6], steps=[20, 5, 5, 20], score=0.6)
+    assert summarise([previewed], []).curve == (0.2, 0.2, 0.2, 0.6)
 
 
 def test_the_same_rows_give_the_same_summary() -> None:

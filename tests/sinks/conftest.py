@@ -38,12 +38,14 @@ def result(row: Row, score: float = 0.75) -> Result:
         width=8,
         height=6,
         scores=scores,
+        steps=(2, 2),
+        evaluations=(2.0, 2.0),
         score=score,
         rounds=1,
         stop_reason="rounds",
         judges={"eye": (None, 0.1 + 0.2)},
         seed=2**63 - 1,
-        recipe=Recipe("noise_diffusion", 7, (4, 8, 8), (0.1 + 0.2,), (row.index,), 50, 8, "00ff"),
+        recipe=Recipe("noise_diffusion", 7, (4, 8, 8), (1,), (0.1 + 0.2,), (row.index,), 50, 2, 8, "00ff"),
         noise=NoiseStats(0.01, 1.0, 1.0, 1 / 3),
     )
 

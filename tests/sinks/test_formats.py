@@ -26,13 +26,14 @@ from pipeline.errors import UserError
 from pipeline.prompts.columns import plain_type
 from pipeline.records import Row
 from pipeline.sinks import read_rows, shards
+from pipeline.sinks.reader import read_tar
 from pipeline.sinks.schema import column_types, row_schema, sample_json, to_table
 from tests.sinks.conftest import PROVENANCE, Run, png, result
 
 # fmt: off
 COLUMNS = [
     "id", "prompt", "image", "image_initial", "score", "score_initial",
-    "scores", "rounds", "stop_reason", "judge_eye_initial", "judge_eye", "seed",
+    "scores", "steps", "evaluations", "rounds", "stop_reason", "judge_eye_initial", "judge_eye", "seed",
     "recipe", "noise", "optimizer", "generator", "generator_revision", "scorer",
     "scorer_revision", "readout", "width", "height", "topic", "n",
 ]
@@ -76,13 +77,24 @@ class TestParquet:
             "method": "noise_diffusion",
             "seed": 7,
             "shape": [4, 8, 8],
+            "rounds": [1],
             "gammas": [0.1 + 0.2],
             "indices": [1],
             "candidates": 50,
+            "steps": 2,
             "batch_size": 8,
             "digest": "00ff",
         }
         assert row["noise"]["ks"] == 1 / 3
+
+    def test_a_stored_noise_is_in_both_forms(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(2, optimizer={"method": "pgd"})
+        writer = run.writer()
+        for row in run.rows:
+            writer.put(replace(result(row), noise_fp16=bytes([row.index, 255, 0])))
+        assert load("parquet", run.dir)["noise_fp16"] == [b"\x00\xff\x00", b"\x01\xff\x00"]
+        (tar,) = (run.dir / "data").glob("*.tar")
+        assert [row["noise_fp16"] for row in read_tar(tar, ["noise_fp16"])] == [b"\x00\xff\x00", b"\x01\xff\x00"]
 
     def test_layout_is_that_of_datasets_own_writer(self, make_run: Callable[..., Run], tmp_path: Path) -> None:
         ours = make_run(4).write_all().dir / "data" / "train-00000-of-00001.parquet"

@@ -219,8 +219,13 @@ class TestWriter:
 
     def test_a_result_without_its_first_image_is_an_error(self, make_run: Callable[..., Run]) -> None:
         run = make_run()
-        with pytest.raises(ValueError, match="without its first image"):
+        with pytest.raises(ValueError, match="without its image_initial"):
             run.writer().put(replace(result(run.rows[0]), image_initial=None))
+
+    def test_a_result_without_the_noise_no_recipe_rebuilds_is_an_error(self, make_run: Callable[..., Run]) -> None:
+        run = make_run(optimizer={"method": "pgd"})
+        with pytest.raises(ValueError, match="without its noise_fp16"):
+            run.writer().put(result(run.rows[0]))
 
     def test_a_run_of_another_size_is_an_error(self, make_run: Callable[..., Run]) -> None:
         run = make_run()

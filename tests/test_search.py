@@ -1,0 +1,142 @@
+"""One row's search: what it keeps, what it makes next, when it stops, and that its recipe leads to what it kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import RunConfig
+from pipeline.noise import NoiseKey, digest, replay, statistics
+from pipeline.optimizers import Feedback, build_optimizer
+from pipeline.records import Result, Row
+from pipeline.search import RowSearch, Step
+
+SHAPE = (2, 4, 4)
+T = 10
+ROW = Row(3, "00000003-abcdef01", "a cat")
+
+
+def config(**optimizer: Any) -> RunConfig:
+    plain = {"method": "random_diffusion"} | optimizer
+    return RunConfig.model_validate(
+        {"corpus": {"source": "x"}, "generators": {"steps": T}, "optimizer": plain, "seed": 9}
+    )
+
+
+def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch, dict[int, torch.Tensor], Result]:
+    """Search with made-up scores, holding only the noises that the search says it needs."""
+    search, optimizer = RowSearch(ROW, settings), build_optimizer(settings.optimizer)
+    memories: dict[int, torch.Tensor] = {}
+    every: dict[int, torch.Tensor] = {}
+    rest = iter(scores)
+    while not search.finished:
+        turn = search.begin()
+        assert search.begin() is turn
+        gamma, index, key = 1.0, 0, NoiseKey(settings.seed, ROW.id, turn.round)
+        if turn.parent is None:
+            memory = key.draw(0, SHAPE)[None]
+        elif turn.again:
+            memory = memories[turn.parent]
+        else:
+            feedback = Feedback(search.scores[turn.parent], torch.ones(SHAPE), 1.0)
+            proposal = optimizer.propose(memories[turn.parent], feedback, key)
+            memory, gamma, index = proposal.memory, proposal.gamma, proposal.index
+        memories[search.pending] = every[search.pending] = memory
+        search.made(Step(gamma, index, statistics(memory[0]), digest(memory[0]), 1, turn.steps))
+        search.scored(next(rest))
+        memories = {image: value for image, value in memories.items() if image in search.needed()}
+    return search, every, search.result(SHAPE, (8, 8), {})
+
+
+unit = st.floats(0, 1, exclude_max=True)
+walks = st.fixed_dictionaries(
+    {"rounds": st.integers(0, 12)},
+    optional={
+        "move_from": st.sampled_from(["latest", "best"]),
+        "target_score": st.floats(0.5, 1),
+        "patience": st.integers(1, 5),
+        "preview": st.fixed_dictionaries({"steps": st.integers(1, T - 1), "keep": st.integers(1, 3)}),
+        "unet_evaluations": st.integers(4 * T, 12 * T),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(walk=walks, scores=st.lists(unit, min_size=60, max_size=60))
+def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there(
+    walk: dict[str, Any], scores: list[float]
+) -> None:
+    run = config(**walk)
+    search, memories, result = drive(run, scores)
+    made = scores[: len(result.scores)]
+    full = [score for score, steps in zip(made, result.steps, strict=True) if steps == T]
+    assert result.scores == tuple(made)
+    assert result.score == max(full)
+    assert result.scores[search.kept] == result.score
+    assert result.recipe.steps == T
+    assert torch.equal(replay(result.recipe, ROW.id), memories[search.kept][0])
+    assert result.recipe.digest == digest(memories[search.kept][0])
+    assert result.rounds <= run.optimizer.rounds
+    if run.optimizer.unet_evaluations and run.optimizer.target_score is None:
+        assert sum(result.evaluations) <= run.optimizer.unet_evaluations
+
+
+@settings(max_examples=100, deadline=None)
+@given(keep=st.integers(1, 3), rounds=st.integers(1, 8), scores=st.lists(unit, min_size=20, max_size=20))
+def test_the_best_previews_are_made_again_at_full_steps(keep: int, rounds: int, scores: list[float]) -> None:
+    search, memories, result = drive(config(rounds=rounds, preview={"steps": 3, "keep": keep}), scores)
+    assert result.steps == (T, *[3] * rounds, *[T] * min(keep, rounds))
+    best = sorted(range(1, rounds + 1), key=lambda image: -scores[image])[:keep]
+    again = [turn.parent for turn in search.turns if turn.again]
+    assert again == best
+    for image, turn in enumerate(search.turns):
+        if turn.parent is not None and turn.again:
+            assert torch.equal(memories[image], memories[turn.parent])
+    assert result.rounds == rounds
+
+
+def test_a_preview_that_only_seemed_to_reach_the_target_lets_the_search_go_on() -> None:
+    scores = [0.2, 0.95, 0.4, 0.3, 0.97, 0.93]
+    _, _, result = drive(config(rounds=9, target_score=0.9, preview={"steps": 3}), scores)
+    assert result.steps == (T, 3, T, 3, 3, T)
+    assert (result.stop_reason, result.score, result.rounds) == ("target", 0.93, 3)
+
+
+def test_the_search_moves_on_from_the_latest_noise_or_from_the_best() -> None:
+    scores = [0.5, 0.2, 0.7, 0.6, 0.1]
+    latest, _, _ = drive(config(rounds=4), scores)
+    assert [turn.parent for turn in latest.turns] == [None, 0, 1, 2, 3]
+    best, _, _ = drive(config(rounds=4, move_from="best"), scores)
+    assert [turn.parent for turn in best.turns] == [None, 0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scores", "reason", "rounds"),
+    [
+        ({"rounds": 3}, [0.1, 0.2, 0.3, 0.4], "rounds", 3),
+        ({"rounds": 9, "target_score": 0.8}, [0.1, 0.85], "target", 1),
+        ({"rounds": 9}, [0.1, 1.0], "perfect", 1),
+        ({"rounds": 9, "patience": 2}, [0.1, 0.3, 0.2, 0.3], "patience", 3),
+        ({"rounds": 9, "unet_evaluations": 35}, [0.1, 0.3, 0.2], "budget", 2),
+        ({"rounds": 9, "unet_evaluations": 35, "preview": {"steps": 4}}, [0.1] * 5, "budget", 3),
+        ({"method": "none"}, [0.1], "rounds", 0),
+    ],
+)
+def test_why_a_search_stops(optimizer: dict[str, Any], scores: list[float], reason: str, rounds: int) -> None:
+    _, _, result = drive(config(**optimizer), scores)
+    assert (result.stop_reason, result.rounds) == (reason, rounds)
+    assert len(result.scores) == len(scores)
+
+
+def test_an_image_made_again_after_a_failure_replaces_the_first_attempt() -> None:
+    search = RowSearch(ROW, config(rounds=1))
+    for batch_size in (8, 1):
+        search.begin()
+        search.made(Step(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T))
+    search.scored(0.5)
+    assert [step.batch_size for step in search.steps] == [1]
+    assert search.begin().round == 1
