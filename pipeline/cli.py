@@ -117,8 +117,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     corpus = open_corpus(settings)
     done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
-    images = corpus.size * (optimizer.rounds + 1)
-    evaluations = images * generators.steps * (2 if generators.guidance_scale > 1 else 1)
+    images, evaluations = (corpus.size * most for most in settings.most_per_row())
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
@@ -132,7 +131,8 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
             f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True)
         )
         or "none",
-        "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds",
+        "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds"
+        + (f" of {optimizer.preview.steps} steps" if optimizer.preview else ""),
         "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
         f"{scorers.count} scorers ({scorers.num_gpus:g} GPU, {scorers.num_cpus:g} CPU each)",
         "at most": f"{images:,} images, {evaluations:,} U-Net evaluations",

@@ -308,6 +308,15 @@ class RunConfig(_Section):
         """Whether rows carry their noise, since no recipe rebuilds it."""
         return self.output.noise and not self.optimizer.folds
 
+    def most_per_row(self) -> tuple[int, int]:
+        """Images, and U-Net evaluations of the plain sampler, that one row can take at most."""
+        method, steps, budget = self.optimizer, self.generators.steps, self.optimizer.unet_evaluations
+        keep, search = (method.preview.keep, method.preview.steps) if method.preview else (0, steps)
+        rounds = method.rounds if budget is None else min(method.rounds, (budget - steps * (1 + keep)) // search)
+        again = rounds if keep and method.target_score is not None else min(keep, rounds)
+        most = steps * (1 + again) + rounds * search
+        return 1 + rounds + again, most if budget is None else min(most, budget)
+
     def semantic(self) -> dict[str, Any]:
         """The fields that decide what is made, as dotted key → JSON value."""
         flat = flatten(self.model_dump(mode="json"))

@@ -53,7 +53,8 @@ class RowSearch:
     kept: int = 0
     base: int = 0
     stop_reason: str | None = None
-    _again: list[int] = field(default_factory=list)
+    _held: list[int] = field(default_factory=list)  # the best previews so far, best first
+    _again: list[int] = field(default_factory=list)  # those now being made again
 
     @property
     def rounds(self) -> int:
@@ -96,19 +97,24 @@ class RowSearch:
         elif self._moves_from_latest or score > self.scores[self.base]:
             self.base = image
         if turn.again:
-            self._again.pop(0)
-            if not self._again and self.stop_reason in ("perfect", "target") and not self._reached(self.scores[image]):
+            self._held.remove(self._again.pop(0))
+            if (
+                not self._again
+                and self.stop_reason in ("perfect", "target")
+                and not self._reached(self.scores[self.kept])
+            ):
                 self.stop_reason = self._why_stop()
         else:
+            self._hold(image)
             self.stop_reason = self._why_stop()
-        if self.stop_reason is not None and not turn.again:
-            self._again = self._best_previews()
+            if self.stop_reason is not None:
+                self._again = list(self._held)
         return kept
 
     def needed(self) -> set[int]:
         """Images whose noise a later turn may start from, or whose noise is to be stored."""
         stored = {self.kept} if self.config.stores_noise else set()
-        return {self.base, self.pending - 1, *stored, *self._best_previews(), *self._again}
+        return {self.base, self.pending - 1, *stored, *self._held}
 
     def result(
         self, shape: tuple[int, ...], size: tuple[int, int], judges: dict[str, tuple[float | None, float | None]]
@@ -170,14 +176,11 @@ class RowSearch:
             return Turn(self.turns[preview].round, preview, self.config.generators.steps, again=True)
         return Turn(self.rounds + 1, self.base, self._search_steps)
 
-    def _best_previews(self) -> list[int]:
-        """The previews to make again when the search stops, best first."""
+    def _hold(self, image: int) -> None:
+        """Hold a preview that is among the best."""
         preview = self.config.optimizer.preview
-        if preview is None:
-            return []
-        done = {turn.parent for turn in self.turns if turn.again}
-        images = [i for i in range(len(self.scores)) if not self._full(i) and i not in done]
-        return sorted(images, key=lambda image: -self.scores[image])[: preview.keep]
+        if preview is not None and not self._full(image):
+            self._held = sorted([*self._held, image], key=lambda held: -self.scores[held])[: preview.keep]
 
     def _reached(self, score: float) -> bool:
         target = self.config.optimizer.target_score

@@ -41,7 +41,7 @@ def train(
     """Train all stages in order and write ``sd``, ``vlm`` and ``judge`` below ``out``.
 
     Args:
-        scale: multiplies every stage's steps (1 is what the shipped weights' card states).
+        scale: multiplies every stage's steps, and below 1 its scenes and samples too, for a trial of the whole chain.
         stages: which to train; the others are read from their finished checkpoints.
     """
     unknown = set(stages) - set(STAGES)
@@ -63,7 +63,10 @@ def train(
     save_judge(out / "judge", judge)
     vlm = vlm_stage.train(seed, checkpoints, vae, plan(vlm_stage.PLAN), log)
     save_vlm(out / "vlm", vlm)
-    painter = sd_stage.train(seed, checkpoints, vae, plan(sd_stage.PLAN), log)
+    share = min(1.0, scale)
+    scenes = max(100, round(sd_stage.SCENES * share))
+    painter = sd_stage.train(seed, checkpoints, vae, plan(sd_stage.PLAN), log, scenes)
     save_sd(out / "sd", vae, painter.unet, painter.text)
-    vlm = refine_stage.train(seed, checkpoints, vae, judge, out / "sd", vlm, plan(refine_stage.PLAN), log)
+    samples = max(100, round(refine_stage.SAMPLES * share))
+    vlm = refine_stage.train(seed, checkpoints, vae, judge, out / "sd", vlm, plan(refine_stage.PLAN), log, samples)
     save_vlm(out / "vlm", vlm)

@@ -1,7 +1,12 @@
-"""Training the diffusion model: v-prediction on encoded scenes, min-SNR weights (arXiv 2303.09556), text jointly.
+"""Training the diffusion model: v-prediction on encoded scenes, text jointly.
 
 A short training leaves errors of a few per cent everywhere. With noise prediction the first denoising steps multiply
 them by 1/√ᾱ (about 14), and pictures drown; with v-prediction (arXiv 2202.00512) no step amplifies them.
+
+What a picture shows is decided where the signal is weakest: at an SNR of 0.01 the objects of an 8×8 latent can already
+be told. So the error of v counts in full up to an SNR of :data:`SNR_CAP` − 1, and less only above, where min-SNR
+weights (arXiv 2303.09556) cap it too. Min-SNR weights proper scale with the SNR below the cap: 1,725 steps of them
+left a relation prompt satisfied in 5 % of images; 1,400 steps more of these weights, in 27 %.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from .data import pictures
 from .loop import Plan, fit
 
 PLAN = Plan("sd", steps=6000, batch=64, lr=1e-3, warmup=200, ema=0.998)
-SCENES = 40_000
+SCENES = 64_000
 CAPTIONS = 3
 DROPOUT = 0.1
 SNR_CAP = 5.0
@@ -71,7 +76,7 @@ def train(
     scheduler = new_scheduler()
     signal = scheduler.alphas_cumprod
     ratio = signal / (1 - signal)
-    weights = ratio.clamp(max=SNR_CAP) / (ratio + 1)
+    weights = (ratio + 1).clamp(max=SNR_CAP) / (ratio + 1)
     empty = text_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
 
     def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
@@ -80,7 +85,7 @@ def train(
         ids = captions[rows, torch.randint(captions.shape[1], (plan.batch,))]
         ids = torch.where(torch.rand(plan.batch, 1) < DROPOUT, empty, ids)
         noise = torch.randn_like(clean)
-        t = torch.randint(1000, (plan.batch,))
+        t = ((torch.arange(plan.batch) + torch.rand(plan.batch)) * 1000 / plan.batch).long()  # one in each stretch
         noisy = scheduler.add_noise(clean, noise, t)
         predicted = painter.unet(noisy, t, painter.text(ids).last_hidden_state).sample
         error = (predicted - scheduler.get_velocity(clean, noise, t)).square().mean((1, 2, 3))
