@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,12 +29,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Change:
-    """What one scorer said of the first and the kept images of ``rows`` rows. ``gain`` is paired: kept − first."""
+    """What one scorer said of the first and the kept images of ``rows`` rows. ``gain`` is paired: kept − first.
+
+    ``agreement`` is a judge's alone: the shares of first and of kept images where it and the steering score are on
+    the same side of 0.5. Where the second falls behind the first, the search has fooled the scorer.
+    """
 
     rows: int
     first: Estimate
     kept: Estimate
     gain: Estimate
+    agreement: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,11 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, ready for JSON."""
-        return asdict(self) | {"curve": list(self.curve)}
+        plain = asdict(self) | {"curve": list(self.curve)}
+        for change in (plain["score"], *plain["judges"].values()):
+            if change and change["agreement"]:
+                change["agreement"] = list(change["agreement"])
+        return plain
 
 
 def columns(judges: Iterable[str]) -> list[str]:
@@ -70,6 +79,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], judges: list[str]) -> Summary:
     """One pass over ``rows`` (see :func:`columns`); scores in [0, 1], judge scores may be null."""
     steering: list[tuple[float, float]] = []
     judged: dict[str, list[tuple[float, float]]] = {judge: [] for judge in judges}
+    agreed: dict[str, list[tuple[bool, bool]]] = {judge: [] for judge in judges}
     rounds: list[int] = []
     noises: list[tuple[float, float]] = []
     reasons: Counter[str] = Counter()
@@ -84,11 +94,13 @@ def summarise(rows: Iterable[Mapping[str, Any]], judges: list[str]) -> Summary:
             pair = (row[f"judge_{judge}_initial"], row[f"judge_{judge}"])
             if None not in pair:
                 pairs.append(pair)
+                first, kept = ((score > 0.5) == (said > 0.5) for score, said in zip(steering[-1], pair, strict=True))
+                agreed[judge].append((first, kept))
     norm, std = np.mean(noises, axis=0).tolist() if noises else (None, None)
     return Summary(
         rows=len(steering),
         score=_change(steering),
-        judges={judge: _change(pairs) for judge, pairs in judged.items()},
+        judges={judge: _change(pairs, agreed[judge]) for judge, pairs in judged.items()},
         mean_rounds=float(np.mean(rounds)) if rounds else None,
         stop_reasons=dict(reasons.most_common()),
         noise_norm=norm,
@@ -156,14 +168,19 @@ def notes(summary: Summary) -> list[str]:
     for name, change in summary.judges.items():
         if change is not None and change.rows < summary.rows:
             lines.append(f"Judge {name} could read {change.rows} of {summary.rows} rows.")
+        if change is not None and change.agreement is not None:
+            first, kept = change.agreement
+            lines.append(f"Judge {name} and the VQA score agree on {first:.1%} of first and {kept:.1%} of kept images.")
     return lines
 
 
-def _change(pairs: list[tuple[float, float]]) -> Change | None:
+def _change(pairs: list[tuple[float, float]], agreed: Sequence[tuple[bool, bool]] = ()) -> Change | None:
     if not pairs:
         return None
-    first, kept = np.asarray(pairs, dtype=np.float64).T
-    return Change(len(pairs), *estimates(np.stack([first, kept, kept - first])))
+    initial, final = np.asarray(pairs, dtype=np.float64).T
+    first, kept, gain = estimates(np.stack([initial, final, final - initial]))
+    shares = np.mean(agreed, axis=0).tolist() if agreed else None
+    return Change(len(pairs), first, kept, gain, shares and (shares[0], shares[1]))
 
 
 class _Curve:

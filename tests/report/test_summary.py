@@ -115,6 +115,20 @@ def test_a_preview_counts_in_the_curve_only_once_it_is_made_again() -> None:
     assert summarise([previewed], []).curve == (0.2, 0.2, 0.2, 0.6)
 
 
+def test_agreement_counts_the_images_that_scorer_and_judge_see_alike() -> None:
+    rows = [
+        row([0.1, 0.9], judge_eye_initial=0.0, judge_eye=1.0),
+        row([0.1, 0.9], judge_eye_initial=0.0, judge_eye=0.0),
+        row([0.2, 0.4], judge_eye_initial=1.0, judge_eye=0.0),
+        row([0.7, 0.8], judge_eye_initial=None, judge_eye=0.0),
+    ]
+    summary = summarise(rows, ["eye"])
+    change = summary.judges["eye"]
+    assert change is not None
+    assert change.agreement == (2 / 3, 2 / 3)
+    assert "agree on 66.7% of first and 66.7% of kept images" in " ".join(rendered(summary).split())
+
+
 def test_the_same_rows_give_the_same_summary() -> None:
     rows = [row([score, 1.0]) for score in (0.1, 0.5, 0.7)]
     assert summarise(rows, []) == summarise(rows, [])
