@@ -1,0 +1,163 @@
+"""Attend-and-Excite: latents moved during sampling so that every subject is attended to.
+
+Chefer et al., *Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models* (SIGGRAPH 2023,
+arXiv 2301.13826). Where we differ from the authors' code: the U-Net reads latents as the scheduler scales them, and no
+latent is refined at a threshold that lies beyond the share of the steps that update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config import AttendAndExciteConfig, GeneratorConfig
+from pipeline.generators.attention import (
+    MapSize,
+    RowTokens,
+    attention_losses,
+    evaluations,
+    find_tokens,
+    pipeline_map_size,
+)
+
+
+def step_sizes(config: AttendAndExciteConfig, count: int) -> list[float]:
+    """α_t = step·√r for each of ``count`` sampler steps, r falling linearly from 1 to ½."""
+    return [config.step * math.sqrt(float(share)) for share in torch.linspace(1.0, 0.5, count, dtype=torch.float64)]
+
+
+def required_attention(config: AttendAndExciteConfig, count: int) -> dict[int, float]:
+    """Sampler step → the attention every subject must reach there; the larger where two shares fall on one step."""
+    required: dict[int, float] = {}
+    for share, attention in config.thresholds.items():
+        step = round(share * count)
+        required[step] = max(attention, required.get(step, 0.0))
+    return required
+
+
+class Excitation:
+    """The latent updates of one batch: z_t ← z_t − α_t·∇loss, repeated where a threshold is not reached.
+
+    ``steps`` is the number of sampler steps that update; ``passes`` counts every row's forward and backward passes for
+    attention. Rows without subjects are left alone.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        embeddings: Tensor,
+        tokens: Sequence[RowTokens],
+        size: MapSize,
+        config: AttendAndExciteConfig,
+    ) -> None:
+        self._unet, self._scheduler = unet, scheduler
+        self._embeddings, self._tokens, self._size = embeddings, tokens, size
+        self._refinements = config.refinements
+        self._timesteps = scheduler.timesteps
+        self._step_sizes = step_sizes(config, len(self._timesteps))
+        self._required = required_attention(config, len(self._timesteps))
+        self.steps = round(config.until * len(self._timesteps))
+        self.passes = [0] * len(tokens)
+
+    def __call__(self, latents: Tensor, step: int) -> Tensor:
+        """The latents ``[B, C, H, W]`` to denoise at ``step``; those given where no update is due."""
+        rows = [row for row, found in enumerate(self._tokens) if found.subjects]
+        if step >= self.steps or not rows:
+            return latents
+        size = self._step_sizes[step]
+        moved = latents.detach().clone()
+        loss, gradient = torch.zeros(len(latents), device=latents.device), torch.zeros_like(latents)
+        loss[rows], gradient[rows] = self._respond(moved, step, rows)
+        for _ in range(self._refinements):
+            short = (loss > 1 - self._required.get(step, 0.0)).tolist()
+            rows = [row for row in rows if short[row]]
+            if not rows:
+                break
+            moved[rows] -= size * gradient[rows]
+            loss[rows], gradient[rows] = self._respond(moved, step, rows)
+        return moved - size * gradient
+
+    def _respond(self, latents: Tensor, step: int, rows: list[int]) -> tuple[Tensor, Tensor]:
+        for row in rows:
+            self.passes[row] += 1
+        timestep, tokens = self._timesteps[step], [self._tokens[row] for row in rows]
+        with torch.enable_grad():
+            asked = latents[rows].requires_grad_()
+            scaled = self._scheduler.scale_model_input(asked, timestep)
+            losses, _ = attention_losses(self._unet, scaled, timestep, self._embeddings[rows], tokens, self._size)
+            (gradient,) = torch.autograd.grad(losses.sum(), asked)
+        return losses.detach().float(), gradient
+
+
+def attend_and_excite(
+    pipe: Any,
+    prompts: list[str],
+    tokens: Sequence[RowTokens],
+    noise: Tensor,
+    size: MapSize,
+    config: AttendAndExciteConfig,
+    generator_config: GeneratorConfig,
+) -> tuple[Tensor, list[float]]:
+    """Denoise ``noise`` ``[B, C, H, W]`` into z_0, same shape, and count the U-Net evaluations of every row.
+
+    The sampling loop is the library's own: the first latents are moved before it starts and the others at its
+    callback after every step. So without updates the result is the library's.
+    """
+    options, device = generator_config, pipe.device
+    with torch.no_grad():
+        embeddings, negative = pipe.encode_prompt(
+            prompts, device, 1, options.guidance_scale > 1, [options.negative_prompt] * len(prompts)
+        )
+    pipe.scheduler.set_timesteps(options.steps, device=device)
+    sigma = pipe.scheduler.init_noise_sigma
+    excite = Excitation(pipe.unet, pipe.scheduler, embeddings, tokens, size, config)
+
+    def move(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"latents": excite(tensors["latents"], step + 1)}
+
+    height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
+    z_0 = pipe(
+        prompt_embeds=embeddings,
+        negative_prompt_embeds=negative,
+        latents=excite(noise.to(device, embeddings.dtype) * sigma, 0) / sigma,
+        height=height,
+        width=width,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        output_type="latent",
+        callback_on_step_end=move,
+    ).images
+    attention = [evaluations(options.guidance_scale, forwards=passes, backwards=passes) for passes in excite.passes]
+    return z_0, [options.steps + spent for spent in attention]
+
+
+class AttendAndExcite:
+    """Sampling with latent updates through a loaded ``StableDiffusionPipeline``, whose U-Net is frozen for it."""
+
+    def __init__(self, pipe: Any, config: AttendAndExciteConfig, generator_config: GeneratorConfig) -> None:
+        self._pipe = pipe
+        self._config = config
+        self._generator = generator_config
+
+    def sample(self, prompts: list[str], subjects: list[list[str]], noise: Tensor) -> tuple[Tensor, list[float]]:
+        """Denoise ``noise`` ``[B, C, H, W]`` ~ N(0, I) into z_0, float32 on the CPU, as a generator's ``sample`` does.
+
+        Args:
+            subjects: every prompt's, as the prompt writes them.
+
+        Returns:
+            z_0 and the U-Net evaluations of every row.
+
+        Raises:
+            UserError: the model has no such attention maps, or a subject is not in what is read of its prompt.
+        """
+        size = pipeline_map_size(self._pipe, self._config, noise.shape)
+        tokens = find_tokens(self._pipe.tokenizer, prompts, subjects)
+        self._pipe.unet.requires_grad_(False)
+        z_0, spent = attend_and_excite(self._pipe, prompts, tokens, noise, size, self._config, self._generator)
+        return z_0.float().cpu(), spent

@@ -1,0 +1,190 @@
+"""InitNO: an initial noise whose attention at the first step finds every subject, each in a place of its own.
+
+Guo et al., *InitNO: Boosting Text-to-Image Diffusion Models via Initial Noise Optimization* (CVPR 2024, arXiv
+2404.04650). Where we differ from the paper and its authors' code:
+
+- KL(N(μ, σ²) ‖ N(0, 1)) is bounded exactly, by scaling (μ, log σ²) towards 0, instead of by a penalty or by steps of
+  Adam on the divergence.
+- The noise returned is the best one that was evaluated. The code returns the noise after the last, unseen update, and
+  after five failed restarts spends fifty more steps on the best of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config import GeneratorConfig, InitNoConfig
+from pipeline.generators.attention import (
+    MapSize,
+    RowTokens,
+    attention_losses,
+    evaluations,
+    find_tokens,
+    pipeline_map_size,
+)
+from pipeline.noise import NoiseKey
+
+BISECTIONS = 40
+ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient hardly move
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Mean over elements of KL(N(μ, σ²) ‖ N(0, 1)) in nats, float64 ``[B]``, from ``[B, …]``."""
+    mean, log_variance = mean.double().flatten(1), log_variance.double().flatten(1)
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(1)
+
+
+def project(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Scale each row's (μ, log σ²) ``[B, …]`` by the largest factor in [0, 1] whose divergence is at most ``bound``.
+
+    The divergence grows along the ray from (0, 0), so bisection finds the factor. It is tested on the rounded values
+    that are returned, so they keep the bound exactly.
+    """
+
+    def fits(factor: Tensor) -> Tensor:
+        return divergence(factor * mean, factor * log_variance) <= bound
+
+    shape = (-1,) + (1,) * (mean.dim() - 1)
+    low, high = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
+    high = high + 1
+    low = torch.where(fits(high.view(shape)), high, low)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        inside = fits(middle.view(shape))
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return low.view(shape) * mean, low.view(shape) * log_variance
+
+
+def initno(
+    unet: Any,
+    scheduler: Any,
+    embeddings: Tensor,
+    tokens: Sequence[RowTokens],
+    draw: Callable[[int, int], Tensor],
+    size: MapSize,
+    config: InitNoConfig,
+    guidance_scale: float,
+) -> tuple[Tensor, list[float]]:
+    """Noises ``[B, C, H, W]`` float32 whose attention losses are low, and the U-Net evaluations of every row.
+
+    Per row, ``restarts`` times at most: z_T = μ + σ⊙ε with a fresh ε, Adam on μ and log σ² for ``steps`` updates of
+    response + conflict at the first timestep. A row is finished as soon as both losses are at their thresholds;
+    failing that, it takes the noise with the smallest sum. A row without subjects takes its first ε.
+
+    Args:
+        scheduler: with its timesteps set; its ``init_noise_sigma`` and ``scale_model_input`` are respected.
+        embeddings: the prompts' ``[B, L, E]``.
+        draw: (row, restart) → ε ``[C, H, W]`` float32.
+        guidance_scale: the sampler's, which says what share of an evaluation a forward is.
+    """
+    timestep = scheduler.timesteps[0]
+    noises = torch.stack([draw(row, 0) for row in range(len(tokens))]).to(embeddings.device)
+    best = [math.inf] * len(tokens)
+    spent = [0.0] * len(tokens)
+    unfinished = [row for row, found in enumerate(tokens) if found.subjects]
+    for restart in range(config.restarts):
+        if not unfinished:
+            break
+        rows = unfinished
+
+        def losses(noise: Tensor, places: list[int], rows: list[int] = rows) -> tuple[Tensor, Tensor]:
+            asked = [rows[place] for place in places]
+            latents = scheduler.scale_model_input(noise * scheduler.init_noise_sigma, timestep)
+            return attention_losses(unet, latents, timestep, embeddings[asked], [tokens[row] for row in asked], size)
+
+        drawn = torch.stack([draw(row, restart) for row in rows]).to(embeddings.device)
+        for row, trial in zip(rows, _optimise(losses, drawn, config), strict=True):
+            spent[row] += evaluations(guidance_scale, forwards=trial.forwards, backwards=trial.backwards)
+            if trial.met or trial.loss < best[row]:
+                best[row], noises[row] = trial.loss, trial.noise
+            if trial.met:
+                unfinished = [other for other in unfinished if other != row]
+    return noises, spent
+
+
+@dataclass
+class _Trial:
+    """What one restart of a row came to."""
+
+    noise: Tensor
+    loss: float = math.inf
+    met: bool = False
+    forwards: int = 0
+    backwards: int = 0
+
+
+def _optimise(
+    losses: Callable[[Tensor, list[int]], tuple[Tensor, Tensor]], drawn: Tensor, config: InitNoConfig
+) -> list[_Trial]:
+    """One restart of every row of ``drawn`` ``[B, C, H, W]``. Rows that have met the thresholds leave the batch."""
+    trials = [_Trial(noise) for noise in drawn]
+    mean, log_variance = (torch.zeros_like(drawn, requires_grad=True) for _ in range(2))
+    adam = torch.optim.Adam([mean, log_variance], lr=config.learning_rate, eps=ADAM_EPSILON)
+    places = list(range(len(drawn)))
+    for updates_left in range(config.steps, -1, -1):
+        with torch.set_grad_enabled(updates_left > 0):
+            noise = mean[places] + (0.5 * log_variance[places]).exp() * drawn[places]
+            response, conflict = losses(noise, places)
+            total = response + conflict
+        met = (response <= config.response_threshold) & (conflict <= config.conflict_threshold)
+        for place, candidate, loss, done in zip(places, noise.detach(), total.tolist(), met.tolist(), strict=True):
+            trial = trials[place]
+            trial.forwards += 1
+            if done or loss < trial.loss:
+                trial.noise, trial.loss, trial.met = candidate, loss, done
+        places = [place for place in places if not trials[place].met]
+        if not places or not updates_left:
+            break
+        mean.grad, log_variance.grad = torch.autograd.grad(total[~met].sum(), [mean, log_variance])
+        for place in places:
+            trials[place].backwards += 1
+        adam.step()
+        with torch.no_grad():
+            bounded = project(mean, log_variance, config.kl_bound)
+            mean.copy_(bounded[0])
+            log_variance.copy_(bounded[1])
+    return trials
+
+
+class InitNo:
+    """Initial noises of a loaded ``StableDiffusionPipeline``, whose U-Net is frozen for it."""
+
+    def __init__(self, pipe: Any, config: InitNoConfig, generator_config: GeneratorConfig) -> None:
+        self._pipe = pipe
+        self._config = config
+        self._generator = generator_config
+
+    def prepare(
+        self, prompts: list[str], subjects: list[list[str]], keys: list[NoiseKey], shape: tuple[int, ...]
+    ) -> tuple[Tensor, list[float]]:
+        """The noises ``[B, C, H, W]`` to start from, and the U-Net evaluations of every row.
+
+        Args:
+            subjects: every prompt's, as the prompt writes them.
+            keys: restart r of a row starts from its key's draw r.
+            shape: one row's latents, ``(C, H, W)``.
+
+        Returns:
+            float32 on the CPU, every value one that float16 holds, so that a stored float16 noise is the noise used.
+
+        Raises:
+            UserError: the model has no such attention maps, or a subject is not in what is read of its prompt.
+        """
+        pipe, device = self._pipe, self._pipe.device
+        size = pipeline_map_size(pipe, self._config, shape)
+        tokens = find_tokens(pipe.tokenizer, prompts, subjects)
+        pipe.unet.requires_grad_(False)
+        with torch.no_grad():
+            embeddings, _ = pipe.encode_prompt(prompts, device, 1, False)
+        pipe.scheduler.set_timesteps(self._generator.steps, device=device)
+        noise, spent = initno(
+            pipe.unet, pipe.scheduler, embeddings, tokens, lambda row, restart: keys[row].draw(restart, shape), size,
+            self._config, self._generator.guidance_scale,
+        )  # fmt: skip
+        return noise.half().float().cpu(), spent

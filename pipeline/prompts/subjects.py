@@ -1,0 +1,117 @@
+"""The things a prompt asks for, and where the text encoder's tokens name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.embedded import grammar
+from pipeline.errors import UserError
+
+_WORD = re.compile(r"([^\W\d_]+(?:[-'’][^\W\d_]+)*)(?!\w)|\w+|\S")  # the group is empty where it is no word
+_DETERMINERS = """a an the this that these those my your his her its our their some any each every another other
+    several many few both no one two three four five six seven eight nine ten dozen it he she they him them who which
+    what"""
+_PREPOSITIONS = """and or but nor while with without of in on under above below beneath underneath over at by near
+    beside behind between among around against along across through inside outside within into onto upon from to for
+    as like off up down out next front top bottom left right middle center centre foreground background towards"""
+_VERBS = """is are was were be has have had do does sit sits sat stand stands stood lie lies lay eat eats hold holds
+    held wear wears worn ride rides run runs walk walks look looks play plays flies jump jumps sleep sleeps dressed
+    parked seated made covered filled surrounded placed painted"""
+_VIEWS = """photo photograph picture image painting drawing illustration portrait render rendering sketch view shot
+    close-up closeup group pair couple bunch set pile stack lot number"""
+_ING_NOUNS = """painting drawing building ceiling clothing string wing king ring swing spring evening morning wedding
+    railing pudding earring awning crossing lightning dumpling duckling icing frosting rendering"""
+_BREAKS = frozenset(f"{_DETERMINERS} {_PREPOSITIONS} {_VERBS}".split())
+
+
+def find_subjects(prompt: str) -> list[str]:
+    """The nouns a prompt asks for, in lower case, in order, each once.
+
+    A prompt of the embedded world is parsed, and its nouns are exact. Any other is cut at punctuation, digits,
+    determiners, prepositions, connectives, common verbs and ``-ing`` words after a noun; the last word of every piece
+    is its head, and heads that only name a view or a quantity (``a photo of …``, ``a group of …``) are left out.
+    That is a heuristic for English captions without a tagger: it takes unknown verbs and style words (``highly
+    detailed``) for nouns, so a corpus whose prompts hold them should list its subjects in a column.
+    """
+    scene = grammar.parse(prompt)
+    heads = [phrase.noun for phrase in scene.phrases] if scene else _heads(prompt)
+    return list(dict.fromkeys(heads))
+
+
+def token_indices(tokenizer: Any, prompt: str, subjects: Sequence[str]) -> list[list[int]]:
+    """Positions of each subject's tokens in the padded encoding of ``prompt``, start token included.
+
+    These are positions on the key axis of cross-attention. A subject of several words or word pieces has several. Case
+    does not matter; words must match whole. A subject listed twice means its first and its second occurrence.
+
+    Args:
+        tokenizer: a ``transformers`` tokenizer, fast or slow, that splits text at the edges of words as CLIP's does.
+
+    Raises:
+        UserError: a subject does not occur in the prompt, or lies beyond what the text encoder reads of it.
+    """
+    start, last = _span(tokenizer, prompt)
+    found: dict[str, int] = {}  # subject → where the search for its next occurrence begins
+    indices = []
+    for subject in subjects:
+        word = subject.lower().strip()
+        pattern = r"\s+".join(map(re.escape, word.split()))
+        match = re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE).search(prompt, found.get(word, 0))
+        if not word or match is None:
+            raise UserError(
+                f"corpus.subjects: {subject!r} does not occur {'again ' if word in found else ''}in the prompt "
+                f"{_short(prompt)}; list every subject as the prompt writes it"
+            )
+        found[word] = match.end()
+        first, stop = (start + len(_ids(tokenizer, prompt[:end].rstrip())) for end in match.span())
+        if stop > last:
+            raise UserError(
+                f"corpus.subjects: {subject!r} lies beyond the {tokenizer.model_max_length} tokens that the text "
+                f"encoder reads of the prompt {_short(prompt)}; shorten the prompt or leave this subject out"
+            )
+        indices.append(list(range(first, stop)))
+    return indices
+
+
+def text_stop(tokenizer: Any, prompt: str) -> int:
+    """One past the last position that the softmax over text tokens covers in the padded encoding of ``prompt``.
+
+    As in Attend-and-Excite's own settings: everything but the last position where the end token also pads (Stable
+    Diffusion 1.x), and the prompt's own tokens alone where padding is another token (Stable Diffusion 2.x).
+    """
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        return int(tokenizer.model_max_length) - 1
+    return _span(tokenizer, prompt)[1]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _span(tokenizer: Any, prompt: str) -> tuple[int, int]:
+    """Where the prompt's own tokens start in its truncated encoding, and one past where they end."""
+    bare, whole = _ids(tokenizer, prompt), list(tokenizer(prompt, verbose=False).input_ids)
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    after = len(whole) - start - len(bare)
+    return start, min(start + len(bare), tokenizer.model_max_length - after)
+
+
+def _heads(prompt: str) -> Iterator[str]:
+    phrase: list[str] = []
+    for word in [*_WORD.findall(prompt.lower()), ""]:
+        if word and word not in _BREAKS and not (phrase and _is_verb(word)):
+            phrase.append(word)
+            continue
+        if phrase and not _is_verb(phrase[-1]) and not (word == "of" and phrase[-1] in _VIEWS.split()):
+            yield phrase[-1]
+        phrase = []
+
+
+def _is_verb(word: str) -> bool:
+    return word.endswith("ing") and len(word) > 4 and word not in _ING_NOUNS.split()
+
+
+def _short(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")
