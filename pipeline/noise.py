@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.records import NoiseStats, Recipe
 
+BISECTIONS = 40
 CHUNK = 256  # candidates held in memory at once: 16 MiB of SD 1.5 latents
 
 
@@ -103,22 +104,31 @@ def along(candidate: Tensor, gradient: Tensor, length: float) -> Tensor:
     return candidate + (length - (candidate * unit).sum()) * unit
 
 
-def kl_divergence(mean: Tensor, log_variance: Tensor) -> float:
-    """KL(N(μ, σ²) ‖ N(0, 1)), mean over the elements, in nats."""
-    mean, log_variance = mean.double(), log_variance.double()
-    return float((mean.square() + log_variance.expm1() - log_variance).mean() / 2)
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, 1)) in nats, mean over each row's elements: float64 ``[B]`` from ``[B, …]``."""
+    mean, log_variance = mean.double().flatten(1), log_variance.double().flatten(1)
+    return (mean.square() + log_variance.expm1() - log_variance).mean(1) / 2
 
 
 def within_kl(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """(μ, log σ²), both scaled towards 0 by the largest factor in [0, 1] that keeps :func:`kl_divergence` ≤ bound."""
-    if kl_divergence(mean, log_variance) <= bound:
-        return mean, log_variance
-    low, high = 0.0, 1.0
-    for _ in range(40):
+    """Scale each row's (μ, log σ²) ``[B, …]`` by the largest factor in [0, 1] whose divergence is at most ``bound``.
+
+    The divergence grows along the ray from (0, 0), so bisection finds the factor. It is tested on the rounded values
+    that are returned, so they keep the bound exactly.
+    """
+
+    def fits(factor: Tensor) -> Tensor:
+        return kl_divergence(factor * mean, factor * log_variance) <= bound
+
+    shape = (-1,) + (1,) * (mean.dim() - 1)
+    low, high = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
+    high = high + 1
+    low = torch.where(fits(high.view(shape)), high, low)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        inside = kl_divergence(mean * middle, log_variance * middle) <= bound
-        low, high = (middle, high) if inside else (low, middle)
-    return mean * low, log_variance * low
+        inside = fits(middle.view(shape))
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return low.view(shape) * mean, low.view(shape) * log_variance
 
 
 def storable(noise: Tensor) -> Tensor:

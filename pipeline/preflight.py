@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.generators import LatentSpec, find_generator, latent_spec
+from pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
 from pipeline.models import ModelSource
 from pipeline.scorers import find_judge, find_scorer
 
@@ -30,9 +30,11 @@ def find_models(config: RunConfig) -> Models:
         UserError: one is missing or of an unsupported class; the message names the field.
     """
     generator = find_generator(config.generators)
+    spec = latent_spec(config.generators, generator)
+    check_attention(config.optimizer, generator, spec)
     return Models(
         generator=generator,
-        spec=latent_spec(config.generators, generator),
+        spec=spec,
         scorer=find_scorer(config.scorers),
         judges=tuple(find_judge(judge) for judge in config.judges),
     )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.config import RunConfig
+from pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
 from pipeline.generators import Generator, load_generator
+from pipeline.generators.attend_and_excite import AttendAndExcite
+from pipeline.generators.initno import InitNo
 from pipeline.noise import digest, statistics
 from pipeline.optimizers import Feedback, Proposal, build_optimizer
+from pipeline.prompts.subjects import find_subjects
 from pipeline.search import GenerateTask, Step
 
 
@@ -30,6 +34,7 @@ class Rounds:
     def __init__(self, config: RunConfig, device: str) -> None:
         self.generator: Generator = load_generator(config.generators, device)
         self._optimizer = build_optimizer(config.optimizer)
+        self._attention = _attention(config, self.generator)
 
     def turn(self, tasks: Sequence[GenerateTask], inputs: Sequence[tuple[Tensor, Tensor | None] | None]) -> Turned:
         """Take every row one turn further.
@@ -39,19 +44,39 @@ class Rounds:
             inputs: for each task the memory it starts from and ∂s/∂z_0 there, or ``None`` in round 0.
         """
         proposals = [self._propose(task, given) for task, given in zip(tasks, inputs, strict=True)]
+        proposals, preparing = self._prepare(tasks, proposals)
         noise = torch.stack([proposal.memory[0] for proposal in proposals])
-        latents, evaluations = self.denoise(tasks, noise)
+        latents, denoising = self.denoise(tasks, noise)
         steps = [
-            Step(p.gamma, p.index, statistics(p.memory[0]), digest(p.memory[0]), len(tasks), spent)
-            for p, spent in zip(proposals, evaluations, strict=True)
+            Step(p.gamma, p.index, statistics(p.memory[0]), digest(p.memory[0]), len(tasks), before + spent)
+            for p, before, spent in zip(proposals, preparing, denoising, strict=True)
         ]
         return Turned([proposal.memory for proposal in proposals], latents, steps)
 
     def denoise(self, tasks: Sequence[GenerateTask], noise: Tensor) -> tuple[Tensor, list[float]]:
         """z_0 ``[B, C, H, W]`` of noises, and the U-Net evaluations each row took."""
         (steps,) = {task.steps for task in tasks}
-        latents = self.generator.sample([task.prompt for task in tasks], noise, steps)
-        return latents, [float(steps)] * len(tasks)
+        prompts = [task.prompt for task in tasks]
+        if isinstance(self._attention, AttendAndExcite):
+            return self._attention.sample(prompts, _subjects(tasks), noise, steps)
+        return self.generator.sample(prompts, noise, steps), [float(steps)] * len(tasks)
+
+    def _prepare(self, tasks: Sequence[GenerateTask], proposals: list[Proposal]) -> tuple[list[Proposal], list[float]]:
+        """Optimise fresh noises by attention where the method does, and what that cost each row."""
+        spent = [0.0] * len(tasks)
+        fresh = [place for place, task in enumerate(tasks) if not task.again]
+        if isinstance(self._attention, InitNo) and fresh:
+            asked = [tasks[place] for place in fresh]
+            noises, costs = self._attention.prepare(
+                [task.prompt for task in asked],
+                _subjects(asked),
+                [task.key for task in asked],
+                self.generator.spec.shape,
+                asked[0].steps,
+            )
+            for place, noise, cost in zip(fresh, noises, costs, strict=True):
+                proposals[place], spent[place] = Proposal(noise[None]), cost
+        return proposals, spent
 
     def _propose(self, task: GenerateTask, given: tuple[Tensor, Tensor | None] | None) -> Proposal:
         if given is None:
@@ -62,3 +87,17 @@ class Rounds:
         assert task.score is not None
         feedback = Feedback(task.score, gradient, self.generator.gain(task.steps))
         return self._optimizer.propose(memory, feedback, task.key)
+
+
+def _attention(config: RunConfig, generator: Any) -> InitNo | AttendAndExcite | None:
+    """The method that works inside the loaded generator, where the optimizer is one."""
+    if isinstance(config.optimizer, InitNoConfig):
+        return InitNo(generator.pipe, config.optimizer, config.generators)
+    if isinstance(config.optimizer, AttendAndExciteConfig):
+        return AttendAndExcite(generator.pipe, config.optimizer, config.generators)
+    return None
+
+
+def _subjects(tasks: Sequence[GenerateTask]) -> list[Sequence[str]]:
+    """Those the corpus lists, else those found in the prompt."""
+    return [task.subjects or find_subjects(task.prompt) for task in tasks]

@@ -187,23 +187,33 @@ def test_a_candidate_is_replaced_along_the_gradient_only(length: float, seed: in
     assert torch.equal(along(candidate, torch.zeros_like(gradient), length), candidate)
 
 
-@settings(max_examples=30, deadline=None)
-@given(mean=st.floats(-3, 3), log_variance=st.floats(-3, 3), bound=st.floats(1e-5, 2), seed=st.integers(0, 2**32))
-def test_the_divergence_is_kept_within_its_bound_and_no_further(
-    mean: float, log_variance: float, bound: float, seed: int
+def test_the_divergence_is_the_mean_kl_of_normals() -> None:
+    mean, log_variance = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+    normals = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    expected = torch.distributions.kl_divergence(normals, torch.distributions.Normal(0.0, 1.0)).flatten(1).mean(1)
+    torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), spread=st.floats(0, 5), skew=st.floats(0, 5), bound=st.floats(1e-6, 1.0))
+def test_scaling_keeps_the_divergence_bound_exactly_and_moves_no_further_than_needed(
+    seed: int, spread: float, skew: float, bound: float
 ) -> None:
-    means = NoiseKey(seed, "m", 0).draw(0, SHAPE) * mean
-    logs = NoiseKey(seed, "v", 0).draw(0, SHAPE) * log_variance
-    deviation = (logs.double() / 2).exp()
-    closed = float((means.double() ** 2 + deviation**2 - 1 - 2 * deviation.log()).mean() / 2)
-    assert kl_divergence(means, logs) == pytest.approx(closed, rel=1e-9, abs=1e-12)
-    inside = within_kl(means, logs, bound)
-    assert kl_divergence(*inside) <= bound
-    if closed <= bound:
-        assert torch.equal(inside[0], means)
-        assert torch.equal(inside[1], logs)
-    else:
-        assert kl_divergence(*inside) == pytest.approx(bound, rel=1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    mean = spread * torch.randn(4, 2, 3, 3, generator=generator)
+    log_variance = skew * torch.randn(4, 2, 3, 3, generator=generator)
+    mean[3], log_variance[3] = 0.1 * math.sqrt(bound), 0.0  # well inside: not to be touched
+    scaled = within_kl(mean, log_variance, bound)
+    assert bool((kl_divergence(*scaled) <= bound).all())
+    assert torch.equal(scaled[0][3], mean[3])
+    for row in range(3):
+        if float(kl_divergence(mean, log_variance)[row]) <= bound:
+            assert torch.equal(scaled[0][row], mean[row])
+            assert torch.equal(scaled[1][row], log_variance[row])
+            continue
+        before, after = (torch.cat([first[row], second[row]]) for first, second in ((mean, log_variance), scaled))
+        torch.testing.assert_close(after * before.norm(), before * after.norm(), rtol=1e-4, atol=1e-5)
+        assert float(kl_divergence(*scaled)[row]) >= bound * (1 - 1e-3)
 
 
 def test_a_storable_noise_comes_back_from_its_bytes_bit_for_bit() -> None:

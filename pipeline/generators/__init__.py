@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.config import GeneratorConfig
+from pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
 from pipeline.errors import UserError
 from pipeline.generators.base import Generator, LatentSpec
 from pipeline.generators.samplers import check_scheduler
 from pipeline.models import ModelSource, locate
 
-__all__ = ["Generator", "LatentSpec", "find_generator", "latent_spec", "load_generator"]
+__all__ = ["Generator", "LatentSpec", "check_attention", "find_generator", "latent_spec", "load_generator"]
 
 FAMILIES = ("StableDiffusionPipeline",)
 
@@ -56,3 +56,17 @@ def load_generator(config: GeneratorConfig, device: str) -> Generator:
     from pipeline.generators.stable_diffusion import StableDiffusion
 
     return StableDiffusion(config, find_generator(config), device)
+
+
+def check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: LatentSpec) -> None:
+    """Refuse an attention method on a model whose denoiser has no such maps, from its JSON files alone.
+
+    Raises:
+        UserError: there are none, or none of the size asked for.
+    """
+    if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
+        from pipeline.generators.attention import choose_map_size
+
+        choose_map_size(
+            optimizer.method, optimizer.attention_size, source.read_json("unet/config.json"), *spec.shape[-2:]
+        )

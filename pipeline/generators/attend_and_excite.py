@@ -101,19 +101,20 @@ def attend_and_excite(
     noise: Tensor,
     size: MapSize,
     config: AttendAndExciteConfig,
-    generator_config: GeneratorConfig,
+    options: GeneratorConfig,
+    steps: int,
 ) -> tuple[Tensor, list[float]]:
     """Denoise ``noise`` ``[B, C, H, W]`` into z_0, same shape, and count the U-Net evaluations of every row.
 
     The sampling loop is the library's own: the first latents are moved before it starts and the others at its
     callback after every step. So without updates the result is the library's.
     """
-    options, device = generator_config, pipe.device
+    device = pipe.device
     with torch.no_grad():
         embeddings, negative = pipe.encode_prompt(
             prompts, device, 1, options.guidance_scale > 1, [options.negative_prompt] * len(prompts)
         )
-    pipe.scheduler.set_timesteps(options.steps, device=device)
+    pipe.scheduler.set_timesteps(steps, device=device)
     sigma = pipe.scheduler.init_noise_sigma
     excite = Excitation(pipe.unet, pipe.scheduler, embeddings, tokens, size, config)
 
@@ -127,13 +128,13 @@ def attend_and_excite(
         latents=excite(noise.to(device, embeddings.dtype) * sigma, 0) / sigma,
         height=height,
         width=width,
-        num_inference_steps=options.steps,
+        num_inference_steps=steps,
         guidance_scale=options.guidance_scale,
         output_type="latent",
         callback_on_step_end=move,
     ).images
     attention = [evaluations(options.guidance_scale, forwards=passes, backwards=passes) for passes in excite.passes]
-    return z_0, [options.steps + spent for spent in attention]
+    return z_0, [steps + spent for spent in attention]
 
 
 class AttendAndExcite:
@@ -144,8 +145,10 @@ class AttendAndExcite:
         self._config = config
         self._generator = generator_config
 
-    def sample(self, prompts: list[str], subjects: list[list[str]], noise: Tensor) -> tuple[Tensor, list[float]]:
-        """Denoise ``noise`` ``[B, C, H, W]`` ~ N(0, I) into z_0, float32 on the CPU, as a generator's ``sample`` does.
+    def sample(
+        self, prompts: list[str], subjects: Sequence[Sequence[str]], noise: Tensor, steps: int
+    ) -> tuple[Tensor, list[float]]:
+        """Denoise ``noise`` ``[B, C, H, W]`` ~ N(0, I) in ``steps`` into z_0, float32 on the CPU.
 
         Args:
             subjects: every prompt's, as the prompt writes them.
@@ -159,5 +162,5 @@ class AttendAndExcite:
         size = pipeline_map_size(self._pipe, self._config, noise.shape)
         tokens = find_tokens(self._pipe.tokenizer, prompts, subjects)
         self._pipe.unet.requires_grad_(False)
-        z_0, spent = attend_and_excite(self._pipe, prompts, tokens, noise, size, self._config, self._generator)
+        z_0, spent = attend_and_excite(self._pipe, prompts, tokens, noise, size, self._config, self._generator, steps)
         return z_0.float().cpu(), spent

@@ -28,37 +28,9 @@ from pipeline.generators.attention import (
     find_tokens,
     pipeline_map_size,
 )
-from pipeline.noise import NoiseKey
+from pipeline.noise import NoiseKey, storable, within_kl
 
-BISECTIONS = 40
 ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient hardly move
-
-
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Mean over elements of KL(N(μ, σ²) ‖ N(0, 1)) in nats, float64 ``[B]``, from ``[B, …]``."""
-    mean, log_variance = mean.double().flatten(1), log_variance.double().flatten(1)
-    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(1)
-
-
-def project(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Scale each row's (μ, log σ²) ``[B, …]`` by the largest factor in [0, 1] whose divergence is at most ``bound``.
-
-    The divergence grows along the ray from (0, 0), so bisection finds the factor. It is tested on the rounded values
-    that are returned, so they keep the bound exactly.
-    """
-
-    def fits(factor: Tensor) -> Tensor:
-        return divergence(factor * mean, factor * log_variance) <= bound
-
-    shape = (-1,) + (1,) * (mean.dim() - 1)
-    low, high = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
-    high = high + 1
-    low = torch.where(fits(high.view(shape)), high, low)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        inside = fits(middle.view(shape))
-        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    return low.view(shape) * mean, low.view(shape) * log_variance
 
 
 def initno(
@@ -146,7 +118,7 @@ def _optimise(
             trials[place].backwards += 1
         adam.step()
         with torch.no_grad():
-            bounded = project(mean, log_variance, config.kl_bound)
+            bounded = within_kl(mean, log_variance, config.kl_bound)
             mean.copy_(bounded[0])
             log_variance.copy_(bounded[1])
     return trials
@@ -161,7 +133,12 @@ class InitNo:
         self._generator = generator_config
 
     def prepare(
-        self, prompts: list[str], subjects: list[list[str]], keys: list[NoiseKey], shape: tuple[int, ...]
+        self,
+        prompts: list[str],
+        subjects: Sequence[Sequence[str]],
+        keys: list[NoiseKey],
+        shape: tuple[int, ...],
+        steps: int,
     ) -> tuple[Tensor, list[float]]:
         """The noises ``[B, C, H, W]`` to start from, and the U-Net evaluations of every row.
 
@@ -169,6 +146,7 @@ class InitNo:
             subjects: every prompt's, as the prompt writes them.
             keys: restart r of a row starts from its key's draw r.
             shape: one row's latents, ``(C, H, W)``.
+            steps: the sampler's, which say what the first timestep is.
 
         Returns:
             float32 on the CPU, every value one that float16 holds, so that a stored float16 noise is the noise used.
@@ -182,9 +160,9 @@ class InitNo:
         pipe.unet.requires_grad_(False)
         with torch.no_grad():
             embeddings, _ = pipe.encode_prompt(prompts, device, 1, False)
-        pipe.scheduler.set_timesteps(self._generator.steps, device=device)
+        pipe.scheduler.set_timesteps(steps, device=device)
         noise, spent = initno(
             pipe.unet, pipe.scheduler, embeddings, tokens, lambda row, restart: keys[row].draw(restart, shape), size,
             self._config, self._generator.guidance_scale,
         )  # fmt: skip
-        return noise.half().float().cpu(), spent
+        return storable(noise).cpu(), spent

@@ -22,24 +22,24 @@ class StableDiffusion:
         self.spec = latent_spec(config, source)
         self.revision = source.resolved_revision()
         self._config = config
-        self._pipe = _load(source, getattr(torch, config.dtype)).to(device)
-        self._pipe.set_progress_bar_config(disable=True)
-        self._pipe.scheduler = build_scheduler(config.scheduler, self._pipe.scheduler.config)
+        self.pipe = _load(source, getattr(torch, config.dtype)).to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe.scheduler = build_scheduler(config.scheduler, self.pipe.scheduler.config)
         self._gains: dict[int, float] = {}
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:
-            scheduler = build_scheduler(self._config.scheduler, self._pipe.scheduler.config)
+            scheduler = build_scheduler(self._config.scheduler, self.pipe.scheduler.config)
             self._gains[steps] = sampler_gain(scheduler, steps)
         return self._gains[steps]
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
         config = self._config
-        output = self._pipe(
+        output = self.pipe(
             prompt=prompts,
             negative_prompt=[config.negative_prompt] * len(prompts),
-            latents=noise.to(self._pipe.device, self._pipe.unet.dtype),
+            latents=noise.to(self.pipe.device, self.pipe.unet.dtype),
             height=self.spec.height,
             width=self.spec.width,
             num_inference_steps=steps,

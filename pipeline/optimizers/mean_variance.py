@@ -38,7 +38,7 @@ class MeanVariance:
         second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
         unbiased = first / (1 - BETAS[0] ** key.round)
         scale = (second / (1 - BETAS[1] ** key.round)).sqrt() + EPSILON
-        mean, log_variance = parameters + self.learning_rate * unbiased / scale
-        mean, log_variance = within_kl(mean, log_variance, self.kl_bound)
+        parameters = parameters + self.learning_rate * unbiased / scale
+        (mean,), (log_variance,) = within_kl(parameters[:1], parameters[1:], self.kl_bound)
         noise = storable(mean + (log_variance / 2).exp() * epsilon)
         return Proposal(torch.stack([noise, mean, log_variance, *first, *second]))

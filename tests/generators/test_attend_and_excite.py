@@ -26,6 +26,7 @@ from pipeline.generators.samplers import build_scheduler
 PROMPTS = ["a cat and a red car", "a bowl on a car with a cat"]
 SUBJECTS = [["cat", "car"], ["bowl", "car", "cat"]]
 GENERATOR = GeneratorConfig(steps=6, guidance_scale=4.0, negative_prompt="blue dog")
+STEPS = GENERATOR.steps
 NO_UPDATE = AttendAndExciteConfig(until=0.01)
 
 
@@ -66,7 +67,7 @@ def _plain(pipe: Any, noise: Tensor, generator: GeneratorConfig = GENERATOR) -> 
 
 
 def _excitation(pipe: Any, config: AttendAndExciteConfig, noise: Tensor) -> Excitation:
-    pipe.scheduler.set_timesteps(GENERATOR.steps)
+    pipe.scheduler.set_timesteps(STEPS)
     text, tokens, size = _read(pipe, noise)
     return Excitation(pipe.unet, pipe.scheduler, text, tokens, size, config)
 
@@ -79,7 +80,7 @@ def _read(pipe: Any, noise: Tensor) -> tuple[Tensor, list[RowTokens], MapSize]:
 
 def _responses(pipe: Any, latents: Tensor, step: int) -> Tensor:
     """Response losses ``[B]`` at a sampler step, with gradient where ``latents`` ask for it."""
-    pipe.scheduler.set_timesteps(GENERATOR.steps)
+    pipe.scheduler.set_timesteps(STEPS)
     return attention_losses(pipe.unet, latents, pipe.scheduler.timesteps[step], *_read(pipe, latents))[0]
 
 
@@ -90,7 +91,7 @@ def test_without_updates_it_is_the_library(tiny_sd: Path, scheduler: str, guidan
     pipe = _load(tiny_sd)
     pipe.scheduler = build_scheduler(scheduler, pipe.scheduler.config)
     generator = GENERATOR.model_copy(update={"guidance_scale": guidance})
-    ours, spent = AttendAndExcite(pipe, NO_UPDATE, generator).sample(PROMPTS, SUBJECTS, _noise(2))
+    ours, spent = AttendAndExcite(pipe, NO_UPDATE, generator).sample(PROMPTS, SUBJECTS, _noise(2), STEPS)
     assert float((ours - _plain(pipe, _noise(2), generator)).abs().max()) < 1e-5
     assert ours.dtype == torch.float32
     assert spent == [6.0, 6.0]
@@ -100,7 +101,7 @@ def test_without_updates_it_is_the_library(tiny_sd: Path, scheduler: str, guidan
 def test_without_updates_it_is_the_library_under_a_scheduler_that_scales(tiny_sd: Path) -> None:
     pipe = _load(tiny_sd)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    ours, _ = AttendAndExcite(pipe, NO_UPDATE, GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2))
+    ours, _ = AttendAndExcite(pipe, NO_UPDATE, GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2), STEPS)
     assert float((ours - _plain(pipe, _noise(2))).abs().max()) < 1e-5
 
 
@@ -112,7 +113,9 @@ def test_it_is_the_librarys_attend_and_excite_where_both_agree(tiny_sd: Path, th
     prompt = "a cat and a red car on a bowl with a cat above a"
     generator = GeneratorConfig(steps=4, guidance_scale=4.0)
     config = AttendAndExciteConfig(until=0.5, step=3.0, thresholds=thresholds)
-    ours, spent = AttendAndExcite(pipe, config, generator).sample([prompt], [["cat", "car", "bowl"]], noise)
+    ours, spent = AttendAndExcite(pipe, config, generator).sample(
+        [prompt], [["cat", "car", "bowl"]], noise, generator.steps
+    )
     places = find_tokens(pipe.tokenizer, [prompt], [["cat", "car", "bowl"]])[0]
     assert places.stop == 15
     parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
@@ -186,8 +189,8 @@ def test_updates_raise_the_subjects_attention_at_their_step(embedded: Any) -> No
 
 def _together_and_alone(pipe: Any, config: AttendAndExciteConfig, noise: Tensor) -> tuple[Tensor, Tensor]:
     method = AttendAndExcite(pipe, config, GENERATOR)
-    together, spent = method.sample(PROMPTS, SUBJECTS, noise)
-    alone = [method.sample([PROMPTS[row]], [SUBJECTS[row]], noise[row : row + 1]) for row in range(2)]
+    together, spent = method.sample(PROMPTS, SUBJECTS, noise, STEPS)
+    alone = [method.sample([PROMPTS[row]], [SUBJECTS[row]], noise[row : row + 1], STEPS) for row in range(2)]
     assert spent == [row[1][0] for row in alone]
     assert float((together - _plain(pipe, noise)).abs().amax((1, 2, 3)).min()) > 1e-2
     return together, torch.cat([row[0] for row in alone])
@@ -210,7 +213,7 @@ def test_a_batch_equals_its_rows_one_by_one_on_the_built_in_model(embedded: Any)
 
 def test_a_latent_that_is_not_square(pipe: Any) -> None:
     z_0, spent = AttendAndExcite(pipe, AttendAndExciteConfig(until=0.2, thresholds={}), GENERATOR).sample(
-        PROMPTS, SUBJECTS, _noise(2, 4, 8, 12)
+        PROMPTS, SUBJECTS, _noise(2, 4, 8, 12), GENERATOR.steps
     )
     assert z_0.shape == (2, 4, 8, 12)
     assert spent == [6 + 1.5] * 2
@@ -218,17 +221,21 @@ def test_a_latent_that_is_not_square(pipe: Any) -> None:
 
 def test_a_row_without_subjects_is_sampled_plainly(pipe: Any) -> None:
     config = AttendAndExciteConfig(until=0.5, thresholds={0.0: 1.0}, refinements=1)
-    z_0, spent = AttendAndExcite(pipe, config, GENERATOR).sample(PROMPTS, [[], ["car"]], _noise(2))
+    z_0, spent = AttendAndExcite(pipe, config, GENERATOR).sample(PROMPTS, [[], ["car"]], _noise(2), STEPS)
     assert float((z_0[0] - _plain(pipe, _noise(2))[0]).abs().max()) < 1e-5
     assert spent == [6.0, 6 + (3 + 1) * 1.5]
 
 
 def test_the_attention_processors_are_as_before(pipe: Any) -> None:
     before = pipe.unet.attn_processors
-    AttendAndExcite(pipe, AttendAndExciteConfig(until=0.2), GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2))
+    AttendAndExcite(pipe, AttendAndExciteConfig(until=0.2), GENERATOR).sample(
+        PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
+    )
     assert pipe.unet.attn_processors == before
 
 
 def test_a_size_that_the_unet_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"optimizer\.attention_size: 5 .* use one of 8, 4"):
-        AttendAndExcite(pipe, AttendAndExciteConfig(attention_size=5), GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2))
+        AttendAndExcite(pipe, AttendAndExciteConfig(attention_size=5), GENERATOR).sample(
+            PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
+        )

@@ -9,23 +9,21 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from pipeline.config import GeneratorConfig, InitNoConfig
 from pipeline.embedded import weights
 from pipeline.errors import UserError
 from pipeline.generators.attention import attention_losses, find_tokens, pipeline_map_size
-from pipeline.generators.initno import InitNo, divergence, initno, project
-from pipeline.noise import NoiseKey
+from pipeline.generators.initno import InitNo, initno
+from pipeline.noise import NoiseKey, kl_divergence, within_kl
 
 PROMPTS = ["a cat and a red car", "a dog", "a bowl on a car with a cat"]
 SUBJECTS = [["cat", "car"], ["dog"], ["bowl", "car", "cat"]]
 KEYS = [NoiseKey(0, name, 0) for name in "abc"]
 SHAPE = (4, 8, 8)
 GENERATOR = GeneratorConfig(steps=10, guidance_scale=5.0)
+STEPS = GENERATOR.steps
 NEVER = {"response_threshold": 1e-9, "conflict_threshold": 1e-9}  # no row reaches these, so every restart is run
 
 
@@ -45,7 +43,7 @@ def _losses(
     """Response and conflict of every row's noise at the first step, with DDIM's unit scale."""
     with torch.no_grad():
         text, _ = pipe.encode_prompt(prompts, "cpu", 1, False)
-        pipe.scheduler.set_timesteps(GENERATOR.steps)
+        pipe.scheduler.set_timesteps(STEPS)
         size = pipeline_map_size(pipe, config, noise.shape)
         tokens = find_tokens(pipe.tokenizer, prompts, subjects)
         return attention_losses(pipe.unet, noise, pipe.scheduler.timesteps[0], text, tokens, size)
@@ -56,53 +54,18 @@ def _draws(restart: int) -> Tensor:
 
 
 def _prepare(pipe: Any, config: InitNoConfig) -> tuple[Tensor, list[float]]:
-    return InitNo(pipe, config, GENERATOR).prepare(PROMPTS, SUBJECTS, KEYS, SHAPE)
-
-
-def test_divergence_is_the_mean_kl_of_normals() -> None:
-    mean, log_variance = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
-    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).flatten(1).mean(1)
-    torch.testing.assert_close(divergence(mean, log_variance), expected)
-
-
-@settings(deadline=None)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.floats(0, 5),
-    st.floats(0, 5),
-    st.floats(1e-6, 1.0),
-)
-def test_projection_keeps_the_bound_exactly_and_moves_no_further_than_needed(
-    seed: int, mean_scale: float, variance_scale: float, bound: float
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    mean = mean_scale * torch.randn(4, 2, 3, 3, generator=generator)
-    log_variance = variance_scale * torch.randn(4, 2, 3, 3, generator=generator)
-    mean[3], log_variance[3] = 0.1 * math.sqrt(bound), 0.0  # well inside: not to be touched
-    projected = project(mean, log_variance, bound)
-    assert bool((divergence(*projected) <= bound).all())
-    assert torch.equal(projected[0][3], mean[3])
-    for row in range(3):
-        if float(divergence(mean, log_variance)[row]) <= bound:
-            assert torch.equal(projected[0][row], mean[row])
-            assert torch.equal(projected[1][row], log_variance[row])
-            continue
-        before, after = (
-            torch.cat([pair[0][row].flatten(), pair[1][row].flatten()]) for pair in ((mean, log_variance), projected)
-        )
-        torch.testing.assert_close(after * before.norm(), before * after.norm(), rtol=1e-4, atol=1e-5)
-        assert float(divergence(*projected)[row]) >= bound * (1 - 1e-3)
+    return InitNo(pipe, config, GENERATOR).prepare(PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
 
 
 def test_every_step_of_every_row_is_within_the_bound(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     divergences: list[Tensor] = []
 
     def spy(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-        projected = project(mean, log_variance, bound)
-        divergences.append(divergence(*projected))
+        projected = within_kl(mean, log_variance, bound)
+        divergences.append(kl_divergence(*projected))
         return projected
 
-    monkeypatch.setattr("pipeline.generators.initno.project", spy)
+    monkeypatch.setattr("pipeline.generators.initno.within_kl", spy)
     _prepare(pipe, InitNoConfig(steps=6, restarts=1, learning_rate=0.1, **NEVER))
     assert len(divergences) == 6
     assert bool((torch.stack(divergences) <= 1e-3).all())
@@ -137,7 +100,7 @@ def test_losses_fall_on_the_built_in_model() -> None:
     loaded.scheduler = DDIMScheduler.from_config(loaded.scheduler.config)
     prompts, subjects = ["a cat and a red car", "a lion above a clock"], [["cat", "car"], ["lion", "clock"]]
     config, shape = InitNoConfig(steps=5, restarts=1, **NEVER), (16, 8, 8)
-    noise, _ = InitNo(loaded, config, GENERATOR).prepare(prompts, subjects, KEYS[:2], shape)
+    noise, _ = InitNo(loaded, config, GENERATOR).prepare(prompts, subjects, KEYS[:2], shape, STEPS)
     drawn = torch.stack([key.draw(0, shape) for key in KEYS[:2]])
     before, after = (sum(_losses(loaded, z, config, prompts, subjects)) for z in (drawn, noise))
     assert bool((after < before - 0.02).all()), (before, after)
@@ -185,7 +148,7 @@ def test_a_noise_that_meets_the_thresholds_costs_one_forward_and_stays(pipe: Any
 def test_restarts_that_fail_cost_their_forwards_and_backwards(pipe: Any, guidance: float, unit: float) -> None:
     config = InitNoConfig(steps=3, restarts=2, **NEVER)
     method = InitNo(pipe, config, GeneratorConfig(steps=10, guidance_scale=guidance))
-    _, spent = method.prepare(PROMPTS, SUBJECTS, KEYS, SHAPE)
+    _, spent = method.prepare(PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
     assert spent == [2 * (3 * 3 + 1) * unit] * 3
 
 
@@ -210,7 +173,9 @@ def test_without_a_good_one_the_smallest_sum_of_losses_is_taken(pipe: Any) -> No
 
 
 def test_a_row_without_subjects_keeps_its_first_draw(pipe: Any) -> None:
-    noise, spent = InitNo(pipe, InitNoConfig(), GENERATOR).prepare(["red", "a cat"], [[], ["cat"]], KEYS[:2], SHAPE)
+    noise, spent = InitNo(pipe, InitNoConfig(), GENERATOR).prepare(
+        ["red", "a cat"], [[], ["cat"]], KEYS[:2], SHAPE, GENERATOR.steps
+    )
     assert torch.equal(noise[0], _draws(0)[0].half().float())
     assert spent[0] == 0.0 < spent[1]
 
@@ -221,8 +186,10 @@ def test_the_unet_sees_the_noise_as_the_scheduler_scales_it(tiny_sd: Path) -> No
     loaded.scheduler = EulerDiscreteScheduler.from_config(loaded.scheduler.config)
     seen: list[Tensor] = []
     loaded.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    InitNo(loaded, InitNoConfig(steps=1, restarts=1, **NEVER), GENERATOR).prepare(PROMPTS, SUBJECTS, KEYS, SHAPE)
-    loaded.scheduler.set_timesteps(GENERATOR.steps)
+    InitNo(loaded, InitNoConfig(steps=1, restarts=1, **NEVER), GENERATOR).prepare(
+        PROMPTS, SUBJECTS, KEYS, SHAPE, GENERATOR.steps
+    )
+    loaded.scheduler.set_timesteps(STEPS)
     sigma = float(loaded.scheduler.sigmas[0])
     expected = _draws(0) * float(loaded.scheduler.init_noise_sigma) / math.sqrt(sigma**2 + 1)
     torch.testing.assert_close(seen[0].detach(), expected)
@@ -230,4 +197,4 @@ def test_the_unet_sees_the_noise_as_the_scheduler_scales_it(tiny_sd: Path) -> No
 
 def test_a_subject_that_the_prompt_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"corpus\.subjects: 'bowl'"):
-        InitNo(pipe, InitNoConfig(), GENERATOR).prepare(["a cat"], [["bowl"]], KEYS[:1], SHAPE)
+        InitNo(pipe, InitNoConfig(), GENERATOR).prepare(["a cat"], [["bowl"]], KEYS[:1], SHAPE, STEPS)
