@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.generators import LatentSpec
-from pipeline.models import device_for
+from pipeline.models import device_for, threads_for
 from pipeline.rounds import Rounds
 from pipeline.search import GenerateTask, Step
 
@@ -39,7 +39,7 @@ class GeneratorActor:
 
     def load(self) -> GeneratorInfo:
         placement = self._config.generators
-        torch.set_num_threads(int(placement.num_cpus))
+        torch.set_num_threads(threads_for(placement.num_cpus))
         self._rounds = Rounds(self._config, device_for(placement.num_gpus))
         generator = self._rounds.generator
         return GeneratorInfo(generator.id, generator.revision, generator.spec)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.generators import find_generator
-from pipeline.models import device_for
+from pipeline.models import device_for, threads_for
 from pipeline.scorers import load_judge, load_scorer
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png
 from pipeline.scorers.latent import score_latents
@@ -46,7 +46,7 @@ class ScorerActor:
 
     def load(self) -> ScorerInfo:
         placement = self._config.scorers
-        torch.set_num_threads(int(placement.num_cpus))
+        torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
         source = find_generator(self._config.generators)
         self._decoder = Decoder(source, getattr(torch, self._config.generators.dtype), device)

@@ -129,3 +129,8 @@ def device_for(num_gpus: float) -> str:
     import torch
 
     return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def threads_for(num_cpus: float) -> int:
+    """Torch threads of an actor that holds so many cores; one where it holds a part of one."""
+    return max(1, int(num_cpus))

@@ -10,7 +10,7 @@ import torch
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.generators import find_generator
-from pipeline.models import device_for
+from pipeline.models import device_for, threads_for
 from pipeline.noise import NoiseKey, digest, from_bytes, replay
 from pipeline.prompts.corpus import subject_list
 from pipeline.records import Recipe
@@ -51,7 +51,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     row = _find(run_dir, row_id, config)
     recipe = Recipe.from_row(row["recipe"])
     placement = config.generators
-    torch.set_num_threads(int(placement.num_cpus))
+    torch.set_num_threads(threads_for(placement.num_cpus))
     device = device_for(placement.num_gpus)
     rounds = Rounds(config, device)
     generator = rounds.generator
