@@ -49,7 +49,7 @@ class _Actors(_Section):
 
     count: int = Field(1, ge=1, le=4096)
     num_gpus: float = Field(0, ge=0, description="GPUs an actor holds; fractions share a GPU")
-    num_cpus: float = Field(1, ge=1, description="CPU cores an actor holds; also its torch threads")
+    num_cpus: float = Field(1, gt=0, description="CPU cores an actor holds; also its torch threads, one at least")
     batch_size: int = Field(8, ge=1, le=4096)
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", TOKENIZERS_PARALLELISM="false")
 
+import hypothesis
 import pytest
 import torch
 
 from tests import tiny
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test may depend on how busy the machine is
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_step_size_refuses_what_is_no_probability(score: float) -> None:
         step_size(score)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(gamma=st.floats(0, 1), rounds=st.integers(1, 40), seed=st.integers(0, 2**32))
 def test_independent_candidates_keep_the_noise_standard_normal(gamma: float, rounds: int, seed: int) -> None:
     """Level: 1e-6 a test, so a false alarm in these 25 examples has odds below 1 in 10,000."""
@@ -83,7 +83,7 @@ def test_independent_candidates_keep_the_noise_standard_normal(gamma: float, rou
     assert stats.kstest(values, "norm").pvalue > 1e-6
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(gamma=st.floats(0.001, 1), seed=st.integers(0, 2**32), count=st.integers(1, 2 * CHUNK + 3))
 def test_selection_is_the_papers_argmax(gamma: float, seed: int, count: int) -> None:
     """Against the formula written out in float64 with no chunks."""
@@ -99,7 +99,7 @@ def test_selection_is_the_papers_argmax(gamma: float, seed: int, count: int) -> 
     assert values[chosen] == pytest.approx(max(values), rel=1e-4, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**32))
 def test_a_positive_multiple_of_the_gradient_selects_the_same(scale: float, seed: int) -> None:
     noise, gradient = NoiseKey(seed, "z", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE)
@@ -175,7 +175,7 @@ def test_the_order_statistics_medians_are_those_of_the_closed_form() -> None:
     assert largest_of(10**6, 0.0) == pytest.approx(4.83, abs=0.05)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.floats(-5, 5), seed=st.integers(0, 2**32))
 def test_a_candidate_is_replaced_along_the_gradient_only(length: float, seed: int) -> None:
     candidate, gradient = NoiseKey(seed, "c", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE) * 1e-3
@@ -194,7 +194,6 @@ def test_the_divergence_is_the_mean_kl_of_normals() -> None:
     torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), spread=st.floats(0, 5), skew=st.floats(0, 5), bound=st.floats(1e-6, 1.0))
 def test_scaling_keeps_the_divergence_bound_exactly_and_moves_no_further_than_needed(
     seed: int, spread: float, skew: float, bound: float

@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.prompts import Corpus, index_of, open_corpus, row_id
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
-FILES_ONCE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def corpus(source: Path | str, **section: Any) -> Corpus:
@@ -188,7 +188,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 class TestRows:
     @given(st.integers(0, 4700), st.one_of(st.none(), st.integers(0, 4700)))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_any_stretch_equals_that_stretch_of_all(self, opened: Corpus, start: int, stop: int | None) -> None:
         expected = [*range(2100), *range(3), *range(2500)][start:stop]
         rows = list(opened.rows(start, stop))

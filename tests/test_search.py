@@ -65,7 +65,7 @@ walks = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(walk=walks, scores=st.lists(unit, min_size=60, max_size=60))
 def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there(
     walk: dict[str, Any], scores: list[float]
@@ -86,7 +86,7 @@ def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there
     assert sum(result.evaluations) <= evaluations <= (run.optimizer.unet_evaluations or evaluations)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(keep=st.integers(1, 3), rounds=st.integers(1, 8), scores=st.lists(unit, min_size=20, max_size=20))
 def test_the_best_previews_are_made_again_at_full_steps(keep: int, rounds: int, scores: list[float]) -> None:
     search, memories, result = drive(config(rounds=rounds, preview={"steps": 3, "keep": keep}), scores)

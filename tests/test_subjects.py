@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer, PreTrainedTokenizer
 
@@ -89,7 +89,6 @@ def test_every_noun_of_the_embedded_world_is_found(kind: str) -> None:
         assert find_subjects(str(prompt)) == list(dict.fromkeys(phrase.noun for phrase in prompt.phrases))
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from(f"{string.ascii_letters}  ,.'-0"), max_size=60))
 def test_found_subjects_occur_in_their_prompt_as_words(prompt: str) -> None:
     tokens = clip_tokenizer(1000)

@@ -103,7 +103,7 @@ def test_truth_follows_the_geometry(items, text, expected):
 
 
 @given(st.integers(0, 10**9), st.sampled_from(LAYOUTS))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_scenes_hold_their_captions_and_stay_in_the_picture(seed, layout):
     rng = random.Random(seed)
     scene = sample(rng, layout)
@@ -116,7 +116,7 @@ def test_scenes_hold_their_captions_and_stay_in_the_picture(seed, layout):
 
 
 @given(st.integers(0, 10**9), st.sampled_from(("and", "on", "above")))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_layout_makes_exactly_its_own_relations_true(seed, layout):
     upper, lower = sample(random.Random(seed), layout).items
     expected = {"and": set(), "on": {"on", "above"}, "above": {"above"}}[layout]
@@ -124,7 +124,7 @@ def test_a_layout_makes_exactly_its_own_relations_true(seed, layout):
 
 
 @given(st.integers(0, 10**9))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_scene_placed_for_a_prompt_fulfils_it(seed):
     rng = random.Random(seed)
     for grammar in ("simple", "complex"):
@@ -133,7 +133,7 @@ def test_a_scene_placed_for_a_prompt_fulfils_it(seed):
 
 
 @given(st.integers(0, 10**9))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_negatives_are_false_and_of_their_kind(seed):
     rng = random.Random(seed)
     scene = sample(rng)

@@ -33,7 +33,7 @@ def gradient(seed: int, scale: float = 1.0) -> torch.Tensor:
     return NoiseKey(seed, "gradient", 0).draw(0, SHAPE) * scale
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(score=st.floats(0, 1), seed=seeds)
 def test_random_diffusion_is_one_random_step_of_the_adaptive_size(score: float, seed: int) -> None:
     key = NoiseKey(seed, "row", 1)
@@ -61,7 +61,7 @@ def test_noise_diffusion_moves_to_its_selected_candidate_and_stays_at_a_perfect_
     assert torch.equal(method.propose(first()[None], Feedback(1.0, gradient(1), 1.0), KEY).memory[0], first())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(1, 10**6), score=st.floats(0, 0.99), seed=seeds)
 def test_the_order_statistic_moves_along_the_gradient_by_the_law_of_the_maximum(
     count: int, score: float, seed: int
@@ -95,7 +95,7 @@ def test_the_order_statistic_has_the_papers_law_of_the_cosine() -> None:
     assert np.mean(cosines["candidates"]) == pytest.approx(np.mean(cosines["order_statistic"]), abs=0.003)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(count=st.sampled_from([50, 10**3, 10**6]), score=st.floats(0, 0.95), seed=seeds)
 def test_the_order_statistic_leaves_all_but_one_direction_standard_normal(count: int, score: float, seed: int) -> None:
     """Many rounds whose gradients are independent of the noise; level 1e-6 a test."""
@@ -125,7 +125,7 @@ def test_projected_gradient_ascent_is_its_closed_form(bound: float | None) -> No
         assert torch.allclose(proposal.memory[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(bound=st.floats(0.5, 1.2), seed=seeds)
 def test_projected_gradient_ascent_keeps_its_norm_bound(bound: float, seed: int) -> None:
     memory = first(seed)[None]
@@ -158,7 +158,7 @@ def test_mean_and_variance_follow_autograd_and_torchs_adam() -> None:
         assert torch.allclose(memory[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(bound=st.floats(1e-5, 1e-2), rate=st.floats(1e-3, 0.5), seed=seeds)
 def test_mean_and_variance_keep_the_divergence_bound_and_so_the_noise(bound: float, rate: float, seed: int) -> None:
     memory, method = first()[None], MeanVariance(rate, bound)

@@ -264,7 +264,7 @@ def typed_columns(draw: st.DrawFn) -> tuple[pa.DataType, list[Any]]:
 
 
 @given(typed_columns())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..., Run], column: Any) -> None:
     kind, values = column
     kind = plain_type("extra", kind, "corpus")
@@ -284,7 +284,7 @@ def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(str.strip))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, prompt: str) -> None:
     run = make_run(1)
     schema = row_schema(run.config, run.corpus.extra_schema)

@@ -42,7 +42,7 @@ class TestPlan:
 
 
 @given(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 17)), st.sets(st.integers(0, 17)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_done_rows_are_the_committed_the_staged_and_the_dead(
     shards: set[int], staged: set[int], dead: set[int]
 ) -> None:
@@ -304,7 +304,7 @@ class TestDeadLetters:
         assert verify_run(run.dir) == []
 
     @given(st.text(max_size=40))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_any_message_is_kept(self, tmp_path_factory: pytest.TempPathFactory, message: str) -> None:
         run = Run(tmp_path_factory.mktemp("letters"), [{"prompt": "a cat"}, {"prompt": "a dog"}])
         run.writer().fail(Failure(run.rows[0], ({"error": "E", "message": f"\ud800{message}\n", "where": "score"},)))
