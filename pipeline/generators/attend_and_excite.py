@@ -1,8 +1,11 @@
 """Attend-and-Excite: latents moved during sampling so that every subject is attended to.
 
 Chefer et al., *Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models* (SIGGRAPH 2023,
-arXiv 2301.13826). Where we differ from the authors' code: the U-Net reads latents as the scheduler scales them, and no
-latent is refined at a threshold that lies beyond the share of the steps that update.
+arXiv 2301.13826). Where we differ from the authors' code:
+
+- The U-Net reads latents as the scheduler scales them.
+- Refinement ends at the first latents that reach the threshold; the code moves them once more.
+- A threshold beyond the share of the steps that update is left out.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class Excitation:
         rows = [row for row, found in enumerate(self._tokens) if found.subjects]
         if step >= self.steps or not rows:
             return latents
-        size = self._step_sizes[step]
+        alpha = self._step_sizes[step]
         moved = latents.detach().clone()
         loss, gradient = torch.zeros(len(latents), device=latents.device), torch.zeros_like(latents)
         loss[rows], gradient[rows] = self._respond(moved, step, rows)
@@ -78,9 +81,9 @@ class Excitation:
             rows = [row for row in rows if short[row]]
             if not rows:
                 break
-            moved[rows] -= size * gradient[rows]
+            moved[rows] -= alpha * gradient[rows]
             loss[rows], gradient[rows] = self._respond(moved, step, rows)
-        return moved - size * gradient
+        return moved - alpha * gradient
 
     def _respond(self, latents: Tensor, step: int, rows: list[int]) -> tuple[Tensor, Tensor]:
         for row in rows:

@@ -1,11 +1,11 @@
 """InitNO: an initial noise whose attention at the first step finds every subject, each in a place of its own.
 
 Guo et al., *InitNO: Boosting Text-to-Image Diffusion Models via Initial Noise Optimization* (CVPR 2024, arXiv
-2404.04650). Where we differ from the paper and its authors' code:
+2404.04650). Where we differ from the authors' code:
 
-- KL(N(μ, σ²) ‖ N(0, 1)) is bounded exactly, by scaling (μ, log σ²) towards 0, instead of by a penalty or by steps of
-  Adam on the divergence.
-- The noise returned is the best one that was evaluated. The code returns the noise after the last, unseen update, and
+- KL(N(μ, σ²) ‖ N(0, 1)) is bounded exactly, by scaling (μ, log σ²) towards 0; the code takes further steps of Adam
+  against the divergence.
+- The noise returned is the best one that was evaluated. The code returns the one after the last, unseen update, and
   after five failed restarts spends fifty more steps on the best of them.
 """
 

@@ -239,3 +239,14 @@ def test_a_size_that_the_unet_lacks_is_refused(pipe: Any) -> None:
         AttendAndExcite(pipe, AttendAndExciteConfig(attention_size=5), GENERATOR).sample(
             PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
         )
+
+
+def test_half_precision_stays_close(embedded: Any) -> None:
+    config, noise = AttendAndExciteConfig(until=0.2, thresholds={}), _noise(2, 16, 8, 8)
+    exact, spent = AttendAndExcite(embedded, config, GENERATOR).sample(PROMPTS, SUBJECTS, noise, STEPS)
+    half, _ = AttendAndExcite(_load(weights("sd"), torch.bfloat16), config, GENERATOR).sample(
+        PROMPTS, SUBJECTS, noise, STEPS
+    )
+    assert half.dtype == torch.float32
+    assert float((half - exact).square().mean().sqrt()) < 0.1
+    assert spent == [6 + 1.5] * 2

@@ -198,3 +198,14 @@ def test_the_unet_sees_the_noise_as_the_scheduler_scales_it(tiny_sd: Path) -> No
 def test_a_subject_that_the_prompt_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"corpus\.subjects: 'bowl'"):
         InitNo(pipe, InitNoConfig(), GENERATOR).prepare(["a cat"], [["bowl"]], KEYS[:1], SHAPE, STEPS)
+
+
+def test_half_precision_gives_a_noise_as_good(tiny_sd: Path, pipe: Any) -> None:
+    loaded = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, dtype=torch.bfloat16)
+    loaded.unet.load_state_dict(pipe.unet.state_dict())
+    loaded.scheduler = pipe.scheduler
+    config = InitNoConfig(steps=8, restarts=1, **NEVER)
+    noise, _ = _prepare(loaded, config)
+    assert noise.dtype == torch.float32
+    before, after = (sum(_losses(pipe, z, config)) for z in (_draws(0), noise))
+    assert bool((after < before).all()), (before, after)
