@@ -142,6 +142,11 @@ class Driver:
         ray.get(self._pools["write"].slots[0].handle.finish.remote())
         return Outcome(exhausted, provenance, self._operations())
 
+    def close(self) -> None:
+        """End the actors."""
+        for pool in self._pools.values():
+            pool.stop()
+
     def _loop(self, rows: Iterator[Row]) -> bool:
         """Returns whether every row was admitted and finished."""
         exhausted = False

@@ -39,6 +39,11 @@ class Pool:
         self.slots = [Slot(self.make()) for _ in range(self.count)]
         return [slot.handle.load.remote() for slot in self.slots]
 
+    def stop(self) -> None:
+        """End all actors, so that others can have their GPUs and cores."""
+        for slot in self.slots:
+            ray.kill(slot.handle)
+
     def free(self) -> Slot | None:
         """The actor with the fewest queued batches, or ``None`` when all are full."""
         slot = min(self.slots, key=lambda slot: slot.queued)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ from rich.table import Table
 from pipeline import __version__
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.prompts import Corpus
+    from pipeline.sinks import RunState
 
 app = typer.Typer(
     help="Turn a list of prompts into a dataset of images that really show what their prompts say.",
@@ -57,34 +61,15 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     _drive(settings, corpus, state)
 
 
-def _drive(settings: RunConfig, corpus: Any, state: Any) -> None:
-    from actors.driver import Driver
-    from actors.placement import cluster
+def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
+    from actors.session import session
     from pipeline.progress import Progress
-    from pipeline.report import summary_table, write_report
+    from pipeline.report import summary_table
 
     progress = Progress(console)
-    driver = Driver(settings, corpus, state, progress)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if driver.draining:
-            raise KeyboardInterrupt
-        driver.draining = True
-        progress.note("stopping: finishing the rows in flight (again to stop at once)")
-
     progress.note("starting Ray and loading models")
-    try:
-        with cluster(settings):
-            for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
-                signal.signal(number, stop)
-            outcome = driver.run()
-    except KeyboardInterrupt:
-        progress.end()
-        console.print("stopped at once; run the same command to resume")
-        raise typer.Exit(130) from None
-    finally:
-        progress.end()
-    summary = write_report(state.run_dir, settings, outcome.provenance, outcome.operations)
+    with _interruptible(), session(settings, progress.note) as runs:
+        outcome, summary = runs.drive(settings, corpus, state, progress)
     console.print(summary_table(summary))
     if not outcome.complete:
         console.print("stopped; run the same command to resume")
@@ -94,6 +79,15 @@ def _drive(settings: RunConfig, corpus: Any, state: Any) -> None:
         if not progress.rows:
             raise typer.Exit(1)
     _hint(state.run_dir)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("stopped at once; run the same command to resume")
+        raise typer.Exit(130) from None
 
 
 def _hint(run_dir: Path) -> None:
