@@ -352,25 +352,46 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         UserError: the file, a key or a value is wrong; the message names it.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory, but a YAML config file is needed") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the config as UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    raw = _parse_yaml(text, str(path))
+    raw = read_yaml(path, "config", "see configs/ for ready ones")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")
     for override in overrides or []:
         _apply(raw, override)
+    return validated(raw, str(path))
+
+
+def read_yaml(path: Path, kind: str, remedy: str) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        kind, remedy: for the messages, what file it should be, and what to do where there is none.
+
+    Raises:
+        UserError: the file cannot be read or parsed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {kind} file; {remedy}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory, but a YAML {kind} file is needed") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the {kind} as UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return _parse_yaml(text, str(path))
+
+
+def validated(raw: Any, where: str) -> RunConfig:
+    """The config of plain sections, checked.
+
+    Raises:
+        UserError: a key or a value is wrong; the message begins with ``where`` and names it.
+    """
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error)}") from None
+        raise UserError(f"{where}: {_sentence(error)}") from None
 
 
 def dump_config(config: RunConfig) -> str:

@@ -130,6 +130,16 @@ def estimates(values: NDArray[np.float64], seed: int = 0) -> list[Estimate]:
     return [Estimate(*map(float, triple)) for triple in zip(means, low, high, strict=True)]
 
 
+def best_so_far(scores: Sequence[float], steps: Sequence[int]) -> list[float]:
+    """A row's best score after each of its images; a preview counts for nothing until it is made again at full T.
+
+    Args:
+        steps: sampler steps of each image; the first has full T.
+    """
+    full = (score if step == steps[0] else 0.0 for score, step in zip(scores, steps, strict=True))
+    return list(itertools.accumulate(full, max))
+
+
 def summary_table(summary: Summary) -> Table:
     """The summary for a terminal of 80 columns."""
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold", caption_justify="left")
@@ -193,9 +203,7 @@ class _Curve:
 
     def add(self, images: Iterable[tuple[float, int]]) -> None:
         """A row's images as (score, sampler steps); the first image has full T."""
-        scores, steps = zip(*images, strict=True)
-        full = (score if step == steps[0] else 0.0 for score, step in zip(scores, steps, strict=True))
-        bests = list(itertools.accumulate(full, max))
+        bests = best_so_far(*zip(*images, strict=True))
         grow = len(bests) - len(self._live)
         self._live += [0.0] * grow
         self._ended += [0.0] * grow
