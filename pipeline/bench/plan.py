@@ -1,0 +1,165 @@
+"""Which runs a comparison is made of: ordinary run directories, which differ in search method and seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.variants import Variant
+from pipeline.config import RunConfig, load_config, validated
+from pipeline.errors import UserError
+from pipeline.preflight import Models, find_models
+from pipeline.prompts import Corpus, open_corpus
+from pipeline.sinks import check_run_dir, open_run
+from pipeline.sinks.manifest import read_manifest
+from pipeline.sinks.staging import read_letters
+
+EMBEDDED = Path(__file__).with_name("embedded.yaml")
+_OWNED = ("optimizer", "seed", "name", "output.dir")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant with one seed: one run."""
+
+    variant: Variant
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A comparison, checked and not begun. Trials run seed by seed, so that a part of them is a comparison too."""
+
+    out: Path
+    rounds: int
+    seeds: int
+    variants: tuple[Variant, ...]
+    trials: tuple[Trial, ...]
+    corpus: Corpus
+    models: Models
+
+    @property
+    def settings(self) -> RunConfig:
+        """What all trials share, in the form of the first one's config."""
+        return self.trials[0].config
+
+    def parts(self) -> list[tuple[str, int]]:
+        """The corpus by source: (name, prompts), in order, each name once."""
+        names = [part.source.name for part in self.corpus.parts]
+        return [
+            (name if names.count(name) == 1 else f"{name} ({place})", part.size)
+            for place, (name, part) in enumerate(zip(names, self.corpus.parts, strict=True), 1)
+        ]
+
+
+def base_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """The models, sampler, judges and corpus to compare on: those of a config, or the built-in ones.
+
+    Raises:
+        UserError: the config is wrong, or an override sets what the comparison itself sets.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if any(key == owned or key.startswith(f"{owned}.") for owned in _OWNED):
+            raise UserError(f"override {key}: a comparison sets it itself; use --rounds, --seeds, --variants or --out")
+    return load_config(path or EMBEDDED, list(overrides))
+
+
+def plan_bench(
+    base: RunConfig, variants: Sequence[Variant], out: Path, *, prompts: int | None, rounds: int, seeds: int
+) -> Bench:
+    """Build and check every run; write nothing, load no model.
+
+    Args:
+        prompts: taken in equal shares from the sources of ``base.corpus``; what it says itself when absent.
+        rounds: search rounds M. seeds: runs of each variant, with the seeds 0 to ``seeds`` − 1.
+
+    Raises:
+        UserError: a number, a variant, a model, the corpus or a directory is unfit; the message names it.
+    """
+    for option, value in (("--prompts", prompts), ("--rounds", rounds), ("--seeds", seeds)):
+        if value is not None and value < 1:
+            raise UserError(f"{option}: must be at least 1, but it is {value}")
+    plain = base.model_dump(mode="json")
+    if prompts is not None:
+        plain["corpus"] = _shares(plain["corpus"], prompts)
+    trials = tuple(_trial(plain, variant, seed, out, rounds) for seed, variant in product(range(seeds), variants))
+    models = find_models(base)
+    for trial in trials[: len(variants)]:
+        _check_fit(trial)
+    bench = Bench(out, rounds, seeds, tuple(variants), trials, open_corpus(trials[0].config), models)
+    for trial in trials:
+        _done_rows(bench, trial)
+    return bench
+
+
+def unfinished(bench: Bench) -> list[Trial]:
+    """The trials with rows left to make; those without are committed.
+
+    Raises:
+        UserError: every row of a finished trial failed.
+    """
+    left = []
+    for trial in bench.trials:
+        if _done_rows(bench, trial) < bench.corpus.size:
+            left.append(trial)
+        else:
+            open_run(trial.config, bench.corpus)
+            refuse_if_all_failed(trial)
+    return left
+
+
+def _done_rows(bench: Bench, trial: Trial) -> int:
+    """How many rows of a trial are done already; refuses a directory that holds anything but this trial."""
+    try:
+        return check_run_dir(trial.config, bench.corpus)
+    except UserError as error:
+        raise UserError(str(error).replace("output.dir", "--out")) from None  # the option that sets it here
+
+
+def refuse_if_all_failed(trial: Trial) -> None:
+    """
+    Raises:
+        UserError: a finished trial has no row, since its settings fail on this model; the message says how.
+    """
+    run_dir = trial.config.run_dir
+    if sum(entry.rows for entry in read_manifest(run_dir).entries.values()):
+        return
+    letter = next(iter(read_letters(run_dir, 0).values()))
+    raise UserError(
+        f"variant {trial.variant.label}: every row failed, the first with {letter['error']} ({letter['message']}); "
+        f"leave it out with --methods, or delete {run_dir} to try again"
+    )
+
+
+def _check_fit(trial: Trial) -> None:
+    """Whether the models suit the variant."""
+    try:
+        find_models(trial.config)
+    except UserError as error:
+        raise UserError(f"variant {trial.variant.label}: {error}") from None
+
+
+def _shares(corpus: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
+    if prompts < len(corpus):
+        raise UserError(f"--prompts: {prompts} is below the {len(corpus)} sources of the corpus; raise it")
+    share, rest = divmod(prompts, len(corpus))
+    return [section | {"size": share + (place < rest)} for place, section in enumerate(corpus)]
+
+
+def _trial(plain: dict[str, Any], variant: Variant, seed: int, out: Path, rounds: int) -> Trial:
+    name = f"{variant.label}-seed{seed}"
+    changes = {
+        "name": name,
+        "seed": seed,
+        "optimizer": variant.optimizer(rounds, plain["generators"]["steps"]),
+        "output": plain["output"] | {"dir": str(out / "runs" / name)},
+    }
+    return Trial(variant, validated(plain | changes, f"variant {variant.label}"))

@@ -1,0 +1,108 @@
+"""What is compared: search methods, each with the settings it is known by. None is tuned more than another."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import read_yaml
+from pipeline.errors import UserError
+
+REFERENCE = "noise_diffusion"
+UNLIMITED = 100_000  # rounds of a search that its U-Net evaluations bound
+_LABEL = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A label, the optimizer section of a config, and why it is compared."""
+
+    label: str
+    section: dict[str, Any]
+    why: str
+
+    @property
+    def previews(self) -> bool:
+        return bool(self.section.get("preview"))
+
+    def optimizer(self, rounds: int, steps: int) -> dict[str, Any]:
+        """Its section with the common budget.
+
+        That is ``rounds`` M, or, for searches by previews, whose rounds are cheaper, the (M + 1)·T U-Net evaluations
+        that the first image and M rounds of T = ``steps`` take. Whatever the section itself sets is left.
+        """
+        if self.previews:
+            return {"rounds": UNLIMITED, "unet_evaluations": (rounds + 1) * steps} | self.section
+        return {"rounds": rounds} | self.section
+
+
+def _order(candidates: int) -> dict[str, Any]:
+    return {"method": "noise_diffusion", "candidates": candidates, "selection": "order_statistic"}
+
+
+def _preview(keep: int = 1, **section: Any) -> dict[str, Any]:
+    return {"method": "noise_diffusion", "candidates": 50} | section | {"preview": {"steps": 5, "keep": keep}}
+
+
+DEFAULTS = tuple(
+    Variant(*triple)
+    for triple in (
+        ("none", {"method": "none", "rounds": 0}, "the first image: what every search starts from"),
+        ("random_sampling", {"method": "random_sampling"}, "best of M + 1 fresh noises: what a search must beat"),
+        ("random_diffusion", {"method": "random_diffusion"}, "the paper's step without its gradient"),
+        (REFERENCE, {"method": "noise_diffusion", "candidates": 50}, "the paper's method, which all are compared with"),
+        ("pgd", {"method": "pgd"}, "the paper's ablation: projected gradient ascent on the noise"),
+        ("mean_variance", {"method": "mean_variance"}, "the paper's ablation: Adam on the noise's mean and variance"),
+        ("initno", {"method": "initno"}, "first noise by attention, no vision-language model (CVPR 2024)"),
+        ("attend_and_excite", {"method": "attend_and_excite"}, "attention while sampling (SIGGRAPH 2023)"),
+        ("order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"),
+        ("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
+        ("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
+        ("preview_5", _preview(), "rounds of 5 sampler steps, the best made again at full T"),
+        ("preview_5_keep_2", _preview(2), "the best two made again, in case a preview misleads"),
+        ("preview_5_best", _preview(move_from="best"), "previews, each moving away from the best so far"),
+        ("preview_5_keep_2_best", _preview(2, move_from="best"), "both"),
+        ("preview_order_1000", _preview(**_order(1_000)), "previews guided as by the best of 1,000"),
+    )
+)
+
+
+def choose(names: str | None, own: Path | None) -> list[Variant]:
+    """The variants of a comparison.
+
+    Args:
+        names: labels with commas between; all when absent.
+        own: YAML file of further variants, a mapping from label to optimizer section.
+
+    Raises:
+        UserError: a label is unknown, given twice or lacks the reference, or the file is no such mapping.
+    """
+    known = {variant.label: variant for variant in (*DEFAULTS, *(_read(own) if own else ()))}
+    if names is None:
+        return list(known.values())
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"--methods: no variant {name!r}; choose among {', '.join(known)}")
+        if chosen.count(name) > 1:
+            raise UserError(f"--methods: {name} is named twice; name it once")
+    if REFERENCE not in chosen:
+        raise UserError(f"--methods: lacks {REFERENCE}, which all are compared with; add it")
+    return [known[name] for name in chosen]
+
+
+def _read(path: Path) -> list[Variant]:
+    content = read_yaml(path, "variants", "write one with lines such as slow_pgd: {method: pgd, step: 0.01}")
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: must map labels to optimizer sections, such as slow_pgd: {{method: pgd, step: 0.01}}")
+    taken = {variant.label for variant in DEFAULTS}
+    for label, section in content.items():
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            raise UserError(f"{path}: label {label!r} must be lower-case letters, digits and _, at most 40")
+        if label in taken:
+            raise UserError(f"{path}: {label} is a built-in variant; choose another label")
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: {label} must be an optimizer section, such as {{method: pgd, step: 0.01}}")
+    return [Variant(label, section, f"own variant of {path.name}") for label, section in content.items()]

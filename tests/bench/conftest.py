@@ -1,0 +1,84 @@
+"""Made-up searches, and finished comparisons of them on disk, written by the writer of real runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.bench import Bench, base_config, choose, plan_bench
+from pipeline.bench.plan import Trial
+from pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result
+from pipeline.sinks import RunWriter, open_run
+from tests.report.conftest import png
+from tests.runs import write_config
+
+T = 4
+PROVENANCE = Provenance("a_method", "sd", "ab12", "llava", "cd34", "yes")
+
+
+def row(scores: Sequence[float], steps: Sequence[int] | None = None, **changes: Any) -> dict[str, Any]:
+    """The columns a comparison reads of a search with T = 4."""
+    steps = steps or [T] * len(scores)
+    full = [score for score, count in zip(scores, steps, strict=True) if count == T]
+    base = {
+        "scores": list(scores), "steps": list(steps), "evaluations": [float(count) for count in steps],
+        "score_initial": scores[0], "score": max(full), "rounds": len(scores) - 1, "stop_reason": "rounds",
+        "noise": {"mean": 0.0, "std": 1.0, "norm": 1.0, "ks": 0.01},
+    }  # fmt: skip
+    return base | changes
+
+
+def rows_of(*searches: dict[str, Any], seed: int = 0) -> dict[tuple[int, str], dict[str, Any]]:
+    """One row a prompt, keyed as a comparison wants them."""
+    return {(seed, f"{index:08d}-abcdef01"): search for index, search in enumerate(searches)}
+
+
+def write_trial(bench: Bench, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
+    """A finished run in which each row's search had these scores and no judge; no scores: every row failed."""
+    open_run(trial.config, bench.corpus)
+    writer = RunWriter(
+        trial.config.run_dir, trial.config, bench.corpus.extra_schema, bench.corpus.size, provenance
+    )  # fmt: skip
+    for one in bench.corpus.rows():
+        if not scores:
+            writer.fail(Failure(one, ({"error": "RuntimeError", "message": "no attention here", "where": "generate"},)))
+            continue
+        shown, count = png("#0000ff", 16), len(scores)
+        writer.put(
+            Result(
+                row=one, image=shown, image_initial=shown, width=16, height=16, scores=tuple(scores),
+                steps=(T,) * count, evaluations=(float(T),) * count, score=max(scores), rounds=count - 1,
+                stop_reason="rounds", judges={}, seed=trial.config.seed,
+                recipe=Recipe("m", 0, (4, 8, 8), (), (), (), 1, T, 1, "00"), noise=NoiseStats(0.0, 1.0, 1.02, 0.03),
+                noise_fp16=b"00" if trial.config.stores_noise else None,
+            )
+        )  # fmt: skip
+    writer.finish()
+
+
+@pytest.fixture
+def config_path(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Path:
+    """A config of two sources with two prompts each, T = 4."""
+    path = write_config(tmp_path, tiny_sd, tiny_llava, generators={"steps": T})
+    for name in ("plain.txt", "hard.txt"):
+        (tmp_path / name).write_text("a cat\na dog\na bowl\n")
+    sources = [{"source": str(tmp_path / name), "size": 2} for name in ("plain.txt", "hard.txt")]
+    path.write_text(path.read_text() + f"corpus: {sources}\n")
+    return path
+
+
+@pytest.fixture
+def finished(config_path: Path, tmp_path: Path) -> Callable[[Mapping[str, Sequence[float]]], Bench]:
+    """``finished({label: scores})`` plans a comparison of one round and one seed in ``OUT``, and writes its runs."""
+
+    def make(scores: Mapping[str, Sequence[float]]) -> Bench:
+        variants = choose(",".join(scores), None)
+        bench = plan_bench(base_config(config_path, []), variants, tmp_path / "OUT", prompts=None, rounds=1, seeds=1)
+        for trial in bench.trials:
+            write_trial(bench, trial, scores[trial.variant.label])
+        return bench
+
+    return make
