@@ -1,0 +1,160 @@
+"""A comparison as ``methods.md`` and ``methods.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pipeline
+from pipeline.bench.compare import SHARE, Comparison, Figures
+from pipeline.bench.plan import Bench
+from pipeline.bench.variants import REFERENCE
+from pipeline.report.card import escape
+from pipeline.report.summary import Change, Estimate, shown
+
+_NONE = "–"
+_LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+def conditions(bench: Bench, models: dict[str, str]) -> dict[str, Any]:
+    """Under what a comparison was made: its size, sampler, models, machine, day and versions, as plain JSON values.
+
+    Args:
+        models: ids and revisions of generator and scorer, as the rows have them.
+    """
+    import torch
+
+    settings, gpus = bench.settings, range(torch.cuda.device_count())
+    sources = dict(zip((judge.name for judge in settings.judges), bench.models.judges, strict=True))
+    judges = {f"judge {name}": f"{source.id}@{source.resolved_revision()}" for name, source in sources.items()}
+    return {
+        "prompts": bench.corpus.size,
+        "corpus": dict(bench.parts()),
+        "seeds": bench.seeds,
+        "rounds": bench.rounds,
+        "scheduler": settings.generators.scheduler,
+        "steps": settings.generators.steps,
+        "guidance_scale": settings.generators.guidance_scale,
+        "readout": settings.scorers.readout,
+        "batch_size": {"generators": settings.generators.batch_size, "scorers": settings.scorers.batch_size},
+        "models": {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")} | judges,
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpus": list(map(_gpu, gpus))},
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"noisesmith": pipeline.__version__, **{name: version(name) for name in _LIBRARIES}},
+    }
+
+
+def to_json(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
+    """Everything, at full precision.
+
+    ``conditions`` is as :func:`conditions` says; ``prompts``, ``rows``, ``rows_asked`` and ``reference`` as in
+    :class:`~pipeline.bench.compare.Comparison`; ``variants`` maps each label to ``why``, ``optimizer`` (its resolved
+    section) and the fields of :class:`~pipeline.bench.compare.Figures`, nested as there. An estimate is ``{"mean",
+    "low", "high"}``, a change ``{"rows", "first", "kept", "gain"}`` with ``rows`` counting prompts, a curve ``{"at",
+    "score"}`` with an estimate for each place.
+    """
+    plain = asdict(comparison)
+    for variant, trial in zip(bench.variants, bench.trials, strict=False):
+        section = trial.config.optimizer.model_dump(mode="json")
+        figures = plain["variants"][variant.label]
+        plain["variants"][variant.label] = {"why": variant.why, "optimizer": section, **figures}
+    whole = {"conditions": facts, "reference": REFERENCE, **plain}
+    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_markdown(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
+    """A table for a README with its conditions in one line, and what its columns and rows mean."""
+    judges = list(next(iter(comparison.variants.values())).judges)
+    heads = ["method", "VQA score", "Δ", "Δ at equal U-Net"]
+    heads += [head for judge in judges for head in (f"judge {judge}", f"Δ {judge}")]
+    heads += ["95 % at", "U-Net", "VLM", "‖z‖/√D", "KS", "s"]
+    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
+    lines += [_line(_cells(label, figures, judges)) for label, figures in comparison.variants.items()]
+    whys = [f"- `{variant.label}`: {escape(variant.why)}" for variant in bench.variants]
+    return "\n".join([*lines, "", _caption(facts), "", *_notes(comparison, facts), "", *whys, ""])
+
+
+def _cells(label: str, figures: Figures, judges: list[str]) -> list[str]:
+    difference = figures.difference
+    changes = [None, None] if difference is None else [difference.score, difference.score_at_budget]
+    cells = [f"`{label}`", f"{figures.score.kept.mean:.3f}", *map(_signed, changes)]
+    for judge in judges:
+        cells += [_kept(figures.judges[judge]), _signed(None if difference is None else difference.judges[judge])]
+    return [
+        *cells,
+        _NONE if figures.rounds_to_95 is None else str(figures.rounds_to_95),
+        f"{figures.unet_evaluations:.0f}",
+        f"{figures.vlm_evaluations:.1f}",
+        f"{figures.noise_norm:.3f}",
+        f"{figures.noise_ks:.3f}",
+        _NONE if figures.seconds is None else f"{figures.seconds:.3g}",
+    ]
+
+
+def _caption(facts: dict[str, Any]) -> str:
+    machine, models, versions = facts["machine"], facts["models"], facts["versions"]
+    parts = [
+        f"{facts['prompts']} prompts ({', '.join(f'{size} {name}' for name, size in facts['corpus'].items())})",
+        f"{_count(facts['seeds'], 'seed')}, {_count(facts['rounds'], 'round')}",
+        f"{facts['scheduler']}, T = {facts['steps']}, guidance {facts['guidance_scale']:g}",
+        ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]]),
+        facts["date"],
+        ", ".join(f"{name} {number}" for name, number in versions.items()),
+        ", ".join(f"{side} {model}" for side, model in models.items()),
+    ]
+    return escape("; ".join(parts)) + "."
+
+
+def _notes(comparison: Comparison, facts: dict[str, Any]) -> list[str]:
+    rounds = _count(facts["rounds"], "round")
+    notes = [
+        f"Δ: kept image, paired difference from `{REFERENCE}` with its 95 % bootstrap interval over prompts. Previews "
+        f"spend the U-Net evaluations of the first image and {rounds}, all others take {rounds}; a row ends early only "
+        "at the score 1. Δ at equal U-Net: between the best scores found within the smaller of both budgets. A judge "
+        "never steers and sees only the image kept in the end, so its Δ is as run. 95 % at: the round where the mean "
+        f"score has {SHARE:.0%} of its final gain over the first image. U-Net, VLM, s: denoising steps, images scored "
+        "and seconds, a row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
+    ]
+    if comparison.rows < comparison.rows_asked:
+        notes += [
+            "",
+            f"Only the {comparison.rows} of {comparison.rows_asked} rows that every method finished are compared.",
+        ]
+    return notes
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _signed(estimate: Estimate | None) -> str:
+    return _NONE if estimate is None else shown(estimate, sign="+")
+
+
+def _kept(change: Change | None) -> str:
+    return _NONE if change is None else f"{change.kept.mean:.3f}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(index)
