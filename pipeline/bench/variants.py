@@ -28,13 +28,17 @@ class Variant:
         return bool(self.section.get("preview"))
 
     def optimizer(self, rounds: int, steps: int) -> dict[str, Any]:
-        """Its section with the common budget.
+        """Its section with the common budget: M rounds, ``rounds``, which with the first image take (M + 1)·T U-Net
+        evaluations, T = ``steps``.
 
-        That is ``rounds`` M, or, for searches by previews, whose rounds are cheaper, the (M + 1)·T U-Net evaluations
-        that the first image and M rounds of T = ``steps`` take. Whatever the section itself sets is left.
+        Where a round costs more or less than T, the evaluations bound the search: with previews, whose rounds are
+        cheaper and so more, and with the methods that read attention. Whatever the section itself sets is left.
         """
+        spent = {"unet_evaluations": (rounds + 1) * steps}
         if self.previews:
-            return {"rounds": UNLIMITED, "unet_evaluations": (rounds + 1) * steps} | self.section
+            return {"rounds": UNLIMITED} | spent | self.section
+        if self.section.get("method") in ("initno", "attend_and_excite"):
+            return {"rounds": rounds} | spent | self.section
         return {"rounds": rounds} | self.section
 
 
