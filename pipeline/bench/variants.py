@@ -47,7 +47,7 @@ def _order(candidates: int) -> dict[str, Any]:
 
 
 def _preview(keep: int = 1, **section: Any) -> dict[str, Any]:
-    return {"method": "noise_diffusion", "candidates": 50} | section | {"preview": {"steps": 5, "keep": keep}}
+    return {"method": "noise_diffusion", "candidates": 50} | section | {"preview": {"steps": 4, "keep": keep}}
 
 
 DEFAULTS = tuple(
@@ -64,10 +64,10 @@ DEFAULTS = tuple(
         ("order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"),
         ("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
         ("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
-        ("preview_5", _preview(), "rounds of 5 sampler steps, the best made again at full T"),
-        ("preview_5_keep_2", _preview(2), "the best two made again, in case a preview misleads"),
-        ("preview_5_best", _preview(move_from="best"), "previews, each moving away from the best so far"),
-        ("preview_5_keep_2_best", _preview(2, move_from="best"), "both"),
+        ("preview_4", _preview(), "rounds of 4 sampler steps, the best made again at full T"),
+        ("preview_4_keep_2", _preview(2), "the best two made again, in case a preview misleads"),
+        ("preview_4_best", _preview(move_from="best"), "previews, each moving away from the best so far"),
+        ("preview_4_keep_2_best", _preview(2, move_from="best"), "both"),
         ("preview_order_1000", _preview(**_order(1_000)), "previews guided as by the best of 1,000"),
     )
 )

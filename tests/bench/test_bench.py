@@ -87,7 +87,7 @@ def test_finished_runs_are_compared_without_ray(
         (["--methods", "noise_diffusion,magic"], "'magic'"),
         (["--methods", "none,pgd"], "noise_diffusion"),
         (["--methods", "noise_diffusion,noise_diffusion"], "twice"),
-        (["--methods", "noise_diffusion,preview_5"], "variant preview_5: optimizer.preview.steps"),
+        (["--methods", "noise_diffusion,preview_4"], "variant preview_4: optimizer.preview.steps"),
         (["--variants", "nowhere.yaml"], "nowhere.yaml"),
         (["--variants", "OWN", "--methods", "noise_diffusion,slow"], "variant slow: optimizer.step"),
         (["--out", "OWN"], "OWN is not a directory; choose another --out"),

@@ -53,7 +53,7 @@ def test_a_preview_counts_once_made_again_and_its_budget_is_the_common_one() -> 
         row([0.2, 0.9, 0.1, 0.8], PREVIEWED, stop_reason="budget"),
         row([0.2, 0.3, 0.6, 0.5, 0.4, 0.6], [T, 1, 1, 1, 1, T], stop_reason="budget"),
     )
-    found = figures(noise_diffusion=reference, preview_5=previews).variants["preview_5"]
+    found = figures(noise_diffusion=reference, preview_4=previews).variants["preview_4"]
     assert means(found.by_round)[:3] == pytest.approx([0.2, 0.2, 0.2])
     assert found.by_evaluations.at == (4, 8, 12)
     assert means(found.by_evaluations) == pytest.approx([0.2, 0.2, 0.7])

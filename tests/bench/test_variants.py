@@ -11,7 +11,7 @@ from pipeline.bench.variants import DEFAULTS, REFERENCE
 from pipeline.config import METHODS, validated
 from pipeline.errors import UserError
 
-STEPS, ROUNDS = 20, 20
+STEPS, ROUNDS = 12, 20
 
 
 def optimizer(variant):
