@@ -151,7 +151,10 @@ class _Prompts:
         pairs = self.means(np.where(np.isnan(first + kept), np.nan, np.stack([first, kept])))
         pairs = pairs[:, ~np.isnan(pairs[0]) & (True if only is None else only)]
         n = pairs.shape[1]
-        return Change(n, *estimates(np.stack([*pairs, pairs[1] - pairs[0]]))) if n else None
+        if not n:
+            return None
+        before, after, gain = estimates(np.stack([*pairs, pairs[1] - pairs[0]]))
+        return Change(n, before, after, gain)
 
 
 class _Searches:
