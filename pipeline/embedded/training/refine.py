@@ -25,10 +25,10 @@ from .data import pictures, wear
 from .loop import Plan, fit
 from .vlm import QUESTIONS, Student, Words, dense_loss, pack, packed_logits, segments, words
 
-PLAN = Plan("refine", steps=900, batch=24, lr=4e-4, warmup=50, ema=0.99)
-SAMPLES = 1500
+PLAN = Plan("refine", steps=1500, batch=24, lr=4e-4, warmup=50, ema=0.99)
+SAMPLES = 6000
 SURE = 0.55
-GUIDANCE, STEPS = 5.0, 20
+GUIDANCE, STEPS = 1.5, 10
 
 
 def paint_pool(
@@ -54,9 +54,11 @@ def paint_pool(
 
 
 def as_scene(found: list[Detection]) -> Scene | None:
-    """The scene that detections amount to; ``None`` unless one or two objects, all surely seen."""
+    """The scene that detections amount to; ``None`` unless one object or two of different kinds, all surely seen."""
     if not 1 <= len(found) <= 2 or min(d.confidence for d in found) < SURE:
         return None
+    if len({d.noun for d in found}) < len(found):
+        return None  # asking which of two cats is above the other has no wrong answer
     items = [Item(d.noun, d.colour, d.x, d.y, round(d.size)) for d in found]
     if len(items) == 1:
         return Scene((items[0],), "single", (0.0, 0.0, 0.0))
