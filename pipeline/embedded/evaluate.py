@@ -20,7 +20,7 @@ from .training.data import pictures
 from .training.vlm import normalised, pack, packed_logits, words
 
 WEIGHTS = Path(__file__).with_name("weights")
-GUIDANCE, STEPS = 2.0, 20  # as in the built-in runs
+GUIDANCE, STEPS = 2.0, 20
 
 
 def load(folder: Path) -> tuple[StableDiffusionPipeline, LlavaForConditionalGeneration, Judge]:
