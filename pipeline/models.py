@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,26 @@ from pipeline.embedded import weights
 from pipeline.errors import UserError, reason
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _EDGE = 1 << 20  # bytes hashed at each end of a large file
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was found: ``location`` is a folder or a Hub id, for ``from_pretrained``."""
+    """A model that was found: ``location`` is a folder or a Hub id, for ``from_pretrained``.
+
+    Where ``file`` is set, the weights are in that one file, and ``location`` has only their configuration.
+    """
 
     id: str
     location: str
     revision: str | None
     class_name: str
     field: str
+    variant: str | None = None
+    allow_pickle: bool = False
+    file: Path | None = None
 
     @property
     def local(self) -> bool:
@@ -37,17 +45,40 @@ class ModelSource:
         Raises:
             UserError: it is missing, unreachable or not JSON.
         """
-        return _read_json(self.id, self.location, self.revision, filename, self.field)
+        return _read_json(self.location if self.file else self.id, self.location, self.revision, filename, self.field)
 
     def resolved_revision(self) -> str:
-        """The commit of a Hub model, or a fingerprint of a local folder (names, sizes, both ends of each file)."""
+        """The commit of a Hub model, or a fingerprint of local files (names, sizes, both ends of each file)."""
+        if self.file:
+            return fingerprint([self.file], self.file.parent)
         if self.local:
-            return _fingerprint(Path(self.location))
+            suffixes = {".json", ".safetensors", ".model", *(PICKLED if self.allow_pickle else ())}
+            folder = Path(self.location)
+            return fingerprint([path for path in folder.rglob("*") if path.suffix in suffixes], folder)
+        return self._snapshot().name
+
+    def stored_folder(self) -> Path | None:
+        """Where every weight file must lie already: a local folder, or the Hub's cache when the Hub is off limits."""
+        from huggingface_hub import constants
+
+        if self.local:
+            return Path(self.location)
+        return self._snapshot() if constants.HF_HUB_OFFLINE else None
+
+    def _snapshot(self) -> Path:
         from huggingface_hub import hf_hub_download
 
         filename = "model_index.json" if self.field.startswith("generators") else "config.json"
-        snapshot = Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
-        return snapshot.name
+        return Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
+
+    def load_options(self) -> dict[str, Any]:
+        """What ``from_pretrained`` of ``diffusers`` must be told: where from, which files, and no pickles."""
+        return {
+            "revision": self.revision,
+            "variant": self.variant,
+            "use_safetensors": None if self.allow_pickle else True,
+            "local_files_only": self.local,
+        }
 
 
 def quiet_libraries() -> None:
@@ -72,6 +103,8 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
     embedded = EMBEDDED[field.split(".")[0]]
     location = str(weights(embedded[model])) if model in embedded else str(Path(model).expanduser())
     if not Path(location).exists():
+        if Path(model).suffix in {".safetensors", *PICKLED}:
+            raise UserError(f"{field}: no file {model!r}; give a model's file or folder, or a Hub id")
         if not _HUB_ID.match(model):
             raise UserError(f"{field}: no folder {model!r}; give a model folder, a Hub id or {', '.join(embedded)}")
         location = model
@@ -106,16 +139,41 @@ def _download(hub_id: str, revision: str | None, filename: str, field: str) -> P
         return Path(hf_hub_download(hub_id, filename, revision=revision))
     except Exception as error:  # the Hub client raises many unrelated classes; each means the same to the user
         raise UserError(
-            f"{field}: {hub_id!r} is no folder here and {filename} cannot be had from the Hub ({reason(error)}); "
-            "check the name, the revision and the connection"
+            f"{field}: {hub_id!r} is no folder here, and its {filename} is neither in the Hub's cache nor to be had "
+            f"({reason(error)}); check the name and the revision, or fetch the model beforehand with "
+            f"`{download_command(hub_id, revision)}` (a gated one after `hf auth login`)"
         ) from None
 
 
-def _fingerprint(folder: Path) -> str:
+def download_command(hub_id: str, revision: str | None) -> str:
+    """The command that fetches a Hub model into the cache."""
+    return f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
+
+
+def licence(model: str, revision: str | None) -> str | None:
+    """A model's licence as its card states it, ``None`` where there is no card to ask.
+
+    The card is the ``README.md`` of a local folder or a Hub model. Where it says "other", the licence's name counts.
+    """
+    from huggingface_hub import hf_hub_download, metadata_load
+
+    card = Path(model).expanduser() / "README.md"
+    try:
+        if not card.is_file() and _HUB_ID.match(model) and not Path(model).exists():
+            card = Path(hf_hub_download(model, "README.md", revision=revision))
+        metadata = (metadata_load(card) if card.is_file() else None) or {}
+    except Exception:  # no card, no connection, a card that is no card: whatever it is, no licence is known
+        return None
+    stated = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
+    return stated if isinstance(stated, str) else None
+
+
+def fingerprint(files: Iterable[Path], root: Path) -> str:
+    """Tells files apart by their names below ``root``, their sizes, and both ends of their content."""
     sha = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".model"}):
+    for path in sorted(path for path in files if path.is_file()):
         size = path.stat().st_size
-        sha.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        sha.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
             sha.update(file.read(_EDGE))
             if size > _EDGE:
