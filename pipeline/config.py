@@ -17,6 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import UserError
 
+STOCHASTIC = (
+    "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
+    "dpmsolver++_sde", "unclip",
+)  # fmt: skip
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
 
@@ -53,18 +57,69 @@ class _Actors(_Section):
     batch_size: int = Field(8, ge=1, le=4096)
 
 
+class LoraConfig(_Section):
+    """Low-rank changes that are added to the model's weights when it is loaded."""
+
+    path: str = Field(min_length=1, description="a .safetensors file here, in any format diffusers reads")
+    scale: float = Field(1.0, description="factor on the change; 1 is what it was trained for")
+
+
 class GeneratorConfig(_Actors):
     """The frozen diffusion model, its sampler, and the actors that hold it."""
 
-    model: str = Field("embedded", min_length=1, description="embedded, a local folder, or a Hub id")
+    model: str = Field(
+        "embedded", min_length=1, description="embedded, a local folder, a Hub id, or one .safetensors file"
+    )
     revision: str | None = None
-    scheduler: Literal["ddim", "pndm", "dpmsolver++", "flow_euler"] = "ddim"
+    config: str | None = Field(
+        None, min_length=1, description="folder or Hub id with the JSON files that a single-file model lacks"
+    )
+    variant: str | None = Field(None, pattern=r"^[A-Za-z0-9_]+$", description="weight files to take, such as fp16")
+    allow_pickle: bool = Field(False, description="also load pickled weights, which can run code of their own")
+    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs merged into the weights, in this order; needs peft")
+    scheduler: Literal["ddim", "pndm", "dpmsolver++", "euler", "flow_euler", "lcm"] = "ddim"
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = Field(
+        None, description="where the steps lie; the model's own when absent, few-step models need trailing"
+    )
     steps: int = Field(50, ge=1, le=1000, description="denoising steps T")
-    guidance_scale: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0, description="weight of the prompt; 1 or less turns guidance off")
     negative_prompt: str = ""
+    max_sequence_length: int | None = Field(
+        None, ge=1, le=512, description="tokens of Stable Diffusion 3's T5 encoder; 256 when absent"
+    )
+    drop_t5: bool = Field(
+        False, description="run Stable Diffusion 3 without its T5 encoder: about 10 GB less, but long prompts suffer"
+    )
     height: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
     width: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    safety_checker: Literal[False] = Field(
+        False, description="Stable Diffusion 1.x's image filter is never loaded; filter the finished dataset instead"
+    )
+    attention: Literal["sdpa", "sliced"] = Field(
+        "sdpa", description="torch's fused attention, or slices that need less memory and more time"
+    )
+    vae_slicing: bool = Field(False, description="decode the images of a batch one by one, for less memory")
+    vae_tiling: bool = Field(False, description="decode large images in blended tiles; changes their pixels slightly")
+    compile: bool = Field(False, description="torch.compile the U-Net or transformer; pays off over many batches")
+    cpu_offload: bool = Field(False, description="keep on the GPU only the part of the model at work")
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _deterministic(cls, value: Any) -> Any:
+        if value in STOCHASTIC:
+            raise ValueError(
+                f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
+                "use ddim, pndm, dpmsolver++, euler, or flow_euler for a flow-matching model"
+            )
+        return value
+
+    @field_validator("safety_checker", mode="before")
+    @classmethod
+    def _no_safety_checker(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError("a blacked-out image cannot be searched, so the checker is never loaded; set it to false")
+        return value
 
 
 class ScorerConfig(_Actors):
@@ -328,9 +383,11 @@ class RunConfig(_Section):
 
 
 _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
+_SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")  # as batch_size: the same mathematics
 OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "retries",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
+    *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
 )  # fmt: skip
 
 
