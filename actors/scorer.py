@@ -49,7 +49,9 @@ class ScorerActor:
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
         source = find_generator(self._config.generators)
-        self._decoder = Decoder(source, getattr(torch, self._config.generators.dtype), device)
+        generators = self._config.generators
+        dtype = getattr(torch, generators.dtype)
+        self._decoder = Decoder(source, dtype, device, slicing=generators.vae_slicing, tiling=generators.vae_tiling)
         self._scorer = load_scorer(placement, device)
         self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
         return ScorerInfo(self._scorer.id, self._scorer.revision)

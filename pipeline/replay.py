@@ -59,7 +59,10 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         raise UserError(
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
-    decoder = Decoder(find_generator(placement), getattr(torch, placement.dtype), device)
+    dtype = getattr(torch, placement.dtype)
+    decoder = Decoder(
+        find_generator(placement), dtype, device, slicing=placement.vae_slicing, tiling=placement.vae_tiling
+    )
     noise = from_bytes(row[NOISE_BYTES], recipe.shape) if config.stores_noise else replay(recipe, row_id)
     subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
     task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)

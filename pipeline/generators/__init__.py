@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
 from pipeline.errors import UserError
 from pipeline.generators.base import Generator, LatentSpec
-from pipeline.generators.samplers import check_scheduler
-from pipeline.models import ModelSource, locate
+from pipeline.generators.checks import check_components, check_lora, check_options
+from pipeline.generators.samplers import check_sampler
+from pipeline.generators.spec import read_spec
+from pipeline.models import PICKLED, ModelSource, locate
+
+if TYPE_CHECKING:
+    from pipeline.generators.adapter import Adapter
 
 __all__ = ["Generator", "LatentSpec", "check_attention", "find_generator", "latent_spec", "load_generator"]
 
-FAMILIES = ("StableDiffusionPipeline",)
+FAMILIES = {
+    "StableDiffusionPipeline": "pipeline.generators.stable_diffusion:StableDiffusion",
+    "LatentConsistencyModelPipeline": "pipeline.generators.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": "pipeline.generators.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "pipeline.generators.stable_diffusion_3:StableDiffusion3",
+}
 
 
 def find_generator(config: GeneratorConfig) -> ModelSource:
-    """Check the model, its class, the sampler and the image size from the model's JSON files alone.
+    """Check the model, its class, its files, the sampler, the image size and every option; load none of it.
 
     Raises:
         UserError: something does not fit; the message names the field.
     """
-    source = locate(config.model, config.revision, "generators.model", "model_index.json")
-    if source.class_name not in FAMILIES:
-        raise UserError(
-            f"generators.model: {config.model!r} is a {source.class_name}, which is not supported; "
-            f"use one of {', '.join(FAMILIES)}"
-        )
-    check_scheduler(config.scheduler, source.read_json("scheduler/scheduler_config.json"), source.class_name)
-    latent_spec(config, source)
+    source = _locate(config)
+    family = _family(source)
+    check_options(config, family, source)
+    check_components(source, family, config)
+    check_lora(config)
+    check_sampler(config, source.read_json("scheduler/scheduler_config.json"), family.flow)
+    read_spec(config, source, family)
     return source
 
 
 def latent_spec(config: GeneratorConfig, source: ModelSource) -> LatentSpec:
-    """Shape of the latents and the image, in pixels, for a config's height and width."""
-    unet, vae = source.read_json("unet/config.json"), source.read_json("vae/config.json")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    sizes = []
-    for name in ("height", "width"):
-        pixels = getattr(config, name) or unet["sample_size"] * factor
-        if pixels % 8 or pixels % factor:
-            multiple = max(8, factor)
-            raise UserError(
-                f"generators.{name}: {pixels} is not a multiple of {multiple}; give one such as {multiple * 8}"
-            )
-        sizes.append(pixels)
-    height, width = sizes
-    return LatentSpec((unet["in_channels"], height // factor, width // factor), height, width)
+    """Shape of the latents and the image, in pixels, for a config's height and width.
+
+    Raises:
+        UserError: the model cannot make that size.
+    """
+    return read_spec(config, source, _family(source))
 
 
 def load_generator(config: GeneratorConfig, device: str) -> Generator:
@@ -53,20 +59,56 @@ def load_generator(config: GeneratorConfig, device: str) -> Generator:
     Raises:
         UserError: the model cannot be loaded.
     """
-    from pipeline.generators.stable_diffusion import StableDiffusion
-
-    return StableDiffusion(config, find_generator(config), device)
+    source = find_generator(config)
+    return _family(source)(config, source, device)
 
 
 def check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: LatentSpec) -> None:
-    """Refuse an attention method on a model whose denoiser has no such maps, from its JSON files alone.
+    """Refuse an attention method on a model whose attention it cannot read, from its JSON files alone.
 
     Raises:
-        UserError: there are none, or none of the size asked for.
+        UserError: it is no Stable Diffusion 1.x or 2.x, or has no attention maps of the size asked for.
     """
     if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
         from pipeline.generators.attention import choose_map_size
 
-        choose_map_size(
-            optimizer.method, optimizer.attention_size, source.read_json("unet/config.json"), *spec.shape[-2:]
+        unet = source.read_json("unet/config.json") if source.class_name == "StableDiffusionPipeline" else {}
+        choose_map_size(optimizer.method, optimizer.attention_size, unet, *spec.shape[-2:])
+
+
+def _family(source: ModelSource) -> type[Adapter]:
+    if source.class_name not in FAMILIES:
+        raise UserError(
+            f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
+            f"use one of {', '.join(FAMILIES)}"
         )
+    module, name = FAMILIES[source.class_name].split(":")
+    family: type[Adapter] = getattr(import_module(module), name)
+    return family
+
+
+def _locate(config: GeneratorConfig) -> ModelSource:
+    file = Path(config.model).expanduser()
+    if not file.is_file():
+        if config.config is not None:
+            raise UserError(
+                f"generators.config: only a single-file model needs one, but {config.model!r} is none; remove it"
+            )
+        found = locate(config.model, config.revision, "generators.model", "model_index.json")
+        return replace(found, variant=config.variant, allow_pickle=config.allow_pickle)
+    if file.suffix in PICKLED and not config.allow_pickle:
+        raise UserError(
+            f"generators.model: {config.model!r} is a pickle, which can run code of its own; "
+            "give a .safetensors file, or set generators.allow_pickle: true if you trust it"
+        )
+    if file.suffix not in {".safetensors", *PICKLED}:
+        raise UserError(f"generators.model: {config.model!r} is no weights file; give a .safetensors file or a folder")
+    if config.config is None:
+        raise UserError(
+            f"generators.config: {config.model!r} has weights alone; give the folder or Hub id whose model_index.json "
+            "and configs fit it, such as stabilityai/stable-diffusion-xl-base-1.0"
+        )
+    if config.variant is not None:
+        raise UserError("generators.variant: a single file has no variants; remove it")
+    base = locate(config.config, config.revision, "generators.config", "model_index.json")
+    return replace(base, id=config.model, file=file, allow_pickle=config.allow_pickle)

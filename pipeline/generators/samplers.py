@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.config import GeneratorConfig
+from pipeline.errors import UserError, reason
 
 CLASSES = {
     "ddim": "DDIMScheduler",
     "pndm": "PNDMScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
+    "lcm": "LCMScheduler",
 }
-FLOW_FAMILIES = ("StableDiffusion3Pipeline",)
+_AFFINE: dict[str, dict[str, Any]] = {  # whatever the model's own sampler does: no clipping, no fresh noise
+    "ddim": {"clip_sample": False, "thresholding": False},
+    "pndm": {"skip_prk_steps": True},  # Runge-Kutta steps would take four evaluations each, and not fit a single step
+    "dpmsolver++": {"algorithm_type": "dpmsolver++", "thresholding": False},
+    "flow_euler": {"stochastic_sampling": False},
+    "lcm": {"clip_sample": False, "thresholding": False},
+}
 
 
-def check_scheduler(name: str, trained: dict[str, Any], family: str) -> None:
-    """Refuse a sampler that does not fit how the model was trained.
+def check_sampler(config: GeneratorConfig, trained: dict[str, Any], flow: bool) -> None:
+    """Refuse a sampler that does not fit how the model was trained, that is random, or whose gain is not positive.
+
+    Args:
+        trained: the model's own ``scheduler_config.json``.
+        flow: whether the family is trained by flow matching.
 
     Raises:
-        UserError: ``flow_euler`` on a noise-predicting model, or another sampler on a flow-matching one.
+        UserError: names the field.
     """
-    flow = family in FLOW_FAMILIES or "FlowMatch" in str(trained.get("_class_name"))
+    name, steps, trained_class = config.scheduler, config.steps, str(trained.get("_class_name"))
+    flow = flow or "FlowMatch" in trained_class
     if flow != (name == "flow_euler"):
-        fitting = "flow_euler" if flow else "ddim, pndm or dpmsolver++"
+        fitting = "flow_euler" if flow else "ddim, pndm, dpmsolver++ or euler"
         kind = "a flow-matching model" if flow else "no flow-matching model"
         raise UserError(f"generators.scheduler: {name} does not fit, since generators.model is {kind}; use {fitting}")
+    prediction = trained.get("prediction_type", "epsilon")
+    if trained_class.startswith("EDM") or (not flow and prediction not in ("epsilon", "v_prediction")):
+        kind = f"samples with {trained_class}" if trained_class.startswith("EDM") else f"predicts {prediction}"
+        raise UserError(
+            f"generators.model: {config.model!r} {kind}, which no sampler here fits; "
+            "give a model that predicts the noise (epsilon), v, or a flow's velocity"
+        )
+    if name == "lcm" and steps > 1:
+        raise UserError(
+            f"generators.steps: lcm draws fresh noise after every step but the last, so {steps} steps are random; "
+            "set 1, or use scheduler ddim or euler with timestep_spacing: trailing"
+        )
+    if config.timestep_spacing is not None and name in ("flow_euler", "lcm"):
+        raise UserError(f"generators.timestep_spacing: {name} places its steps itself; remove it")
+    try:
+        gain = sampler_gain(build_scheduler(name, trained, config.timestep_spacing), steps)
+    except Exception as error:  # each scheduler refuses its settings in its own way
+        raise UserError(
+            f"generators.scheduler: {name} cannot take {steps} steps with this model ({reason(error)}); "
+            "change steps, timestep_spacing or scheduler"
+        ) from error
+    if not (math.isfinite(gain) and gain > 0):
+        raise UserError(
+            f"generators.scheduler: with {steps} steps of {name} the image does not follow z_T (gain {gain:g}); "
+            "change steps, timestep_spacing or scheduler"
+        )
 
 
-def build_scheduler(name: str, trained: Any) -> Any:
-    """A ``diffusers`` scheduler of the named class with the noise schedule the model was trained with."""
+def build_scheduler(name: str, trained: Any, timestep_spacing: str | None = None) -> Any:
+    """A ``diffusers`` scheduler of the named class with the noise schedule the model was trained with.
+
+    Args:
+        timestep_spacing: ``leading``, ``trailing`` or ``linspace``; the model's own when ``None``.
+    """
     import diffusers
 
-    options = {"algorithm_type": "dpmsolver++"} if name == "dpmsolver++" else {}
-    return getattr(diffusers, CLASSES[name]).from_config(trained, **options)
+    spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    return getattr(diffusers, CLASSES[name]).from_config(trained, **_AFFINE.get(name, {}), **spacing)
 
 
 def sampler_gain(scheduler: Any, steps: int) -> float:
@@ -43,10 +88,17 @@ def sampler_gain(scheduler: Any, steps: int) -> float:
 
     A deterministic sampler is affine in z_T while predictions are held constant, so the constant falls away at zero
     and what is left of 1 is c. (13.153 for DDIM and PNDM at 50 steps of Stable Diffusion's schedule.)
+
+    Euler with σ_0 > … > σ_T = 0 starts from ``init_noise_sigma``·z_T. Each step adds (σ' − σ)·ε, so with a constant ε
+    c is ``init_noise_sigma``; with a constant v a step multiplies by (1 + σσ')/(1 + σ²). What ``scale_model_input``
+    does reaches the model alone, so it leaves c as it is.
     """
-    scheduler.set_timesteps(steps)
+    shifting = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # moves the steps, never c
+    scheduler.set_timesteps(steps, **shifting)
     sample = torch.ones(1, 1, 1, 1, dtype=torch.float64) * float(getattr(scheduler, "init_noise_sigma", 1.0))
     zero = torch.zeros_like(sample)
     for timestep in scheduler.timesteps:
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(zero, timestep, sample, return_dict=False)[0]
     return float(sample)

@@ -14,28 +14,51 @@ from pipeline.models import ModelSource
 
 
 class Decoder:
-    """``AutoencoderKL`` of the generator's model, frozen."""
+    """``AutoencoderKL`` of the generator's model, frozen.
 
-    def __init__(self, source: ModelSource, dtype: torch.dtype, device: str) -> None:
+    A VAE that says it overflows in float16 (``force_upcast``) works in float32 there.
+    """
+
+    def __init__(
+        self, source: ModelSource, dtype: torch.dtype, device: str, *, slicing: bool = False, tiling: bool = False
+    ) -> None:
         from diffusers import AutoencoderKL
 
         try:
-            vae = AutoencoderKL.from_pretrained(
-                source.location,
-                subfolder="vae",
-                revision=source.revision,
-                dtype=dtype,
-                local_files_only=source.local,
-            )
+            if source.file:
+                vae = AutoencoderKL.from_single_file(
+                    str(source.file),
+                    config=source.location,
+                    subfolder="vae",
+                    dtype=dtype,
+                    local_files_only=source.local,
+                )
+            else:
+                vae = AutoencoderKL.from_pretrained(
+                    source.location, subfolder="vae", dtype=dtype, **source.load_options()
+                )
         except Exception as error:  # as in the generators' loaders
             raise UserError(f"generators.model: the vae of {source.id!r} cannot be loaded ({reason(error)})") from error
+        if dtype == torch.float16 and vae.config.force_upcast:
+            vae = vae.to(torch.float32)
+        if slicing:
+            vae.enable_slicing()
+        if tiling:
+            vae.enable_tiling()
         self.vae: Any = vae.to(device).eval().requires_grad_(False)
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` in [0, 1] of z_0 ``[B, C, h, w]``; differentiable where not clamped."""
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
-        shift = getattr(self.vae.config, "shift_factor", None)
-        decoded = self.vae.decode(latents + shift if shift else latents, return_dict=False)[0]
+        config = self.vae.config
+        latents = latents.to(self.vae.device, self.vae.dtype)
+        if config.latents_mean is not None and config.latents_std is not None:
+            mean, std = (
+                latents.new_tensor(value)[:, None, None] for value in (config.latents_mean, config.latents_std)
+            )
+            latents = latents * std / config.scaling_factor + mean
+        else:
+            latents = latents / config.scaling_factor + (config.shift_factor or 0)
+        decoded = self.vae.decode(latents, return_dict=False)[0]
         return (decoded / 2 + 0.5).clamp(0, 1)
 
 

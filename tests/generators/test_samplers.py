@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.config import GeneratorConfig
 from pipeline.errors import UserError
-from pipeline.generators.samplers import build_scheduler, check_scheduler, sampler_gain
+from pipeline.generators.samplers import build_scheduler, check_sampler, sampler_gain
 
 STABLE_DIFFUSION = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -20,40 +21,104 @@ def _z0(scheduler: object, steps: int, z_T: torch.Tensor, predictions: list[torc
     scheduler.set_timesteps(steps)
     sample = z_T * float(getattr(scheduler, "init_noise_sigma", 1.0))
     for timestep, prediction in zip(scheduler.timesteps, predictions, strict=False):
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(prediction, timestep, sample, return_dict=False)[0]
     return sample
 
 
-@pytest.mark.parametrize("steps", [7, 20, 50])
-@pytest.mark.parametrize("name", ["ddim", "pndm", "dpmsolver++", "flow_euler"])
-def test_gradient_through_the_sampler_is_the_gain_times_the_gradient_at_z0(name: str, steps: int) -> None:
-    trained = FLOW if name == "flow_euler" else STABLE_DIFFUSION
+@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["ddim", "pndm", "dpmsolver++", "euler"])
+def test_gradient_through_the_sampler_is_the_gain_times_the_gradient_at_z0(
+    name: str, prediction_type: str, spacing: str, steps: int
+) -> None:
+    trained = STABLE_DIFFUSION | {"prediction_type": prediction_type}
+    _assert_gain(name, trained, steps, spacing)
+
+
+@pytest.mark.parametrize(("name", "trained", "steps"), [("flow_euler", FLOW, 1), ("flow_euler", FLOW, 28)])
+def test_the_gain_of_flow_matching(name: str, trained: dict, steps: int) -> None:
+    _assert_gain(name, trained, steps, None)
+
+
+def test_the_gain_of_one_step_of_a_consistency_model() -> None:
+    _assert_gain("lcm", STABLE_DIFFUSION | {"original_inference_steps": 50}, 1, None)
+
+
+def _assert_gain(name: str, trained: dict, steps: int, spacing: str | None) -> None:
     generator = torch.Generator().manual_seed(steps)
     shape = (1, 4, 6, 6)
-    predictions = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2 * steps)]
+    predictions = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2 * steps + 1)]
     direction = torch.randn(shape, generator=generator, dtype=torch.float64)
     z_T = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    z_0 = _z0(build_scheduler(name, trained), steps, z_T, predictions)
+    z_0 = _z0(build_scheduler(name, trained, spacing), steps, z_T, predictions)
     score = (z_0 * direction).sin().sum()  # any score that is not linear in z_0
     at_noise, at_z0 = torch.autograd.grad(score, [z_T, z_0])
-    expected = sampler_gain(build_scheduler(name, trained), steps) * at_z0
-    assert float((at_noise - expected).norm() / at_noise.norm()) < 1e-4
+    gain = sampler_gain(build_scheduler(name, trained, spacing), steps)
+    assert gain > 0
+    assert float((at_noise - gain * at_z0).norm() / at_noise.norm()) < 1e-4
 
 
 def test_known_gains() -> None:
     assert sampler_gain(build_scheduler("ddim", STABLE_DIFFUSION), 50) == pytest.approx(13.153, abs=2e-3)
     assert sampler_gain(build_scheduler("pndm", STABLE_DIFFUSION), 50) == pytest.approx(13.153, abs=2e-3)
     assert sampler_gain(build_scheduler("flow_euler", FLOW), 28) == pytest.approx(1.0)
+    assert sampler_gain(build_scheduler("flow_euler", FLOW | {"use_dynamic_shifting": True}), 28) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("steps", [1, 4, 30])
+def test_eulers_gain_in_closed_form(spacing: str, steps: int) -> None:
+    """ε constant: dx/dσ = ε does not depend on x. v constant: x' = x·(1 + σσ')/(1 + σ²) + const."""
+    noise = build_scheduler("euler", STABLE_DIFFUSION, spacing)
+    assert sampler_gain(noise, steps) == pytest.approx(float(noise.init_noise_sigma), rel=1e-5)
+    velocity = build_scheduler("euler", STABLE_DIFFUSION | {"prediction_type": "v_prediction"}, spacing)
+    gain = sampler_gain(velocity, steps)
+    sigma = velocity.sigmas.double()
+    factors = (1 + sigma[:-1] * sigma[1:]) / (1 + sigma[:-1] ** 2)
+    assert gain == pytest.approx(float(velocity.init_noise_sigma * factors.prod()), rel=1e-5)
+
+
+def test_a_sampler_keeps_the_models_spacing_unless_told() -> None:
+    trained = STABLE_DIFFUSION | {"timestep_spacing": "trailing"}
+    assert build_scheduler("euler", trained).config.timestep_spacing == "trailing"
+    assert build_scheduler("euler", trained, "linspace").config.timestep_spacing == "linspace"
 
 
 @pytest.mark.parametrize(
-    ("name", "trained", "family"),
+    ("name", "trained", "undone"),
     [
-        ("flow_euler", STABLE_DIFFUSION, "StableDiffusionPipeline"),
-        ("ddim", FLOW, "StableDiffusion3Pipeline"),
-        ("pndm", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "StableDiffusionPipeline"),
+        ("ddim", {"clip_sample": True, "thresholding": True}, ("clip_sample", "thresholding")),
+        ("flow_euler", {"stochastic_sampling": True}, ("stochastic_sampling",)),
     ],
 )
-def test_a_sampler_that_does_not_fit_the_model_is_refused(name: str, trained: dict, family: str) -> None:
-    with pytest.raises(UserError, match=r"generators\.scheduler"):
-        check_scheduler(name, trained, family)
+def test_what_would_clip_or_draw_noise_is_undone(name: str, trained: dict, undone: tuple[str, ...]) -> None:
+    config = build_scheduler(name, trained).config
+    assert not any(config[key] for key in undone)
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "flow", "named"),
+    [
+        ({"scheduler": "flow_euler"}, STABLE_DIFFUSION, False, r"generators\.scheduler: flow_euler does not fit"),
+        ({"scheduler": "ddim"}, FLOW, True, r"generators\.scheduler: ddim does not fit"),
+        ({"scheduler": "pndm"}, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, False, r"use flow_euler"),
+        ({"scheduler": "lcm", "steps": 4}, STABLE_DIFFUSION, False, r"generators\.steps: lcm draws fresh noise"),
+        (
+            {"scheduler": "flow_euler", "timestep_spacing": "trailing"}, FLOW, True,
+            r"generators\.timestep_spacing: flow_euler",
+        ),
+        ({}, STABLE_DIFFUSION | {"prediction_type": "sample"}, False, r"generators\.model: 'embedded' predicts sample"),
+        ({}, {"_class_name": "EDMEulerScheduler"}, False, r"samples with EDMEulerScheduler"),
+        (
+            {"timestep_spacing": "trailing", "steps": 4}, STABLE_DIFFUSION | {"rescale_betas_zero_snr": True}, False,
+            r"generators\.scheduler: with 4 steps of ddim the image does not follow z_T",
+        ),
+        ({"steps": 700}, {**STABLE_DIFFUSION, "num_train_timesteps": 500}, False, r"ddim cannot take 700 steps"),
+    ],
+)  # fmt: skip
+def test_a_sampler_that_does_not_fit_the_model_is_refused(options: dict, trained: dict, flow: bool, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        check_sampler(GeneratorConfig(**options), trained, flow)

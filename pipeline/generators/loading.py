@@ -1,0 +1,80 @@
+"""A ``diffusers`` pipeline from a folder, the Hub or a single file, with a config's options applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.config import GeneratorConfig, LoraConfig
+from pipeline.errors import UserError, reason
+from pipeline.models import ModelSource, fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.generators.adapter import Adapter
+
+
+def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Adapter], device: str) -> Any:
+    """The family's pipeline with its LoRAs merged, on ``device``, ready to sample.
+
+    Raises:
+        UserError: the model or a LoRA cannot be loaded.
+    """
+    import diffusers
+
+    loader = getattr(diffusers, family.pipeline_class)
+    dtype = getattr(torch, config.dtype)
+    index = source.read_json("model_index.json")
+    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+    without = absent | family.without(config)  # a part the model lacks must be named too, unless it is optional
+    try:
+        if source.file:
+            pipe = loader.from_single_file(
+                str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
+            )
+        else:
+            pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without)
+    except Exception as error:  # many libraries' loaders meet here; each failure means the same to the user
+        raise UserError(f"generators.model: {source.id!r} cannot be loaded ({reason(error)})") from error
+    _merge_loras(pipe, config.lora)
+    pipe.set_progress_bar_config(disable=True)
+    denoiser = getattr(pipe, family.denoiser)
+    if config.attention == "sliced":
+        denoiser.set_attention_slice("auto")
+    if config.cpu_offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if config.compile:
+        denoiser.compile()
+    return pipe
+
+
+def lora_revision(config: GeneratorConfig) -> str:
+    """What the LoRAs add to a model's revision: for each ``+lora-`` with its scale and fingerprint."""
+    parts = []
+    for lora in config.lora:
+        path = Path(lora.path).expanduser()
+        parts.append(f"+lora-{lora.scale:g}-{fingerprint([path], path.parent)}")
+    return "".join(parts)
+
+
+def _merge_loras(pipe: Any, loras: tuple[LoraConfig, ...]) -> None:
+    """Add every LoRA to the weights for good, so that what samples is the plain model again."""
+    if not loras:
+        return
+    names = [f"lora{place}" for place in range(len(loras))]
+    for place, (name, lora) in enumerate(zip(names, loras, strict=True)):
+        path = Path(lora.path).expanduser()
+        try:
+            pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, use_safetensors=True)
+            if not any(name in present for present in pipe.get_list_adapters().values()):
+                raise ValueError("it names none of the model's layers")
+        except Exception as error:  # as above
+            raise UserError(
+                f"generators.lora.{place}.path: {lora.path!r} does not fit generators.model ({reason(error)})"
+            ) from error
+    pipe.set_adapters(names, [lora.scale for lora in loras])
+    pipe.fuse_lora(adapter_names=names)
+    pipe.unload_lora_weights()

@@ -1,0 +1,55 @@
+"""Latent shapes and image sizes, from a model's JSON files alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pipeline.config import GeneratorConfig
+from pipeline.errors import UserError
+from pipeline.generators.base import LatentSpec
+from pipeline.models import ModelSource
+
+if TYPE_CHECKING:
+    from pipeline.generators.adapter import Adapter
+
+
+def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Adapter]) -> LatentSpec:
+    """Shape of the latents and the image, in pixels, for a config's height and width or the model's own.
+
+    A pixel size must divide by the VAE's factor times the transformer's patch, and by what the library's pipeline asks
+    for on its own; a transformer's table of positions bounds it.
+
+    Raises:
+        UserError: the size does not fit, or the model takes more than a noisy image.
+    """
+    denoiser, vae = source.read_json(f"{family.denoiser}/config.json"), source.read_json("vae/config.json")
+    channels = denoiser.get("in_channels", vae["latent_channels"])
+    if channels != vae["latent_channels"]:
+        raise UserError(
+            f"{source.field}: {source.id!r} takes {channels} channels where an image has {vae['latent_channels']}, so "
+            "it edits or inpaints; give a model that starts from noise alone"
+        )
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    cell = factor * denoiser.get("patch_size", 1)
+    multiple = math.lcm(family.multiple, cell)
+    positions = denoiser.get("pos_embed_max_size")
+    sizes = []
+    for name in ("height", "width"):
+        pixels = getattr(config, name)
+        if pixels is None:
+            if not isinstance(denoiser.get("sample_size"), int):
+                raise UserError(f"generators.{name}: {source.id!r} names no size of its own; give {name} in pixels")
+            pixels = denoiser["sample_size"] * factor
+        if pixels % multiple:
+            raise UserError(
+                f"generators.{name}: {pixels} is not a multiple of {multiple}; give one such as {multiple * 8}"
+            )
+        if positions is not None and pixels > positions * cell:
+            raise UserError(
+                f"generators.{name}: {pixels} is beyond the {positions * cell} pixels that {source.id!r} has positions "
+                "for; lower it"
+            )
+        sizes.append(pixels)
+    height, width = sizes
+    return LatentSpec((channels, height // factor, width // factor), height, width)

@@ -1,0 +1,15 @@
+"""Stable Diffusion XL, and what is distilled from it (SDXL-Turbo, Lightning, LCM-LoRA)."""
+
+from __future__ import annotations
+
+from pipeline.generators.adapter import Adapter
+
+
+class StableDiffusionXL(Adapter):
+    """ε- or v-predicting U-Net with two CLIP encoders, told the image's size by time ids.
+
+    Without a negative prompt the pipeline guides away from zeros, or from the empty prompt, as the model's
+    ``force_zeros_for_empty_prompt`` says.
+    """
+
+    pipeline_class = "StableDiffusionXLPipeline"
