@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from pipeline.config import RunConfig
+from pipeline.models import licence
 from pipeline.records import Provenance
 from pipeline.report.summary import Summary, labelled, notes, shown
 from pipeline.sinks.files import sha256_of, write_atomic
@@ -139,9 +140,11 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
     corpora = [f"{part.source}{f' ({part.size} rows)' if part.size else ''}" for part in config.corpus]
     generators, optimizer = config.generators, config.optimizer
     limits = optimizer.model_dump(exclude_none=True, exclude={"method"})
+    stated = "apache-2.0" if _is_embedded(config) else licence(generators.model, generators.revision)
     settings: list[tuple[str, object]] = [
         ("prompts", ", ".join(corpora)),
         ("diffusion model", f"{provenance.generator}, revision {provenance.generator_revision}"),
+        ("its licence", stated or "not stated where the model was found"),
         ("sampler", f"{generators.scheduler}, {generators.steps} steps, guidance {generators.guidance_scale:g}"),
         ("steering model", f"{provenance.scorer}, revision {provenance.scorer_revision}"),
         ("question", config.scorers.question),
