@@ -134,13 +134,15 @@ def _read_json(model: str, location: str, revision: str | None, filename: str, f
 
 def _download(hub_id: str, revision: str | None, filename: str, field: str) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(hub_id, filename, revision=revision))
     except Exception as error:  # the Hub client raises many unrelated classes; each means the same to the user
+        why = "the Hub is out of reach" if isinstance(error, LocalEntryNotFoundError) else reason(error)
         raise UserError(
             f"{field}: {hub_id!r} is no folder here, and its {filename} is neither in the Hub's cache nor to be had "
-            f"({reason(error)}); check the name and the revision, or fetch the model beforehand with "
+            f"({why}); check the name and the revision, or fetch the model beforehand with "
             f"`{download_command(hub_id, revision)}` (a gated one after `hf auth login`)"
         ) from None
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import RunConfig, dump_config, load_config
+from pipeline.errors import UserError
+from pipeline.generators import find_generator
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 PLAIN = {"corpus": {"source": "embedded/simple", "size": 3}}
@@ -77,3 +79,16 @@ def test_overrides_reach_into_lists_and_new_sections(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"corpus": [PLAIN["corpus"]]}))
     config = load_config(path, ["corpus.0.size=5", "generators.count=2", "optimizer.target_score=0.9"])
     assert (config.corpus[0].size, config.generators.count, config.optimizer.target_score) == (5, 2, 0.9)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "/" in load_config(path).generators.model], ids=lambda path: path.stem
+)
+def test_a_config_of_a_hub_model_says_offline_what_to_fetch(path: Path) -> None:
+    config = load_config(path)
+    with pytest.raises(UserError, match=r"model_index\.json is neither") as refused:
+        find_generator(config.generators)
+    assert f"`hf download {config.generators.model}`" in str(refused.value)
+    text = path.read_text()
+    assert all(f"hf download {model}" in text for model in (config.generators.model, config.scorers.model))
+    assert "estimated as parameters × bytes" in text
