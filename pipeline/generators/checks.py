@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.generators.adapter import Adapter
 
 _LIBRARIES = ("diffusers", "transformers")
-_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that look at images
+_NEVER_LOADED = ("safety_checker",)
 _SD3_ONLY = ("drop_t5", "max_sequence_length")
 
 
@@ -57,7 +57,7 @@ def check_components(source: ModelSource, family: type[Adapter], config: Generat
         UserError: names the component, and the variant or switch that would do.
     """
     index = source.read_json("model_index.json")
-    dropped = {*_UNUSED, *family.without(config)}
+    dropped = {*_NEVER_LOADED, *family.without(config)}
     parts = {
         name: entry
         for name, entry in index.items()
