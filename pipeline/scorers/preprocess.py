@@ -1,7 +1,7 @@
 """Image preprocessing in torch: the libraries' PIL processors, bit for bit, with a gradient.
 
-Pillow resizes 8-bit images in two passes (across, then down) with fixed-point weights and rounds after each. Here
-both passes are products with those very weights, and rounding passes the gradient straight through, so the model sees
+Pillow resizes 8-bit images in two passes, across and down, with fixed-point weights and rounds after each. Here both
+passes are products with those very weights, and rounding passes the gradient straight through, so the model sees
 what it would see of the written PNG. With ``rounding=False`` all is smooth, for checks by finite differences.
 """
 
@@ -66,8 +66,13 @@ def quantise(levels: Tensor) -> Tensor:
 
 
 def resize(levels: Tensor, height: int, width: int, filter_name: str, rounding: bool = True) -> Tensor:
-    """Resize grey levels ``[B, 3, H, W]`` float64 in 0..255 to ``height`` × ``width`` as ``PIL.Image.resize`` does."""
-    for axis, target in ((-1, width), (-2, height)):
+    """Resize grey levels ``[B, 3, H, W]`` float64 in 0..255 to ``height`` × ``width`` as ``PIL.Image.resize`` does.
+
+    Across first; down first where the image loses more than twice as many rows as columns (since Pillow 13).
+    """
+    lost_rows, lost_columns = levels.shape[-2] - height, levels.shape[-1] - width
+    passes = ((-1, width), (-2, height))
+    for axis, target in reversed(passes) if lost_rows > max(0, 2 * lost_columns) else passes:
         if levels.shape[axis] != target:
             weights = resize_weights(levels.shape[axis], target, filter_name).to(levels)
             levels = levels @ weights.T if axis == -1 else weights @ levels

@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor
 
 from pipeline.scorers.preprocess import preprocess, resize_weights
 
-SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300)]
+SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300), (300, 48), (600, 333)]
 
 
 def _image(height: int, width: int) -> np.ndarray:
