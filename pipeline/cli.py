@@ -53,8 +53,8 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     from pipeline.sinks import open_run
 
     settings = _settings(config, overrides, out)
-    _check_machine(settings)
     find_models(settings)
+    _check_machine(settings)
     corpus = open_corpus(settings)
     state = open_run(settings, corpus)
     if len(state.done) == corpus.size:
@@ -109,8 +109,8 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     from pipeline.sinks import check_run_dir
 
     settings = _settings(config, overrides, out)
-    _check_machine(settings)
     models = find_models(settings)
+    _check_machine(settings)
     corpus = open_corpus(settings)
     done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer

@@ -47,6 +47,32 @@ class ModelSource:
         """
         return _read_json(self.location if self.file else self.id, self.location, self.revision, filename, self.field)
 
+    def has_safetensors(self) -> bool:
+        """Whether the weights are safetensors; pickled ones (``.bin``) count only where ``allow_pickle`` is set.
+
+        Raises:
+            UserError: there are no safetensors, and pickled weights are not allowed.
+        """
+        found = any(self._has(name) for name in ("model.safetensors.index.json", "model.safetensors"))
+        if not found and not self.allow_pickle:
+            raise UserError(
+                f"{self.field}: {self.id!r} has no model.safetensors; give a folder or revision that has, or set "
+                "scorers.allow_pickle=true to read its pickled weights (.bin) if you trust them"
+            )
+        return found
+
+    def _has(self, filename: str) -> bool:
+        if self.local:
+            return (Path(self.location) / filename).is_file()
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            hf_hub_download(self.location, filename, revision=self.revision)
+        except EntryNotFoundError:
+            return False
+        return True
+
     def resolved_revision(self) -> str:
         """The commit of a Hub model, or a fingerprint of local files (names, sizes, both ends of each file)."""
         if self.file:
