@@ -51,7 +51,14 @@ class ScorerActor:
         source = find_generator(self._config.generators)
         generators = self._config.generators
         dtype = getattr(torch, generators.dtype)
-        self._decoder = Decoder(source, dtype, device, slicing=generators.vae_slicing, tiling=generators.vae_tiling)
+        self._decoder = Decoder(
+            source,
+            dtype,
+            device,
+            slicing=generators.vae_slicing,
+            tiling=generators.vae_tiling,
+            clamp=placement.readout != "reference",
+        )
         self._scorer = load_scorer(placement, device)
         self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
         return ScorerInfo(self._scorer.id, self._scorer.revision)

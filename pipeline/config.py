@@ -128,8 +128,11 @@ class ScorerConfig(_Actors):
     model: str = Field("embedded", min_length=1, description="embedded, a local folder, or a Hub id")
     revision: str | None = None
     question: str = Field(QUESTION, description="template with {prompt}")
-    readout: Literal["yes", "yes_no"] = "yes"
+    readout: Literal["yes", "yes_no", "reference"] = Field(
+        "yes", description="P(yes), P(yes) against no alone, or the official implementation's figure"
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
 
     @field_validator("question")
     @classmethod
@@ -385,7 +388,7 @@ class RunConfig(_Section):
 _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")  # as batch_size: the same mathematics
 OPERATIONAL = (
-    "name", "output.dir", "ray.", "rows_in_flight", "retries",
+    "name", "output.dir", "ray.", "rows_in_flight", "retries", "scorers.allow_pickle",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
 )  # fmt: skip

@@ -36,7 +36,7 @@ def find_models(config: RunConfig) -> Models:
         generator=generator,
         spec=spec,
         scorer=find_scorer(config.scorers),
-        judges=tuple(find_judge(judge) for judge in config.judges),
+        judges=tuple(find_judge(judge, config.scorers) for judge in config.judges),
     )
 
 

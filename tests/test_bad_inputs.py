@@ -139,6 +139,12 @@ CASES: dict[str, tuple[Break, str]] = {
     # models
     "unknown model folder": (_set("generators", model="/no/such/model"), "/no/such/model"),
     "model that is a file": (_set("scorers", model=__file__), "scorers.model"),
+    "generator that is not here": (_set("generators", model="some/sd"), "hf download some/sd"),
+    "scorer that is not here": (_set("scorers", model="some/vlm", revision="v2"), "hf download some/vlm --revision v2"),
+    "pickled scorer": (
+        _model("scorers", lambda copy: (copy / "model.safetensors").rename(copy / "pytorch_model.bin")),
+        "scorers.allow_pickle",
+    ),
     "models swapped": (_swap_models, "generators.model"),
     "wrong pipeline class": (
         _model("generators", _index("model_index.json", _class_name="AudioLDMPipeline")), "AudioLDMPipeline",

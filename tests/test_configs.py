@@ -34,7 +34,7 @@ def test_the_papers_values_are_one_config() -> None:
     "changes",
     [
         {"generators": {"count": 9, "num_gpus": 1, "num_cpus": 3, "batch_size": 2}},
-        {"scorers": {"count": 9, "batch_size": 64}},
+        {"scorers": {"count": 9, "batch_size": 64, "allow_pickle": True}},
         {"ray": {"address": "auto"}},
         {"output": {"dir": "/elsewhere"}},
         {"rows_in_flight": 7, "retries": 0, "name": "other"},

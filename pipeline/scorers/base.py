@@ -24,7 +24,10 @@ class ImageScorer(Protocol):
     revision: str
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
-        """log s ``[B]`` float32 for images ``[B, 3, H, W]`` in [0, 1]; differentiable with respect to the images."""
+        """log s ``[B]`` float32 for images ``[B, 3, H, W]`` in [0, 1]; differentiable with respect to the images.
+
+        Only the ``reference`` readout gets the decoder's overshoot beyond [0, 1].
+        """
         ...
 
 

@@ -17,10 +17,20 @@ class Decoder:
     """``AutoencoderKL`` of the generator's model, frozen.
 
     A VAE that says it overflows in float16 (``force_upcast``) works in float32 there.
+
+    Args:
+        clamp: keep images within [0, 1]; the ``reference`` readout sees the overshoot, as in the official code.
     """
 
     def __init__(
-        self, source: ModelSource, dtype: torch.dtype, device: str, *, slicing: bool = False, tiling: bool = False
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        slicing: bool = False,
+        tiling: bool = False,
+        clamp: bool = True,
     ) -> None:
         from diffusers import AutoencoderKL
 
@@ -46,6 +56,7 @@ class Decoder:
         if tiling:
             vae.enable_tiling()
         self.vae: Any = vae.to(device).eval().requires_grad_(False)
+        self.clamp = clamp
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` in [0, 1] of z_0 ``[B, C, h, w]``; differentiable where not clamped."""
@@ -59,7 +70,8 @@ class Decoder:
         else:
             latents = latents / config.scaling_factor + (config.shift_factor or 0)
         decoded = self.vae.decode(latents, return_dict=False)[0]
-        return (decoded / 2 + 0.5).clamp(0, 1)
+        images = decoded / 2 + 0.5
+        return images.clamp(0, 1) if self.clamp else images
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ what it would see of the written PNG. With ``rounding=False`` all is smooth, for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -122,3 +122,44 @@ def preprocess(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
         mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
         levels = (levels - mean) / std
     return levels.to(images.dtype)
+
+
+def pad_to_square(images: Tensor, colour: Sequence[float]) -> Tensor:
+    """Images ``[B, 3, H, W]`` in [0, 1] centred on a square of one colour, as LLaVA's and CLIP-FlanT5's ``pad`` does.
+
+    Args:
+        colour: RGB in [0, 1], cut (not rounded) to 8 bits; the image processor's mean.
+    """
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    if height == width:
+        return images
+    levels = images.new_tensor([int(value * 255) / 255 for value in colour])
+    square = levels[None, :, None, None].repeat(len(images), 1, side, side)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[..., top : top + height, left : left + width] = images
+    return square
+
+
+def preprocess_reference(images: Tensor, processor: Any) -> Tensor:
+    """Pixel values as Noise Diffusion's official implementation makes them of the VAE's output, faults included.
+
+    The output, in [−1, 1] and beyond, is taken as if it were in [0, 1]: no shift, no clamp, no 8-bit rounding. Its
+    short edge is resized with the tensor bicubic of its time (no antialiasing), then centre crop and normalisation.
+
+    Args:
+        images: ``[B, 3, H, W]``, the VAE's output x as x/2 + 0.5, not clamped.
+        processor: a transformers image processor, read for its size, mean and standard deviation.
+
+    Returns:
+        ``[B, 3, size, size]`` in the dtype of ``images``.
+    """
+    levels = images.double() * 2 - 1
+    size = dict(processor.size)
+    edge = size.get("shortest_edge") or size["height"]
+    target = _target_size(levels.shape[-2], levels.shape[-1], {"shortest_edge": edge})
+    levels = torch.nn.functional.interpolate(levels, target, mode="bicubic", align_corners=False, antialias=False)
+    top, left = (round((length - edge) / 2) for length in target)
+    levels = levels[..., top : top + edge, left : left + edge]
+    mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    return ((levels - mean) / std).to(images.dtype)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import BlipImageProcessor, CLIPImageProcessor
 
-from pipeline.scorers.preprocess import preprocess, resize_weights
+from pipeline.scorers.preprocess import pad_to_square, preprocess, preprocess_reference, resize_weights
 
 SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300), (300, 48), (600, 333)]
 
@@ -61,3 +61,38 @@ def test_rounding_passes_the_smooth_gradient() -> None:
         for rounding in (True, False)
     ]
     assert torch.allclose(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_squashing_to_a_square_equals_the_librarys_processor(size: tuple[int, int]) -> None:
+    """InstructBLIP's: no crop."""
+    processor = BlipImageProcessor(size={"height": 224, "width": 224})
+    pixels = _image(*size)
+    expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    ours = preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, processor)
+    assert float((ours - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_padding_to_a_square_equals_pasting_on_one(size: tuple[int, int]) -> None:
+    pixels, colour = _image(*size), CLIPImageProcessor().image_mean
+    side, (height, width) = max(size), size
+    square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in colour))
+    square.paste(Image.fromarray(pixels), ((side - width) // 2, (side - height) // 2))
+    ours = pad_to_square(torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255, colour)
+    assert np.array_equal((ours * 255).round()[0].permute(1, 2, 0).numpy(), np.asarray(square))
+
+
+def test_gradients_of_the_official_form_and_of_padding_match_finite_differences() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 6}, crop_size={"height": 6, "width": 6})
+    images = torch.randn(1, 3, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: preprocess_reference(x, processor), [images])
+    assert torch.autograd.gradcheck(lambda x: pad_to_square(x, processor.image_mean), [images])
+
+
+def test_the_official_form_of_a_flat_image_is_its_value_in_minus_one_to_one() -> None:
+    """Where every filter agrees: grey 0.75, which the official code hands over as 0.5 and calls [0, 1]."""
+    processor = CLIPImageProcessor(size={"shortest_edge": 6}, crop_size={"height": 6, "width": 6})
+    pixels = preprocess_reference(torch.full((1, 3, 9, 12), 0.75, dtype=torch.float64), processor)
+    expected = (0.5 - torch.tensor(processor.image_mean)) / torch.tensor(processor.image_std)
+    assert torch.allclose(pixels, expected.double()[None, :, None, None].expand_as(pixels))

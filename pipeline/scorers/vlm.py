@@ -1,0 +1,160 @@
+"""What vision-language families share: a yes/no question about each image, and three ways to read the answer.
+
+``yes``
+    P(first token of "Yes") as the answer's first token, over the whole vocabulary.
+``yes_no``
+    The same, over the first tokens of "Yes" and "No" alone.
+``reference``
+    The figure of Noise Diffusion's official implementation (arXiv 2411.16503): exp(−mean cross-entropy) over *all*
+    label tokens, teacher-forced. The labels are "Yes" and the end token, so the figure is √(P(Yes) · P(end | Yes)). It
+    sees images as that implementation does: :func:`pipeline.scorers.preprocess.preprocess_reference`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError, reason
+from pipeline.models import ModelSource
+from pipeline.scorers.preprocess import preprocess, preprocess_reference
+
+
+class VisionLanguageModel(ABC):
+    """A frozen model asked a yes/no question about each image.
+
+    A family gives its ``template`` around the question, its ``answers``, and :meth:`logits`; where the library has no
+    class or no processor for it, also :meth:`load`.
+
+    Args:
+        source: the model that was found; its class name is the family's class in transformers.
+        question: template with ``{prompt}``.
+        readout: ``yes``, ``yes_no`` or ``reference``, see the module.
+        rounding: see :func:`pipeline.scorers.preprocess.preprocess`.
+
+    Raises:
+        UserError: the model cannot be loaded, lacks weights, or its tokenizer cannot tell the answers apart.
+    """
+
+    template: ClassVar[str]
+    reference_template: ClassVar[str | None] = None  # where the official implementation's differs
+    answers: ClassVar[tuple[str, str]] = ("Yes", "No")
+
+    def __init__(
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        question: str,
+        readout: str,
+        rounding: bool = True,
+    ) -> None:
+        try:
+            self.processor, model = self.load(source, dtype)
+        except UserError:
+            raise
+        except Exception as error:  # as in the generators' loaders
+            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
+        self.id, self.revision = source.id, source.resolved_revision()
+        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.question, self.readout, self.rounding = question, readout, rounding
+        tokenizer = self.processor.tokenizer
+        yes, no = (tokenizer(word, add_special_tokens=False).input_ids for word in self.answers)
+        self.yes, self.no = yes[0], no[0]
+        if self.yes == self.no:
+            raise UserError(f"{source.field}: the tokenizer of {source.id!r} cannot tell {' from '.join(self.answers)}")
+        self.labels = [*yes, tokenizer.eos_token_id] if readout == "reference" else [self.yes]
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+        """The processor (with ``tokenizer`` and ``image_processor``) and the model, by the library's own classes.
+
+        Raises:
+            UserError: weights are pickled and not allowed, or some are missing.
+        """
+        import transformers
+
+        where = {"revision": source.revision, "local_files_only": source.local}
+        processor = transformers.AutoProcessor.from_pretrained(source.location, **where)
+        model_class = getattr(transformers, source.class_name)
+        model, loaded = model_class.from_pretrained(
+            source.location, dtype=dtype, use_safetensors=source.has_safetensors(), output_loading_info=True, **where
+        )
+        refuse_layout(source, missing=loaded["missing_keys"])
+        return processor, model
+
+    @abstractmethod
+    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+        """Logits ``[B, len(labels), vocabulary]`` of each label token, those before it given; differentiable."""
+
+    def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
+        """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`pipeline.scorers.base.ImageScorer`.
+
+        With the ``reference`` readout the images may overshoot [0, 1], as the decoder's raw output does.
+        """
+        logits = self.logits(prompts, images, self.labels)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.readout == "yes_no":
+            return torch.log_softmax(logits[:, 0, [self.yes, self.no]], dim=-1)[:, 0]
+        labels = torch.tensor(self.labels, device=logits.device).expand(len(prompts), -1)
+        return torch.log_softmax(logits, dim=-1).gather(2, labels[:, :, None])[:, :, 0].mean(1)
+
+    @torch.no_grad()
+    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
+        """Scores of finished images; see :class:`pipeline.scorers.base.Judge`."""
+        return [float(value) for value in self.log_scores(prompts, images.to(self.model.device)).exp()]
+
+    def texts(self, prompts: list[str]) -> list[str]:
+        """What the model reads: the question about each prompt in the family's wrapping."""
+        template = (self.reference_template or self.template) if self.readout == "reference" else self.template
+        return [template.replace("{question}", self.question.replace("{prompt}", prompt)) for prompt in prompts]
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Pixel values ``[B, 3, h, w]`` on the model's device, in its dtype."""
+        if self.readout == "reference":
+            pixels = preprocess_reference(images, self.processor.image_processor)
+        else:
+            pixels = preprocess(images, self.processor.image_processor, self.rounding)
+        return pixels.to(self.model.device, self.model.dtype)
+
+    def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Token ids ``[B, longest]``, padded on the left or right, and their attention mask."""
+        fill = self.processor.tokenizer.pad_token_id or 0  # masked, so any will do where there is none
+        ids, mask = (
+            torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(row) for row in values], batch_first=True, padding_value=value, padding_side=side
+            ).to(self.model.device)
+            for values, value in ((rows, fill), ([[1] * len(row) for row in rows], 0))
+        )
+        return ids, mask
+
+
+def refuse_layout(source: ModelSource, *, missing: Sequence[str], unexpected: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint whose weights do not fill the model; the message names the first that differ."""
+    found = [
+        f"{len(names)} {what}, first {', '.join(sorted(names)[:2])}"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if found:
+        raise UserError(
+            f"{source.field}: the weights of {source.id!r} are not laid out as {source.class_name} has them "
+            f"({'; '.join(found)}); give an unmodified checkpoint of that class"
+        )
+
+
+def force_after(ids: Tensor, mask: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Token ids ``[B, L]`` and mask with all labels but the last appended, for a decoder-only model."""
+    forced = ids.new_tensor(labels[:-1]).expand(len(ids), -1)
+    return torch.cat([ids, forced], 1), torch.cat([mask, torch.ones_like(forced)], 1)
+
+
+def decoder_inputs(config: Any, labels: Sequence[int], batch: int, device: torch.device) -> Tensor:
+    """``[batch, len(labels)]`` inputs that make a T5 decoder predict each label, those before it given."""
+    start = getattr(config, "decoder_start_token_id", None)
+    start = config.pad_token_id if start is None else start
+    return torch.tensor([start, *labels[:-1]], device=device).expand(batch, -1)
