@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests import tiny
+from tests import tiny, tiny_scorers
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test may depend on how busy the machine is
@@ -28,3 +28,21 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``LlavaForConditionalGeneration`` folder with random weights, whose processor resizes and crops."""
     return tiny.llava(tmp_path_factory.mktemp("tiny") / "llava")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_flant5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP-FlanT5 folder laid out as published, with random weights and a vision tower beside them."""
+    return tiny_scorers.clip_flant5(tmp_path_factory.mktemp("tiny") / "clip-flant5")
+
+
+@pytest.fixture(scope="session")
+def tiny_instructblip_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ``InstructBlipForConditionalGeneration`` folder over T5 with random weights."""
+    return tiny_scorers.instructblip(tmp_path_factory.mktemp("tiny") / "instructblip-t5", decoder_only=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_instructblip_vicuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ``InstructBlipForConditionalGeneration`` folder over a Llama with random weights."""
+    return tiny_scorers.instructblip(tmp_path_factory.mktemp("tiny") / "instructblip-vicuna", decoder_only=True)

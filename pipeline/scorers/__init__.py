@@ -16,6 +16,7 @@ from pipeline.scorers.vlm import VisionLanguageModel
 __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
+    "CLIPT5ForConditionalGeneration": "pipeline.scorers.clip_flant5:ClipFlanT5",
     "LlavaForConditionalGeneration": "pipeline.scorers.llava:Llava",
 }
 DETECTOR = "Judge"

@@ -1,0 +1,143 @@
+"""CLIP-FlanT5 (Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation", ECCV 2024).
+
+The library has no class for it, so it is composed here of the library's T5 and CLIP vision tower, with parameters named
+as in the published checkpoints (``zhiqiulin/clip-flant5-xl``, ``-xxl``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from pipeline.errors import UserError
+from pipeline.models import ModelSource, locate
+from pipeline.scorers.llava import SYSTEM
+from pipeline.scorers.preprocess import pad_to_square
+from pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, refuse_layout
+
+SUPPORTED = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch",),
+    "image_aspect_ratio": ("pad", "square"),
+}
+
+
+class ClipT5(T5ForConditionalGeneration):
+    """T5 whose encoder reads projected CLIP patch features between two pieces of text."""
+
+    # Flan-T5's output layer is its own: one that is absent must not be taken from the embedding, nor the reverse.
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    }
+    # A second name of the shared embedding, and what older versions of the library saved beside the weights.
+    _keys_to_ignore_on_load_unexpected = (
+        r"^embed_tokens\.weight$",
+        r"\.position_ids$",
+        r"EncDecAttention\.relative_attention_bias\.weight$",
+    )
+
+    def __init__(self, config: T5Config, vision_config: CLIPVisionConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = nn.ModuleDict({"vision_tower": CLIPVisionModel(vision_config)})
+        self.mm_projector = nn.Sequential(
+            nn.Linear(vision_config.hidden_size, config.d_model),
+            nn.GELU(),
+            nn.Linear(config.d_model, config.d_model),
+        )
+        self.post_init()
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """``[B, patches, d_model]`` of pixel values: a hidden layer (the last but one), without the class token."""
+        hidden = self.vision_tower["vision_tower"](pixels, output_hidden_states=True).hidden_states
+        return self.mm_projector(hidden[getattr(self.config, "mm_vision_select_layer", -2)][:, 1:])
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a processor of the library holds, which has none for this family."""
+
+    tokenizer: Any
+    image_processor: Any
+
+
+class ClipFlanT5(VisionLanguageModel):
+    """Each image is one run of patch features in the place of ``<image>``; the pieces of text around it are tokenised
+    apart, each with its own ``</s>``.
+
+    The checkpoint's ``image_aspect_ratio`` decides whether an image that is not square is padded with the mean colour
+    (``pad``, as the published models were trained, and the default) or cropped (``square``).
+
+    Raises:
+        UserError: as the base class; also a dtype or a variant of the architecture that is not supported, and a vision
+            tower whose config or preprocessing cannot be had.
+    """
+
+    template = f"{SYSTEM} USER: <image>\n{{question}} ASSISTANT: "
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+        if dtype == torch.float16:
+            raise UserError("scorers.dtype: T5 overflows in float16; use bfloat16 or float32 with CLIP-FlanT5")
+        where = {"revision": source.revision, "local_files_only": source.local}
+        config = T5Config.from_dict(source.read_json("config.json"))
+        for key, values in SUPPORTED.items():
+            if getattr(config, key, values[0]) not in values:
+                raise UserError(
+                    f"{source.field}: {key} of {source.id!r} is {getattr(config, key)!r}, which is not supported; "
+                    f"use a checkpoint with {' or '.join(values)}"
+                )
+        tower_name = getattr(config, "mm_vision_tower", None)
+        if not tower_name:
+            raise UserError(f"{source.field}: config.json of {source.id!r} names no mm_vision_tower; add it")
+        tower = locate(tower_name, None, f"{source.field} (mm_vision_tower)", "config.json")
+        tower.read_json("preprocessor_config.json")
+        processor = Processor(
+            AutoTokenizer.from_pretrained(source.location, **where),
+            CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local),
+        )
+        model, loaded = ClipT5.from_pretrained(
+            source.location,
+            config=config,
+            vision_config=CLIPVisionConfig.from_pretrained(tower.location, local_files_only=tower.local),
+            dtype=dtype,
+            use_safetensors=source.has_safetensors(),
+            weights_only=True,
+            output_loading_info=True,
+            **where,
+        )
+        refuse_layout(source, missing=loaded["missing_keys"], unexpected=loaded["unexpected_keys"])
+        return processor, model
+
+    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+        tokenizer, embed = self.processor.tokenizer, self.model.get_input_embeddings()
+        before, after = zip(*(text.split("<image>", 1) for text in self.texts(prompts)), strict=True)
+        before_ids, before_mask = self.pad(tokenizer(list(before)).input_ids, "right")
+        after_ids, after_mask = self.pad(tokenizer(list(after)).input_ids, "right")
+        features = self.model.image_features(self.pixels(images))
+        output = self.model(
+            inputs_embeds=torch.cat([embed(before_ids), features, embed(after_ids)], 1),
+            attention_mask=torch.cat([before_mask, before_mask.new_ones(features.shape[:2]), after_mask], 1),
+            decoder_input_ids=decoder_inputs(self.model.config, labels, len(prompts), self.model.device),
+            use_cache=False,
+        )
+        if self.readout == "reference":  # the official implementation drops the padding of the vocabulary
+            return output.logits[..., : len(tokenizer)]
+        return output.logits
+
+    def pixels(self, images: Tensor) -> Tensor:
+        padded = getattr(self.model.config, "image_aspect_ratio", "pad") == "pad"
+        if padded and self.readout != "reference":
+            images = pad_to_square(images, self.processor.image_processor.image_mean)
+        return super().pixels(images)
