@@ -17,6 +17,7 @@ __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
     "CLIPT5ForConditionalGeneration": "pipeline.scorers.clip_flant5:ClipFlanT5",
+    "InstructBlipForConditionalGeneration": "pipeline.scorers.instructblip:InstructBlip",
     "LlavaForConditionalGeneration": "pipeline.scorers.llava:Llava",
 }
 DETECTOR = "Judge"

@@ -38,7 +38,7 @@ from pipeline.scorers.llava import SYSTEM
 from tests.tiny_scorers import write_weights
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat and a bench"]
-MODELS = ["llava", "clip_flant5"]
+MODELS = ["llava", "clip_flant5", "instructblip_t5", "instructblip_vicuna"]
 READOUTS = ["yes", "yes_no", "reference"]
 
 

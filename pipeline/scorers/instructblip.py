@@ -1,0 +1,58 @@
+"""InstructBLIP: ``transformers.InstructBlipForConditionalGeneration``, over Flan-T5 or over Vicuna."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.models import ModelSource
+from pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
+
+
+class InstructBlip(VisionLanguageModel):
+    """The Q-Former and the language model both read the question; the query tokens come before it.
+
+    Flan-T5 answers in its decoder. Vicuna answers after the question, so its rows are padded on the left, before the
+    query tokens: no gap parts them from the text, and a row's positions do not depend on its batch.
+    """
+
+    template = "Question: {question}"
+    answers = ("yes", "no")
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+        processor, model = super().load(source, dtype)
+        if model.config.image_token_id is None:
+            raise UserError(
+                f"{source.field}: config.json of {source.id!r} has no image_token_index; give a newer revision of it"
+            )
+        return processor, model
+
+    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+        config, texts = self.model.config, self.texts(prompts)
+        limit = config.qformer_config.max_position_embeddings
+        questions = self.processor.qformer_tokenizer(texts, truncation=True, max_length=limit).input_ids
+        question_ids, question_mask = self.pad(questions, "right")
+        queries = [config.image_token_id] * config.num_query_tokens
+        rows = [[*queries, *row] for row in self.processor.tokenizer(texts).input_ids]
+        inputs: dict[str, Any]
+        if config.use_decoder_only_language_model:
+            ids, mask = force_after(*self.pad(rows, "left"), labels)
+            inputs = {"logits_to_keep": len(labels)}
+        else:
+            ids, mask = self.pad(rows, "right")
+            language = self.model.language_model.config
+            inputs = {"decoder_input_ids": decoder_inputs(language, labels, len(rows), self.model.device)}
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            qformer_input_ids=question_ids,
+            qformer_attention_mask=question_mask,
+            pixel_values=self.pixels(images),
+            use_cache=False,
+            **inputs,
+        )
+        return output.logits
