@@ -252,3 +252,18 @@ def test_a_directory_that_cannot_be_made(
     message = capsys.readouterr().err
     assert "output.dir" in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_plan_for_models_that_are_not_here_says_how_to_fetch_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a connection, on a machine without a GPU."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    path = Path(__file__).parents[1] / "configs" / "sd15-clipflant5.yaml"
+    assert _command(monkeypatch, "plan", str(path)) == 2
+    message = capsys.readouterr().err
+    assert "generators.model" in message
+    assert "model_index.json" in message
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in message
+    assert message.count("\n") == 1
