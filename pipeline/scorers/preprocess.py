@@ -109,19 +109,34 @@ def preprocess(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
     Returns:
         ``[B, 3, h, w]`` in the dtype of ``images``, equal to the processor's ``pixel_values`` of the same image as PNG.
     """
+    levels = resize_and_crop(grey_levels(images, rounding), processor, rounding)
+    return normalise(levels, processor).to(images.dtype)
+
+
+def grey_levels(images: Tensor, rounding: bool = True) -> Tensor:
+    """Grey levels float64 in 0..255 of images in [0, 1], whole ones where ``rounding`` is set."""
     levels = images.double() * 255
-    levels = quantise(levels) if rounding else levels
+    return quantise(levels) if rounding else levels
+
+
+def resize_and_crop(levels: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+    """Grey levels ``[B, 3, h, w]`` of ``[B, 3, H, W]``: the processor's resize and centre crop, where it has them."""
     if processor.do_resize:
         height, width = _target_size(levels.shape[-2], levels.shape[-1], dict(processor.size))
         levels = resize(levels, height, width, PIL_RESAMPLE[int(processor.resample)], rounding)
     if getattr(processor, "do_center_crop", False):
         levels = _centre_crop(levels, processor.crop_size["height"], processor.crop_size["width"])
+    return levels
+
+
+def normalise(levels: Tensor, processor: Any) -> Tensor:
+    """Pixel values ``[…, 3, h, w]`` float64 of grey levels: the processor's rescaling and normalisation."""
     if processor.do_rescale:
         levels = levels * processor.rescale_factor
     if processor.do_normalize:
         mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
         levels = (levels - mean) / std
-    return levels.to(images.dtype)
+    return levels
 
 
 def pad_to_square(images: Tensor, colour: Sequence[float]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import BlipImageProcessor, CLIPImageProcessor
 
-from pipeline.scorers.preprocess import pad_to_square, preprocess, preprocess_reference, resize_weights
+from pipeline.scorers.preprocess import pad_to_square, preprocess, preprocess_reference, resize, resize_weights
 
 SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300), (300, 48), (600, 333)]
 
@@ -40,6 +40,18 @@ def test_crop_larger_than_the_image_pads_as_the_library_does() -> None:
     expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
     ours = preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, processor)
     assert float((ours - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(("filter_name", "resample"), [("lanczos", 1), ("bilinear", 2), ("bicubic", 3)])
+def test_resizing_is_pillows_to_the_bit_in_either_order_of_its_passes(filter_name: str, resample: int) -> None:
+    """Tall images that lose many rows are resized down first, all others across first."""
+    rng = np.random.default_rng(resample)
+    for height, width, new_height, new_width in [(700, 300, 336, 336), *rng.integers(4, 120, (60, 4)).tolist()]:
+        pixels = _image(height, width)
+        expected = np.array(Image.fromarray(pixels).resize((new_width, new_height), resample))
+        levels = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+        ours = resize(levels, new_height, new_width, filter_name)[0].permute(1, 2, 0)
+        assert (ours.numpy() == expected).all(), (height, width, new_height, new_width)
 
 
 def test_weights_of_each_pixel_sum_to_one() -> None:
