@@ -1,0 +1,116 @@
+"""Chat models whose image takes as many tokens as its size asks for: text by the checkpoint's own chat template."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import UserError, reason
+from pipeline.models import ModelSource
+from pipeline.scorers.llava import Llava
+
+
+@dataclass(frozen=True)
+class VisionInputs:
+    """What the model's forward takes for a batch of images of one size, and the text tokens each image stands for."""
+
+    arguments: dict[str, Tensor]
+    image_tokens: int
+
+
+class ChatScorer(Llava, ABC):
+    """P("Yes") as the first token of the answer, for families with anyres tiling or native resolution.
+
+    The library's processors count an image's tokens while they process it, which would cost a pass over every image
+    that has no gradient. So the text is expanded here: one token where the template places the image becomes
+    ``image_tokens`` of them, and the tokenizer alone sees the text.
+
+    Raises:
+        UserError: the model cannot be loaded, or has no chat template.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        question: str,
+        readout: str,
+        rounding: bool = True,
+    ) -> None:
+        import transformers
+
+        where = {"revision": source.revision, "local_files_only": source.local}
+        try:
+            self.tokenizer, self.image_processor, self.templated = self._load_processors(source.location, where)
+            model = getattr(transformers, source.class_name).from_pretrained(
+                source.location, dtype=dtype, use_safetensors=True, **where
+            )
+        except Exception as error:  # as in the generators' loaders
+            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
+        if not self.templated.chat_template:
+            raise UserError(
+                f"{source.field}: {source.id!r} has no chat template; save its processor with chat_template.jinja"
+            )
+        self.id, self.revision = source.id, source.resolved_revision()
+        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.question, self.readout, self.rounding = question, readout, rounding
+        self._sizes: dict[tuple[int, int], Any] = {}
+        self.tokenizer.padding_side = "left"
+        self.image_token: str = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
+        self.yes, self.no = (self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
+
+    @abstractmethod
+    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """The tokenizer, the image processor, and whichever of the checkpoint's processors has the chat template."""
+
+    @abstractmethod
+    def _measure(self, blank: Image.Image) -> Any:
+        """What the library's processor makes of the size of an image, black here."""
+
+    def measure(self, images: Tensor) -> Any:
+        """:meth:`_measure` of the size of images ``[B, 3, H, W]``, once a size."""
+        height, width = images.shape[-2:]
+        if (height, width) not in self._sizes:
+            self._sizes[height, width] = self._measure(Image.new("RGB", (width, height)))
+        return self._sizes[height, width]
+
+    @abstractmethod
+    def vision_inputs(self, images: Tensor) -> VisionInputs:
+        """What the family's own processor makes of images ``[B, 3, H, W]`` in [0, 1], with a gradient."""
+
+    def text_inputs(self, prompts: list[str], image_tokens: int) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` ``[B, L]`` of the questions, padded on the left."""
+        texts = [self._conversation(self.question.replace("{prompt}", prompt)) for prompt in prompts]
+        bos = self.tokenizer.bos_token
+        tokens = self.tokenizer(
+            [text.replace(self.image_token, self.image_token * image_tokens, 1) for text in texts],
+            padding=True,
+            add_special_tokens=bos is None or not texts[0].startswith(bos),
+            return_tensors="pt",
+        )
+        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+    def _conversation(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text: str = self.templated.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def logits(self, prompts: list[str], images: Tensor) -> Tensor:
+        """Next-token logits ``[B, vocabulary]`` where the answer begins."""
+        vision = self.vision_inputs(images)
+        text = self.text_inputs(prompts, vision.image_tokens)
+        output = self.model(**text, **self._more_inputs(text), **vision.arguments, use_cache=False, logits_to_keep=1)
+        return output.logits[:, -1]
+
+    def _more_inputs(self, text: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What else the model's forward wants to know of the text."""
+        return {}

@@ -1,0 +1,79 @@
+"""LLaVA-NeXT (LLaVA-1.6): ``transformers.LlavaNextForConditionalGeneration`` with its anyres tiles.
+
+The image is seen whole and, enlarged to the best of the checkpoint's resolutions, as tiles of the vision tower's size
+(Liu et al., 2024, https://llava-vl.github.io/blog/2024-01-30-llava-next/). Removing the padding again and the newline
+tokens are the model's own work.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.scorers.chat import ChatScorer, VisionInputs
+from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
+
+
+class LlavaNext(ChatScorer):
+    """P("Yes") as the first token of the answer; the tiles equal the family's processor and have a gradient."""
+
+    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(location, **where)
+        return processor.tokenizer, processor.image_processor, processor
+
+    def _measure(self, blank: Image.Image) -> int:
+        """Tokens of an image, which depend on the padding that the model will remove."""
+        tokens = self.templated(text=self.image_token, images=blank, return_tensors="pt").input_ids
+        return int((tokens == self.model.config.image_token_id).sum())
+
+    def vision_inputs(self, images: Tensor) -> VisionInputs:
+        pixels = preprocess_tiles(images, self.image_processor, self.rounding)
+        sizes = torch.tensor([list(images.shape[-2:])] * len(images), device=self.model.device)
+        arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_sizes": sizes}
+        return VisionInputs(arguments, self.measure(images))
+
+
+def preprocess_tiles(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+    """Pixel values of LLaVA-NeXT's image processor.
+
+    Args:
+        images: ``[B, 3, H, W]`` in [0, 1].
+        processor: a ``LlavaNextImageProcessor``, read for its settings alone.
+        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+
+    Returns:
+        ``[B, 1 + N, 3, h, w]`` in the dtype of ``images``: the whole image, then N tiles row by row.
+    """
+    from transformers.image_processing_utils import select_best_resolution
+
+    levels = grey_levels(images, rounding)
+    size, resample = dict(processor.size), PIL_RESAMPLE[int(processor.resample)]
+    whole = (size["height"], size["width"]) if "height" in size else (size["shortest_edge"], size["shortest_edge"])
+    height, width = select_best_resolution(tuple(images.shape[-2:]), processor.image_grid_pinpoints)
+    enlarged = resize(levels, *_inside(images.shape[-2], images.shape[-1], height, width), resample, rounding)
+    padded = _centre(enlarged, height, width)
+    edge = processor.crop_size["height"]
+    tiles = padded.unfold(2, edge, edge).unfold(3, edge, edge).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+    views = [resize(levels, *whole, resample, rounding), *tiles.unbind(1)]
+    cropped = torch.stack([resize_and_crop(view, processor, rounding) for view in views], dim=1)
+    return normalise(cropped, processor).to(images.dtype)
+
+
+def _inside(height: int, width: int, into_height: int, into_width: int) -> tuple[int, int]:
+    """The largest size of this aspect ratio that fits; the side that does not touch is rounded up."""
+    across, down = into_width / width, into_height / height
+    if across < down:
+        return min(math.ceil(height * across), into_height), into_width
+    return into_height, min(math.ceil(width * down), into_width)
+
+
+def _centre(levels: Tensor, height: int, width: int) -> Tensor:
+    """Black around ``[B, 3, H, W]`` up to ``height`` × ``width``, an odd row or column after it."""
+    down, across = height - levels.shape[-2], width - levels.shape[-1]
+    return torch.nn.functional.pad(levels, [across // 2, across - across // 2, down // 2, down - down // 2])
