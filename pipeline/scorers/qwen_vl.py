@@ -1,0 +1,72 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images at their own resolution, as flat patches.
+
+One class serves ``Qwen2VLForConditionalGeneration``, ``Qwen2_5_VLForConditionalGeneration`` and
+``Qwen3VLForConditionalGeneration``: they share the image processor and differ in its settings. Multimodal rotary
+positions are computed by the model from ``image_grid_thw`` and ``mm_token_type_ids``. A "Thinking" checkpoint opens its
+answer with its thoughts, not with yes or no, so its first token is no score.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.scorers.chat import ChatScorer, VisionInputs
+from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+
+
+class QwenVL(ChatScorer):
+    """P("Yes") as the first token of the answer; the patches equal the family's processor and have a gradient.
+
+    The family's processor also wants a video processor, which needs torchvision. So its image processor and its
+    tokenizer are loaded without it.
+    """
+
+    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(location, **where)
+        return tokenizer, AutoImageProcessor.from_pretrained(location, **where), tokenizer
+
+    def _measure(self, blank: Image.Image) -> tuple[int, int]:
+        """Rows and columns of patches, after the family's resizing to whole blocks within its bounds."""
+        _, rows, columns = self.image_processor(images=blank, return_tensors="pt")["image_grid_thw"][0].tolist()
+        return rows, columns
+
+    def vision_inputs(self, images: Tensor) -> VisionInputs:
+        rows, columns = self.measure(images)
+        pixels = preprocess_patches(images, self.image_processor, (rows, columns), self.rounding)
+        grids = torch.tensor([[1, rows, columns]] * len(images), device=self.model.device)
+        arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_grid_thw": grids}
+        return VisionInputs(arguments, rows * columns // self.image_processor.merge_size**2)
+
+    def _more_inputs(self, text: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mm_token_type_ids": (text["input_ids"] == self.model.config.image_token_id).int()}
+
+
+def preprocess_patches(images: Tensor, processor: Any, grid: tuple[int, int], rounding: bool = True) -> Tensor:
+    """Pixel values of Qwen-VL's image processor.
+
+    Args:
+        images: ``[B, 3, H, W]`` in [0, 1].
+        processor: a ``Qwen2VLImageProcessor``, read for its settings alone.
+        grid: rows and columns of patches the image is resized to.
+        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+
+    Returns:
+        ``[B · rows · columns, 3 · t · p · p]`` in the dtype of ``images``. Patches that the model merges lie side by
+        side; the t frames of a patch are the same still image.
+    """
+    patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+    rows, columns = grid
+    levels = grey_levels(images, rounding)
+    if processor.do_resize:
+        levels = resize(levels, rows * patch, columns * patch, PIL_RESAMPLE[int(processor.resample)], rounding)
+    pixels = normalise(levels, processor)
+    cut = pixels.reshape(len(images), 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # batch, block row, block column, row, column, channel, y, x
+    repeated = patches.unsqueeze(6).expand(*patches.shape[:6], frames, patch, patch)
+    return repeated.reshape(len(images) * rows * columns, 3 * frames * patch * patch).to(images.dtype)
