@@ -1,0 +1,142 @@
+"""Contrastive models: one embedding of the prompt, one of the image, and how well they agree.
+
+They are not asked a question: the prompt itself is the text, so ``question`` and ``readout`` are not used. A prompt
+longer than the model's text length (77 tokens for CLIP, 64 for SigLIP) is cut there, and what follows does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError, reason
+from pipeline.models import ModelSource
+from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
+
+EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
+
+
+class _Contrastive(ABC):
+    """What the families share: loading, tokens, judging."""
+
+    padding: Literal["longest", "max_length"]
+
+    def __init__(
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        question: str = "",
+        readout: str = "",
+        rounding: bool = True,
+    ) -> None:
+        import transformers
+
+        where = {"revision": source.revision, "local_files_only": source.local}
+        try:
+            self.processor: Any = transformers.AutoProcessor.from_pretrained(source.location, **where)
+            model = getattr(transformers, source.class_name).from_pretrained(
+                source.location, dtype=dtype, use_safetensors=True, **where
+            )
+        except Exception as error:  # as in the generators' loaders
+            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
+        self.id, self.revision = source.id, source.resolved_revision()
+        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.rounding = rounding
+
+    def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
+        tokens = self.processor.tokenizer(
+            prompts,
+            padding=self.padding,
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        output = self.model(**tokens.to(self.model.device), **self._vision_inputs(images))
+        return self._log_scores(output, torch.float64 if images.dtype == torch.float64 else torch.float32)
+
+    @abstractmethod
+    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
+        """log s ``[B]`` of the forward's output for B texts and B images."""
+
+    def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = preprocess(images, self.processor.image_processor, self.rounding)
+        return {"pixel_values": pixels.to(self.model.device, self.model.dtype)}
+
+    @torch.no_grad()
+    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
+        return [float(value) for value in self.log_scores(prompts, images.to(self.model.device)).exp()]
+
+
+class Clip(_Contrastive):
+    """``transformers.CLIPModel``, PickScore's weights among them: s = (1 + cos) / 2.
+
+    CLIPScore (Hessel et al., arXiv 2104.08718) is 2.5 · max(cos, 0): not bounded by 1, and flat where cos < 0. This s
+    orders images in the same way, lies in [0, 1] and has a slope everywhere. It is a similarity and no probability:
+    a good match has cos ≈ 0.3, so s ≈ 0.65. Choose ``optimizer.target_score`` with that in mind; a step size of 1 − √s
+    never becomes small. PickScore (Kirstain et al., arXiv 2305.01569) multiplies the cosine by the model's
+    ``logit_scale``, about 100, to compare images of one prompt: which of them is better does not depend on it.
+    """
+
+    padding = "longest"
+
+    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
+        cosine = (output.image_embeds.to(dtype) * output.text_embeds.to(dtype)).sum(-1)
+        return torch.log1p(cosine.clamp(-1 + EDGE, 1)) - math.log(2)
+
+
+class Siglip(_Contrastive):
+    """``transformers.SiglipModel``: s = σ(e^scale · cos + bias), the probability of a match it was trained on.
+
+    arXiv 2303.15343; the SigLIP 2 checkpoints of one resolution have this class too. Texts are padded to the full
+    length, as in training.
+    """
+
+    padding = "max_length"
+
+    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
+        return torch.nn.functional.logsigmoid(output.logits_per_image.diagonal().to(dtype))
+
+
+class Siglip2(Siglip):
+    """``transformers.Siglip2Model`` (arXiv 2502.14786, NaFlex): as SigLIP, at the image's own aspect ratio."""
+
+    def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
+        from PIL import Image
+
+        processor, device = self.processor.image_processor, self.model.device
+        blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
+        made = processor(images=blank, return_tensors="pt")  # for its size and mask, which the pixels do not change
+        rows, columns = made["spatial_shapes"][0].tolist()
+        pixels = preprocess_naflex(images, processor, (rows, columns), self.rounding)
+        return {
+            "pixel_values": pixels.to(device, self.model.dtype),
+            "pixel_attention_mask": made["pixel_attention_mask"].expand(len(images), -1).to(device),
+            "spatial_shapes": made["spatial_shapes"].expand(len(images), -1).to(device),
+        }
+
+
+def preprocess_naflex(images: Tensor, processor: Any, grid: tuple[int, int], rounding: bool = True) -> Tensor:
+    """Pixel values of SigLIP 2's image processor.
+
+    Args:
+        images: ``[B, 3, H, W]`` in [0, 1].
+        processor: a ``Siglip2ImageProcessor``, read for its settings alone.
+        grid: rows and columns of patches the image is resized to.
+        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+
+    Returns:
+        ``[B, max_num_patches, p · p · 3]`` in the dtype of ``images``: patches row by row, zeros after the last.
+    """
+    patch, (rows, columns) = processor.patch_size, grid
+    levels = grey_levels(images, rounding)
+    if processor.do_resize:
+        levels = resize(levels, rows * patch, columns * patch, PIL_RESAMPLE[int(processor.resample)], rounding)
+    cut = normalise(levels, processor).reshape(len(images), 3, rows, patch, columns, patch)
+    patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, patch * patch * 3)
+    return torch.nn.functional.pad(patches, [0, 0, 0, processor.max_num_patches - rows * columns]).to(images.dtype)
