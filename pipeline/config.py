@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UserError
 
@@ -122,11 +124,43 @@ class GeneratorConfig(_Actors):
         return value
 
 
+def _variable_name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable such as OPENAI_API_KEY, and not the key itself")
+    return value
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is served over HTTP and not loaded here."""
+    return model.startswith(("http://", "https://"))
+
+
+def _check_server(model: str, server_model: str | None, api_key_env: str | None) -> None:
+    if not is_url(model):
+        for name, value in (("server_model", server_model), ("api_key_env", api_key_env)):
+            if value is not None:
+                raise ValueError(f"{name} is for a server; give model its URL, such as http://host:8000/v1")
+        return
+    parts = urlsplit(model)
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError("the URL of model must be plain, such as http://host:8000/v1; name a key with api_key_env")
+
+
+ServerModel = Annotated[str | None, Field(description="name a server serves the model by; its only one when absent")]
+ApiKeyEnv = Annotated[
+    str | None,
+    AfterValidator(_variable_name),
+    Field(description="environment variable that holds a server's key, where the scorers run"),
+]
+
+
 class ScorerConfig(_Actors):
     """The frozen vision-language model that steers, and the actors that hold it."""
 
-    model: str = Field("embedded", min_length=1, description="embedded, a local folder, or a Hub id")
+    model: str = Field("embedded", min_length=1, description="embedded, a local folder, a Hub id, or a server's URL")
     revision: str | None = None
+    server_model: ServerModel = None
+    api_key_env: ApiKeyEnv = None
     question: str = Field(QUESTION, description="template with {prompt}")
     readout: Literal["yes", "yes_no", "reference"] = Field(
         "yes", description="P(yes), P(yes) against no alone, or the official implementation's figure"
@@ -146,6 +180,11 @@ class ScorerConfig(_Actors):
     def _yaml_reads_yes_as_true(cls, value: Any) -> Any:
         return "yes" if value is True else value
 
+    @model_validator(mode="after")
+    def _server_fields(self) -> ScorerConfig:
+        _check_server(self.model, self.server_model, self.api_key_env)
+        return self
+
 
 class JudgeConfig(_Section):
     """A scorer that never steers: it looks at the first and the kept image of each row."""
@@ -153,6 +192,13 @@ class JudgeConfig(_Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="names the columns judge_NAME, judge_NAME_initial")
     model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
     revision: str | None = None
+    server_model: ServerModel = None
+    api_key_env: ApiKeyEnv = None
+
+    @model_validator(mode="after")
+    def _server_fields(self) -> JudgeConfig:
+        _check_server(self.model, self.server_model, self.api_key_env)
+        return self
 
 
 class PreviewConfig(_Section):
@@ -378,7 +424,8 @@ class RunConfig(_Section):
     def semantic(self) -> dict[str, Any]:
         """The fields that decide what is made, as dotted key → JSON value."""
         flat = flatten(self.model_dump(mode="json"))
-        return {key: value for key, value in flat.items() if not key.startswith(OPERATIONAL)}
+        operational = {key for key in flat if key.startswith(OPERATIONAL) or key.endswith(".api_key_env")}
+        return {key: value for key, value in flat.items() if key not in operational}
 
     def digest(self) -> str:
         """SHA-256 of :meth:`semantic`, 64 hex digits."""

@@ -10,7 +10,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
 from pipeline.models import ModelSource
+from pipeline.optimizers import build_optimizer
 from pipeline.scorers import find_judge, find_scorer
+from pipeline.scorers.openai_server import SERVER
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,29 @@ def find_models(config: RunConfig) -> Models:
     """Find every model a config names.
 
     Raises:
-        UserError: one is missing or of an unsupported class; the message names the field.
+        UserError: one is missing, of an unsupported class or without the gradient that the method needs; the message
+            names the field.
     """
     generator = find_generator(config.generators)
     spec = latent_spec(config.generators, generator)
     check_attention(config.optimizer, generator, spec)
+    scorer = find_scorer(config.scorers)
+    _check_gradient(config, scorer)
     return Models(
         generator=generator,
         spec=spec,
-        scorer=find_scorer(config.scorers),
+        scorer=scorer,
         judges=tuple(find_judge(judge, config.scorers) for judge in config.judges),
     )
+
+
+def _check_gradient(config: RunConfig, scorer: ModelSource) -> None:
+    method = config.optimizer
+    if scorer.class_name == SERVER and method.rounds and build_optimizer(method).needs_gradient:
+        raise UserError(
+            f"optimizer.method: {method.method} needs the score's gradient, which a server cannot give; "
+            "use random_sampling or random_diffusion, or a scorers.model that is loaded here"
+        )
 
 
 def check_resources(config: RunConfig, have: Mapping[str, float], where: str) -> None:

@@ -1,0 +1,225 @@
+"""Any server that speaks the OpenAI protocol (vLLM, SGLang): P("Yes") read from the first token's log-probabilities.
+
+``GET URL/models`` names the models, ``POST URL/chat/completions`` answers one image and question. A server has no
+gradient to give, so it can judge, or steer a method that needs none.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import requests
+import torch
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from torch import Tensor
+from urllib3.util import Retry
+
+from pipeline.errors import UserError
+from pipeline.models import ModelSource
+from pipeline.scorers.decoder import encode_png, to_uint8
+
+SERVER = "OpenAIServer"
+TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two bytes of the answer
+RETRIES = 5  # waits 0, 1, 2, 4 and 8 seconds, or what the server asks for up to a minute
+BACKOFF = 0.5
+CONCURRENCY = 32  # questions in flight; the server makes batches of them
+TOP = 20  # most that vLLM, SGLang and OpenAI list by default
+MARKS = " \t\r\n▁Ġ"  # spaces, and how tokenizers spell one at the start of a word
+
+
+class ServerError(RuntimeError):
+    """The server did not answer, or its answer is no score. The message never holds the key."""
+
+
+class _Key(AuthBase):
+    """Reads the key from the environment for each request, so that no object of ours holds it."""
+
+    def __init__(self, variable: str | None) -> None:
+        self._variable = variable
+
+    @property
+    def value(self) -> str:
+        return os.environ.get(self._variable or "", "").strip()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.value:
+            request.headers["Authorization"] = f"Bearer {self.value}"
+        return request
+
+    def redact(self, text: str) -> str:
+        return text.replace(self.value, "***") if self.value else text
+
+
+class _Client:
+    """JSON over HTTP with time limits; tries again where the server is busy, restarting or unreachable."""
+
+    def __init__(self, url: str, key: _Key, retries: int) -> None:
+        self.url, self._key = url, key
+        retry = Retry(
+            total=retries,
+            read=min(retries, 1),
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=None,
+            backoff_factor=BACKOFF,
+            backoff_jitter=BACKOFF,
+            retry_after_max=60,
+            raise_on_status=False,
+        )
+        self._session = requests.Session()
+        self._session.auth = key
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONCURRENCY, max_retries=retry))
+
+    def get(self, path: str) -> Any:
+        return self._request("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._request("POST", path, body)
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        where = f"{self.url}/{path}"
+        try:
+            response = self._session.request(method, where, json=body, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            raise ServerError(f"{where} does not answer ({_cause(error)})") from None
+        if response.status_code != 200:
+            said = self._key.redact(" ".join(response.text.split()))[:200]
+            raise ServerError(f"{where} answers with status {response.status_code} ({said})")
+        try:
+            return response.json()
+        except requests.JSONDecodeError:
+            raise ServerError(f"{where} answers with no JSON; is it an OpenAI-compatible server?") from None
+
+
+def _cause(error: requests.RequestException) -> str:
+    """The kind of error at the bottom, such as ReadTimeoutError or NameResolutionError; the texts above are long."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    return type(getattr(inner, "reason", inner)).__name__
+
+
+def find_server(url: str, server_model: str | None, api_key_env: str | None, field: str) -> ModelSource:
+    """Ask a server for its models.
+
+    Args:
+        url: up to and including ``/v1``.
+        server_model: the name it serves the model by; may be left out where it serves one alone.
+        api_key_env: the environment variable that holds its key, where it wants one.
+        field: the config field that holds the URL, such as ``scorers.model``.
+
+    Returns:
+        the served name as ``id``, the URL as ``location``.
+
+    Raises:
+        UserError: no key or none that can be sent, no answer, or no such model.
+    """
+    section = field.rpartition(".")[0]
+    key = _Key(api_key_env)
+    if api_key_env and not key.value:
+        raise UserError(f"{section}.api_key_env: the environment variable {api_key_env} is not set; set it to the key")
+    if not (key.value.isascii() and key.value.isprintable()):  # the HTTP library's own error would show it
+        raise UserError(f"{section}.api_key_env: {api_key_env} holds what no HTTP header can; set it to the key alone")
+    try:
+        listed = _Client(url.rstrip("/"), key, retries=1).get("models")
+    except ServerError as error:
+        raise UserError(
+            f"{field}: {error}; give the URL up to /v1, start the server, check {section}.api_key_env"
+        ) from None
+    try:
+        names = [str(entry["id"]) for entry in listed["data"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{field}: {url}/models lists no models; give an OpenAI-compatible server") from None
+    if server_model is None and len(names) == 1:
+        server_model = names[0]
+    if server_model not in names:
+        missing = "" if server_model is None else f" and not {server_model!r}"
+        raise UserError(
+            f"{section}.server_model: {url} serves {', '.join(names) or 'nothing'}{missing}; name one of them"
+        )
+    return ModelSource(server_model, url.rstrip("/"), None, SERVER, field)
+
+
+class OpenAIServer:
+    """P("Yes") as the first token of a served model's answer.
+
+    The probabilities of every listed spelling count: "Yes", "yes", "YES", with and without a leading space, and the
+    same for no; ``yes_no`` divides by their sum. The server lists the :data:`TOP` likeliest tokens: a word that is not
+    among them counts as 0. The server scales the image and words the conversation as it sees fit. It does not say
+    which weights it holds, so ``revision`` is "served".
+    """
+
+    def __init__(self, source: ModelSource, *, question: str, readout: str, api_key_env: str | None = None) -> None:
+        self.id, self.revision = source.id, "served"
+        self.question, self.readout = question, readout
+        self._client = _Client(source.location, _Key(api_key_env), RETRIES)
+
+    def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
+        """As :meth:`pipeline.scorers.base.ImageScorer.log_scores`, without a gradient.
+
+        Raises:
+            ServerError: no answer, no log-probabilities, or neither yes nor no among them.
+            NotImplementedError: ``images`` want a gradient.
+        """
+        if images.requires_grad:
+            raise NotImplementedError("a server returns no gradient")
+        answers = self._ask_all(prompts, images)
+        for answer in answers:
+            if not any(_yes_and_no(answer)):
+                likeliest = max(answer, key=answer.__getitem__, default="")
+                raise ServerError(
+                    f"{self.id} answers neither yes nor no (its likeliest first token is {likeliest!r}); "
+                    "turn its thinking off, or ask a question that is answered by yes or no"
+                )
+        scores = [self._score(*_yes_and_no(answer)) for answer in answers]
+        return torch.tensor(scores, dtype=torch.float64).log().to(images.device, torch.float32)
+
+    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
+        """P("Yes"), or ``None`` where the answer is neither yes nor no."""
+        pairs = [_yes_and_no(answer) for answer in self._ask_all(prompts, images)]
+        return [self._score(yes, no) if yes or no else None for yes, no in pairs]
+
+    def _score(self, yes: float, no: float) -> float:
+        return yes / (yes + no) if self.readout == "yes_no" else min(yes, 1.0)
+
+    def _ask_all(self, prompts: list[str], images: Tensor) -> list[dict[str, float]]:
+        pngs = [encode_png(image) for image in to_uint8(images)]
+        with ThreadPoolExecutor(min(len(prompts), CONCURRENCY)) as pool:
+            return list(pool.map(self._ask, prompts, pngs))
+
+    def _ask(self, prompt: str, png: bytes) -> dict[str, float]:
+        """The listed first tokens of the answer and their probabilities."""
+        image = {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
+        question = self.question.replace("{prompt}", prompt)
+        content = [{"type": "image_url", "image_url": image}, {"type": "text", "text": question}]
+        body = {
+            "model": self.id,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": 1,
+            "temperature": 1,  # some servers list the probabilities after temperature and top_p: leave them as they are
+            "top_p": 1,
+            "logprobs": True,
+            "top_logprobs": TOP,
+        }
+        answer = self._client.post("chat/completions", body)
+        try:
+            listed = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            tokens: dict[str, float] = {}
+            for entry in listed:
+                tokens[entry["token"]] = tokens.get(entry["token"], 0.0) + math.exp(entry["logprob"])
+        except (KeyError, IndexError, TypeError, OverflowError):
+            raise ServerError(
+                f"{self._client.url} answers without the log-probabilities of its first token; serve {self.id} where "
+                "logprobs and top_logprobs are supported, as vLLM and SGLang do"
+            ) from None
+        return tokens
+
+
+def _yes_and_no(tokens: dict[str, float]) -> tuple[float, float]:
+    """P(yes) and P(no), over their spellings."""
+    words = [(token.strip(MARKS).casefold(), probability) for token, probability in tokens.items()]
+    yes, no = (sum(probability for word, probability in words if word == wanted) for wanted in ("yes", "no"))
+    return yes, no
