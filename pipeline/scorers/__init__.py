@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
 import torch
 
-from pipeline.config import JudgeConfig, ScorerConfig
+from pipeline.config import JudgeConfig, ScorerConfig, is_url
 from pipeline.errors import UserError
 from pipeline.models import ModelSource, locate
 from pipeline.scorers.base import ImageScorer, Judge, Scores
-from pipeline.scorers.vlm import VisionLanguageModel
+from pipeline.scorers.openai_server import SERVER, OpenAIServer, find_server
 
 __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
@@ -19,24 +20,36 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "CLIPT5ForConditionalGeneration": "pipeline.scorers.clip_flant5:ClipFlanT5",
     "InstructBlipForConditionalGeneration": "pipeline.scorers.instructblip:InstructBlip",
     "LlavaForConditionalGeneration": "pipeline.scorers.llava:Llava",
+    "LlavaNextForConditionalGeneration": "pipeline.scorers.llava_next:LlavaNext",
+    "Qwen2VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
+    "Qwen2_5_VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
+    "Qwen3VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
+    "CLIPModel": "pipeline.scorers.clip:Clip",
+    "SiglipModel": "pipeline.scorers.clip:Siglip",
+    "Siglip2Model": "pipeline.scorers.clip:Siglip2",
 }
+REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout has no meaning elsewhere
 DETECTOR = "Judge"
 
 
 def find_scorer(config: ScorerConfig) -> ModelSource:
-    """Check that the steering model is there and of a supported class, and a local folder's weights readable.
+    """Check that the steering model is there and of a supported class, or served, and a local folder's weights readable.
 
     Raises:
-        UserError: it is not; the message names the field.
+        UserError: it is not, or has no such readout; the message names the field.
     """
-    source = locate(config.model, config.revision, "scorers.model", "config.json")
-    return _supported(replace(source, allow_pickle=config.allow_pickle), tuple(FAMILIES))
+    source = _find(config, "scorers.model", config.allow_pickle, tuple(FAMILIES))
+    if config.readout == "reference" and source.class_name not in REFERENCED:
+        raise UserError(
+            f"scorers.readout: reference is the official implementation's, which knows no {source.class_name}; "
+            "use yes or yes_no"
+        )
+    return source
 
 
 def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> ModelSource:
     """As :func:`find_scorer`, for a judge; the embedded detector counts too."""
-    source = locate(config.model, config.revision, f"judges.{config.name}.model", "config.json")
-    return _supported(replace(source, allow_pickle=scorers.allow_pickle), (*FAMILIES, DETECTOR))
+    return _find(config, f"judges.{config.name}.model", scorers.allow_pickle, (*FAMILIES, DETECTOR))
 
 
 def load_scorer(config: ScorerConfig, device: str) -> ImageScorer:
@@ -45,7 +58,8 @@ def load_scorer(config: ScorerConfig, device: str) -> ImageScorer:
     Raises:
         UserError: it cannot be loaded.
     """
-    return _load(find_scorer(config), config, config.readout, device)
+    scorer: ImageScorer = _load(find_scorer(config), config, config.readout, config.api_key_env, device)
+    return scorer
 
 
 def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge:
@@ -59,16 +73,17 @@ def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge
         from pipeline.scorers.detector import Detector
 
         return Detector(source, device)
-    return _load(source, scorers, "yes" if scorers.readout == "reference" else scorers.readout, device)
+    readout = "yes" if scorers.readout == "reference" else scorers.readout
+    judge: Judge = _load(source, scorers, readout, config.api_key_env, device)
+    return judge
 
 
-def _load(source: ModelSource, config: ScorerConfig, readout: str, device: str) -> VisionLanguageModel:
-    module, name = FAMILIES[source.class_name].split(":")
-    family: type[VisionLanguageModel] = getattr(import_module(module), name)
-    return family(source, getattr(torch, config.dtype), device, question=config.question, readout=readout)
-
-
-def _supported(source: ModelSource, families: tuple[str, ...]) -> ModelSource:
+def _find(
+    config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: tuple[str, ...]
+) -> ModelSource:
+    if is_url(config.model):
+        return find_server(config.model, config.server_model, config.api_key_env, field)
+    source = replace(locate(config.model, config.revision, field, "config.json"), allow_pickle=allow_pickle)
     if source.class_name not in families:
         raise UserError(
             f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
@@ -77,3 +92,11 @@ def _supported(source: ModelSource, families: tuple[str, ...]) -> ModelSource:
     if source.local and source.class_name != DETECTOR:
         source.has_safetensors()
     return source
+
+
+def _load(source: ModelSource, config: ScorerConfig, readout: str, api_key_env: str | None, device: str) -> Any:
+    if source.class_name == SERVER:
+        return OpenAIServer(source, question=config.question, readout=readout, api_key_env=api_key_env)
+    module, _, name = FAMILIES[source.class_name].partition(":")
+    family = getattr(import_module(module), name)
+    return family(source, getattr(torch, config.dtype), device, question=config.question, readout=readout)

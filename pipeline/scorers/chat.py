@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import UserError, reason
+from pipeline.errors import UserError
 from pipeline.models import ModelSource
-from pipeline.scorers.llava import Llava
+from pipeline.scorers.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class VisionInputs:
     image_tokens: int
 
 
-class ChatScorer(Llava, ABC):
+class ChatScorer(VisionLanguageModel):
     """P("Yes") as the first token of the answer, for families with anyres tiling or native resolution.
 
     The library's processors count an image's tokens while they process it, which would cost a pass over every image
@@ -31,40 +33,21 @@ class ChatScorer(Llava, ABC):
     ``image_tokens`` of them, and the tokenizer alone sees the text.
 
     Raises:
-        UserError: the model cannot be loaded, or has no chat template.
+        UserError: as the base class; or the model has no chat template.
     """
 
-    def __init__(
-        self,
-        source: ModelSource,
-        dtype: torch.dtype,
-        device: str,
-        *,
-        question: str,
-        readout: str,
-        rounding: bool = True,
-    ) -> None:
-        import transformers
-
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
         where = {"revision": source.revision, "local_files_only": source.local}
-        try:
-            self.tokenizer, self.image_processor, self.templated = self._load_processors(source.location, where)
-            model = getattr(transformers, source.class_name).from_pretrained(
-                source.location, dtype=dtype, use_safetensors=True, **where
-            )
-        except Exception as error:  # as in the generators' loaders
-            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
+        self.tokenizer, self.image_processor, self.templated = self._load_processors(source.location, where)
         if not self.templated.chat_template:
             raise UserError(
                 f"{source.field}: {source.id!r} has no chat template; save its processor with chat_template.jinja"
             )
-        self.id, self.revision = source.id, source.resolved_revision()
-        self.model: Any = model.to(device).eval().requires_grad_(False)
-        self.question, self.readout, self.rounding = question, readout, rounding
+        model = self.load_model(source, dtype)
         self._sizes: dict[tuple[int, int], Any] = {}
         self.tokenizer.padding_side = "left"
-        self.image_token: str = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
-        self.yes, self.no = (self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
+        self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+        return SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor), model
 
     @abstractmethod
     def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -104,12 +87,12 @@ class ChatScorer(Llava, ABC):
         )
         return text
 
-    def logits(self, prompts: list[str], images: Tensor) -> Tensor:
-        """Next-token logits ``[B, vocabulary]`` where the answer begins."""
+    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+        assert len(labels) == 1, "the reference readout knows no chat family"
         vision = self.vision_inputs(images)
         text = self.text_inputs(prompts, vision.image_tokens)
         output = self.model(**text, **self._more_inputs(text), **vision.arguments, use_cache=False, logits_to_keep=1)
-        return output.logits[:, -1]
+        return output.logits
 
     def _more_inputs(self, text: dict[str, Tensor]) -> dict[str, Tensor]:
         """What else the model's forward wants to know of the text."""

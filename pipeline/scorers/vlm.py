@@ -76,16 +76,30 @@ class VisionLanguageModel(ABC):
         Raises:
             UserError: weights are pickled and not allowed, or some are missing.
         """
-        import transformers
+        from transformers import AutoProcessor
 
         where = {"revision": source.revision, "local_files_only": source.local}
-        processor = transformers.AutoProcessor.from_pretrained(source.location, **where)
+        return AutoProcessor.from_pretrained(source.location, **where), self.load_model(source, dtype)
+
+    def load_model(self, source: ModelSource, dtype: torch.dtype) -> Any:
+        """The model alone, by the class its config names.
+
+        Raises:
+            UserError: weights are pickled and not allowed, or some are missing.
+        """
+        import transformers
+
         model_class = getattr(transformers, source.class_name)
         model, loaded = model_class.from_pretrained(
-            source.location, dtype=dtype, use_safetensors=source.has_safetensors(), output_loading_info=True, **where
+            source.location,
+            revision=source.revision,
+            local_files_only=source.local,
+            dtype=dtype,
+            use_safetensors=source.has_safetensors(),
+            output_loading_info=True,
         )
         refuse_layout(source, missing=loaded["missing_keys"])
-        return processor, model
+        return model
 
     @abstractmethod
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:

@@ -14,10 +14,11 @@ import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
-from pipeline.config import GeneratorConfig
+from pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
 from pipeline.errors import UserError
 from pipeline.generators import find_generator
 from pipeline.models import ModelSource, locate
+from pipeline.scorers import load_judge, load_scorer
 from pipeline.scorers.clip import Clip, Siglip, Siglip2
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png
 from pipeline.scorers.latent import score_latents
@@ -250,6 +251,18 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(norm_class, "forward", norm)
     for module in (modeling_qwen2_vl, modeling_qwen2_5_vl, modeling_qwen3_vl):
         monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_config_finds_the_family_by_its_class(name: str, folders: Callable[[str], Path]) -> None:
+    model = str(folders(name))
+    for loaded in (
+        load_scorer(ScorerConfig(model=model), "cpu"),
+        load_judge(JudgeConfig(name="second", model=model), ScorerConfig(), "cpu"),
+    ):
+        assert type(loaded) is FAMILIES[name].scorer
+        assert loaded.id == model
+        assert loaded.revision.startswith("local-")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
