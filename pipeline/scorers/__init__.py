@@ -33,7 +33,7 @@ DETECTOR = "Judge"
 
 
 def find_scorer(config: ScorerConfig) -> ModelSource:
-    """Check that the steering model is there and of a supported class, or served, and a local folder's weights readable.
+    """Check that the steering model is there, of a supported class or served, and a local folder's weights readable.
 
     Raises:
         UserError: it is not, or has no such readout; the message names the field.
@@ -78,9 +78,7 @@ def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge
     return judge
 
 
-def _find(
-    config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: tuple[str, ...]
-) -> ModelSource:
+def _find(config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: tuple[str, ...]) -> ModelSource:
     if is_url(config.model):
         return find_server(config.model, config.server_model, config.api_key_env, field)
     source = replace(locate(config.model, config.revision, field, "config.json"), allow_pickle=allow_pickle)
