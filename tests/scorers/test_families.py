@@ -189,7 +189,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     source = find_generator(GeneratorConfig(model=str(tiny_sd)))
     decoder = Decoder(source, torch.float64, "cpu", clamp=readout != "reference")
     config = ScorerConfig(model=str(folder))
-    scorer = type(_load(find_scorer(config), config, readout, "cpu"))(
+    scorer = type(_load(find_scorer(config), config, readout, None, "cpu"))(
         find_scorer(config), torch.float64, "cpu", question=QUESTION, readout=readout, rounding=False
     )
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.15
