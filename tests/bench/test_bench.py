@@ -15,7 +15,9 @@ from PIL import Image
 from pipeline import cli
 from pipeline.bench import write_comparison
 from pipeline.bench.plan import Bench
+from pipeline.config import METHODS, load_config
 from pipeline.errors import UserError
+from pipeline.replay import replay_row
 from pipeline.sinks import read_rows
 from tests.bench.conftest import PROVENANCE, write_trial
 from tests.runs import noisesmith
@@ -152,23 +154,30 @@ def test_runs_of_other_weights_are_not_compared(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_comparison_shares_the_first_noise_and_resumes(config_path: Path, tmp_path: Path) -> None:
+def test_every_method_runs_shares_the_first_noise_replays_and_resumes(config_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "OUT"
-    methods = ["random_sampling", "noise_diffusion"]
+    methods = [*METHODS, "order_statistic_50"]
     options = ["--prompts", "2", "--rounds", "1", "--seeds", "1", "--methods", ",".join(methods), "--out", out]
     code, output = noisesmith("bench", "methods", config_path, "generators.steps=2", *options)
     assert code == 0, output
-    rows = [list(read_rows(out / "runs" / f"{label}-seed0", ["id", "scores", "seed"])) for label in methods]
-    for ours, theirs in zip(*rows, strict=True):
-        assert ours["id"] == theirs["id"]
-        assert ours["scores"][0] == pytest.approx(theirs["scores"][0], abs=1e-6)
-        assert len(ours["scores"]) == 2
+    runs = {label: out / "runs" / f"{label}-seed0" for label in methods}
+    first = {row["id"]: row["scores"][0] for row in read_rows(runs["none"], ["id", "scores"])}
+    for label, run in runs.items():
+        rows = list(read_rows(run, ["id", "scores", "optimizer"]))
+        assert [row["id"] for row in rows] == list(first)
+        assert {row["optimizer"] for row in rows} == {"noise_diffusion" if label.startswith("order") else label}
+        if label not in ("initno", "attend_and_excite"):  # these work on the first image too
+            assert [row["scores"][0] for row in rows] == pytest.approx(list(first.values()), abs=1e-6)
+            assert {len(row["scores"]) for row in rows} == {1 if label == "none" else 2}
+        replayed = replay_row(run, load_config(run / "config.yaml"), rows[0]["id"])
+        assert replayed.noise_identical
+        assert replayed.max_difference <= 2  # made in a batch of 2
     whole = json.loads((out / "methods.json").read_text())
     assert whole["variants"]["noise_diffusion"]["unet_evaluations"] == 4
     assert whole["variants"]["noise_diffusion"]["seconds"] > 0
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/data/*")}
     code, output = noisesmith("bench", "methods", config_path, "generators.steps=2", *options)
     assert code == 0, output
-    assert "2 done, 0 to make" in output
+    assert "9 done, 0 to make" in output
     assert "loading models" not in output
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/data/*")} == before
