@@ -422,10 +422,13 @@ class RunConfig(_Section):
         return 1 + rounds + again, most if budget is None else min(most, budget)
 
     def semantic(self) -> dict[str, Any]:
-        """The fields that decide what is made, as dotted key → JSON value."""
+        """The fields that decide what is made, as dotted key → JSON value.
+
+        Fields left out (null) are left out here too: a later version's further options do not disown a run.
+        """
         flat = flatten(self.model_dump(mode="json"))
         operational = {key for key in flat if key.startswith(OPERATIONAL) or key.endswith(".api_key_env")}
-        return {key: value for key, value in flat.items() if key not in operational}
+        return {key: value for key, value in flat.items() if key not in operational and value is not None}
 
     def digest(self) -> str:
         """SHA-256 of :meth:`semantic`, 64 hex digits."""

@@ -108,7 +108,6 @@ class TestOpen:
                 [
                     "judges.0.model was 'embedded/judge' and is now '(absent)'",
                     "judges.0.name was 'eye' and is now '(absent)'",
-                    "judges.0.revision was None and is now '(absent)'",
                 ],
             ),
         ],
