@@ -14,20 +14,19 @@ import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
-from pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
+from pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
 from pipeline.errors import UserError
 from pipeline.generators import find_generator
 from pipeline.models import ModelSource, locate
 from pipeline.scorers import load_judge, load_scorer
 from pipeline.scorers.clip import Clip, Siglip, Siglip2
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png
-from pipeline.scorers.latent import score_latents
 from pipeline.scorers.llava_next import LlavaNext
 from pipeline.scorers.qwen_vl import QwenVL
 from tests import tiny_families
+from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat with a red dog on a car"]
-QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 SIZES = [(37, 53), (64, 64), (100, 60)]
 
 Oracle = Callable[[Path, Any, str, Image.Image, str], float]
@@ -195,12 +194,7 @@ def test_batch_of_mixed_prompt_lengths_equals_one_by_one(
     name: str, decoder: Decoder, folders: Callable[[str], Path]
 ) -> None:
     scorer = _load(name, folders(name))
-    together = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=True)
-    for place, prompt in enumerate(PROMPTS):
-        alone = score_latents(decoder, scorer, [prompt], _latents(3)[place : place + 1], gradient=True)
-        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
-        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
-        assert float(difference) < 1e-3
+    assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, _latents(3))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -210,20 +204,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     """In float64, with smooth preprocessing, on a grid of coordinates."""
     decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float64, "cpu")
     scorer = _load(name, folders(name), torch.float64, rounding=False)
-    latents = _latents(1, torch.float64)
-    analytic = score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=True).gradients
-    assert float(analytic.abs().max()) > 0
-    step = 1e-5
-    for coordinate in range(0, latents.numel(), 31):
-        delta = torch.zeros_like(latents).flatten()
-        delta[coordinate] = step
-        delta = delta.view_as(latents)
-        ahead, behind = (
-            float(score_latents(decoder, scorer, PROMPTS[:1], moved, gradient=False).scores)
-            for moved in (latents + delta, latents - delta)
-        )
-        numeric = (ahead - behind) / (2 * step)
-        assert numeric == pytest.approx(float(analytic.flatten()[coordinate]), rel=1e-4, abs=1e-9)
+    assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=31)
 
 
 @pytest.fixture

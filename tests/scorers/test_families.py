@@ -35,6 +35,7 @@ from pipeline.scorers import FAMILIES, _load, find_scorer, load_scorer
 from pipeline.scorers.decoder import Decoder
 from pipeline.scorers.latent import score_latents
 from pipeline.scorers.llava import SYSTEM
+from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
 from tests.tiny_scorers import write_weights
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat and a bench"]
@@ -193,20 +194,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
         find_scorer(config), torch.float64, "cpu", question=QUESTION, readout=readout, rounding=False
     )
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.15
-    analytic = score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=True).gradients
-    assert float(analytic.abs().max()) > 0
-    worst = 0.0
-    for coordinate in range(0, latents.numel(), 37):
-        delta = torch.zeros_like(latents)
-        delta.view(-1)[coordinate] = 1e-5
-        ahead, behind = (
-            float(score_latents(decoder, scorer, PROMPTS[:1], moved, gradient=False).scores)
-            for moved in (latents + delta, latents - delta)
-        )
-        numeric = (ahead - behind) / 2e-5
-        worst = max(worst, abs(numeric - float(analytic.view(-1)[coordinate])) / float(analytic.abs().max()))
-        assert numeric == pytest.approx(float(analytic.view(-1)[coordinate]), rel=1e-4, abs=1e-9)
-    print(f"{model} {readout}: largest difference {worst:.1e} of the gradient's maximum")
+    assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], latents, stride=37)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -214,12 +202,7 @@ def test_batch_of_mixed_prompt_lengths_equals_one_by_one(tiny_sd: Path, folder: 
     decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
     scorer = load_scorer(ScorerConfig(model=str(folder)), "cpu")
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
-    together = score_latents(decoder, scorer, PROMPTS, latents, gradient=True)
-    for place, prompt in enumerate(PROMPTS):
-        alone = score_latents(decoder, scorer, [prompt], latents[place : place + 1], gradient=True)
-        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
-        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
-        assert float(difference) < 1e-3
+    assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, latents)
 
 
 def test_only_the_reference_readout_sees_beyond_the_clamp(tiny_sd: Path, tiny_clip_flant5: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.scorers import find_scorer, load_scorer
 from pipeline.scorers.decoder import Decoder, decode_png, encode_png, to_uint8
 from pipeline.scorers.latent import score_latents
 from pipeline.scorers.llava import Llava
+from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
@@ -52,12 +53,7 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
 
 def test_batch_of_mixed_prompt_lengths_equals_one_by_one(decoder: Decoder, tiny_llava: Path) -> None:
     scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
-    together = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=True)
-    for place, prompt in enumerate(PROMPTS):
-        alone = score_latents(decoder, scorer, [prompt], _latents(3)[place : place + 1], gradient=True)
-        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
-        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
-        assert float(difference) < 1e-3
+    assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, _latents(3))
 
 
 def test_gradient_with_respect_to_z0_matches_finite_differences(
@@ -72,20 +68,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float64, "cpu")
     source = find_scorer(ScorerConfig(model=str(tiny_llava)))
     scorer = Llava(source, torch.float64, "cpu", question=QUESTION, readout="yes", rounding=False)
-    latents = _latents(1, torch.float64)
-    analytic = score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=True).gradients
-    assert float(analytic.abs().max()) > 0
-    step = 1e-5
-    for coordinate in range(0, latents.numel(), 17):
-        delta = torch.zeros_like(latents).flatten()
-        delta[coordinate] = step
-        delta = delta.view_as(latents)
-        ahead, behind = (
-            float(score_latents(decoder, scorer, PROMPTS[:1], moved, gradient=False).scores)
-            for moved in (latents + delta, latents - delta)
-        )
-        numeric = (ahead - behind) / (2 * step)
-        assert numeric == pytest.approx(float(analytic.flatten()[coordinate]), rel=1e-4, abs=1e-9)
+    assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=17)
 
 
 def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:

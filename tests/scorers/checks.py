@@ -1,0 +1,43 @@
+"""Checks that every scorer passes, whatever its family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.scorers.decoder import Decoder
+from pipeline.scorers.latent import score_latents
+
+STEP = 1e-5
+
+
+def assert_gradient_matches_finite_differences(
+    decoder: Decoder, scorer: Any, prompt: str, latents: torch.Tensor, stride: int
+) -> None:
+    """∂s/∂z_0 of one float64 z_0 ``[1, C, h, w]`` against central differences at every ``stride``-th coordinate."""
+    analytic = score_latents(decoder, scorer, [prompt], latents, gradient=True).gradients
+    assert analytic is not None
+    assert float(analytic.abs().max()) > 0
+    for coordinate in range(0, latents.numel(), stride):
+        delta = torch.zeros_like(latents)
+        delta.view(-1)[coordinate] = STEP
+        ahead, behind = (
+            float(score_latents(decoder, scorer, [prompt], moved, gradient=False).scores)
+            for moved in (latents + delta, latents - delta)
+        )
+        numeric = (ahead - behind) / (2 * STEP)
+        assert numeric == pytest.approx(float(analytic.view(-1)[coordinate]), rel=1e-4, abs=1e-9)
+
+
+def assert_batch_equals_one_by_one(decoder: Decoder, scorer: Any, prompts: list[str], latents: torch.Tensor) -> None:
+    """Scores and gradients of prompts of mixed lengths, together and alone."""
+    together = score_latents(decoder, scorer, prompts, latents, gradient=True)
+    for place, prompt in enumerate(prompts):
+        alone = score_latents(decoder, scorer, [prompt], latents[place : place + 1], gradient=True)
+        assert alone.gradients is not None
+        assert together.gradients is not None
+        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
+        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
+        assert float(difference) < 1e-3
