@@ -21,6 +21,16 @@ class Feedback:
     gradient: Tensor | None
     gain: float
 
+    def slope(self, method: str) -> Tensor:
+        """The gradient, for a method that needs it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.gradient is None:
+            raise ValueError(f"{method} needs the gradient of the score")
+        return self.gradient
+
 
 @dataclass(frozen=True)
 class Proposal:

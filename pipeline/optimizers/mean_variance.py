@@ -26,13 +26,12 @@ class MeanVariance:
     needs_gradient = True
 
     def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        if feedback.gradient is None:
-            raise ValueError("mean_variance needs the gradient of the score")
+        slope = feedback.slope("mean_variance")
         shape = memory.shape[1:]
         epsilon = NoiseKey(key.seed, key.row_id, 0).draw(0, shape)
         state = memory[1:] if len(memory) > 1 else torch.zeros(6, *shape)
         parameters, first, second = state[:2], state[2:4], state[4:]
-        ascent = feedback.gradient * feedback.gain
+        ascent = slope * feedback.gain
         gradient = torch.stack([ascent, ascent * epsilon * (parameters[1] / 2).exp() / 2])
         first = BETAS[0] * first + (1 - BETAS[0]) * gradient
         second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()

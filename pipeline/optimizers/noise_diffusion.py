@@ -18,10 +18,9 @@ class NoiseDiffusion:
     needs_gradient = True
 
     def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        if feedback.gradient is None:
-            raise ValueError("noise_diffusion needs the gradient of the score")
+        slope = feedback.slope("noise_diffusion")
         noise, gamma = memory[0], step_size(feedback.score)
-        index = select(noise, gamma, feedback.gradient, key, self.candidates) if gamma > 0 else 0
+        index = select(noise, gamma, slope, key, self.candidates) if gamma > 0 else 0
         return Proposal(update(noise, gamma, key.draw(index, noise.shape))[None], gamma, index)
 
 
@@ -37,9 +36,8 @@ class OrderStatistic:
     needs_gradient = True
 
     def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        if feedback.gradient is None:
-            raise ValueError("noise_diffusion needs the gradient of the score")
+        slope = feedback.slope("noise_diffusion")
         noise, gamma = memory[0], step_size(feedback.score)
         length = largest_of(self.candidates, float(key.draw(1, (1,))))
-        candidate = along(key.draw(0, noise.shape), feedback.gradient, length)
+        candidate = along(key.draw(0, noise.shape), slope, length)
         return Proposal(storable(update(noise, gamma, candidate))[None], gamma)

@@ -25,10 +25,9 @@ class Pgd:
     needs_gradient = True
 
     def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        if feedback.gradient is None:
-            raise ValueError("pgd needs the gradient of the score")
+        slope = feedback.slope("pgd")
         noise, root = memory[0], math.sqrt(memory[0].numel())
-        ascent = feedback.gradient * feedback.gain
+        ascent = slope * feedback.gain
         if self.normalize:
             ascent = ascent * (root / max(float(ascent.norm()), 1e-30))
         moved = noise + self.step * ascent
