@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -208,11 +207,8 @@ class Driver:
 
     def _score_task(self, flight: Flight) -> ScoreTask:
         search = flight.search
-        turn = search.begin()
-        preview = turn.steps < self._config.generators.steps
-        keep_above = math.inf if preview else -1.0 if search.best is None else search.best
         last = search.rounds >= self._config.optimizer.rounds
-        return ScoreTask(search.row.prompt, keep_above, self._optimizer.needs_gradient and not last)
+        return ScoreTask(search.row.prompt, search.keep_above, self._optimizer.needs_gradient and not last)
 
     def _write(self, actor: Any, flight: Flight) -> Any:
         if len(flight.attempts) > self._config.retries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.config import RunConfig
@@ -75,6 +76,13 @@ class RowSearch:
         """The score of the kept image."""
         return self.scores[self.kept] if self.scores else None
 
+    @property
+    def keep_above(self) -> float:
+        """The score above which the image being made will be kept; a preview never is."""
+        if not self._full(self.pending):
+            return math.inf
+        return -1.0 if self.best is None else self.best
+
     def begin(self) -> Turn:
         """What to make next; the same answer until it is scored."""
         if len(self.turns) == self.pending:
@@ -87,9 +95,9 @@ class RowSearch:
 
     def scored(self, score: float) -> bool:
         """Record its score; true where it is now the kept image (the earliest of equals is kept)."""
-        best, image, turn = self.best, self.pending, self.turns[-1]
+        keep_above, image, turn = self.keep_above, self.pending, self.turns[-1]
         self.scores.append(score)
-        kept = self._full(image) and (best is None or score > best)
+        kept = score > keep_above
         if kept:
             self.kept = image
         if turn.again:
