@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.generators import find_generator
 from pipeline.models import device_for, threads_for
 from pipeline.scorers import load_judge, load_scorer
-from pipeline.scorers.decoder import Decoder, decode_png, encode_png
+from pipeline.scorers.decoder import decode_png, encode_png, load_decoder
 from pipeline.scorers.latent import score_latents
 from pipeline.search import ScoreTask
 
@@ -48,17 +48,8 @@ class ScorerActor:
         placement = self._config.scorers
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
-        source = find_generator(self._config.generators)
-        generators = self._config.generators
-        dtype = getattr(torch, generators.dtype)
-        self._decoder = Decoder(
-            source,
-            dtype,
-            device,
-            slicing=generators.vae_slicing,
-            tiling=generators.vae_tiling,
-            clamp=placement.readout != "reference",
-        )
+        generators, clamp = self._config.generators, placement.readout != "reference"
+        self._decoder = load_decoder(generators, find_generator(generators), device, clamp=clamp)
         self._scorer = load_scorer(placement, device)
         self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
         return ScorerInfo(self._scorer.id, self._scorer.revision)

@@ -15,7 +15,7 @@ from pipeline.noise import NoiseKey, digest, from_bytes, replay
 from pipeline.prompts.corpus import subject_list
 from pipeline.records import Recipe
 from pipeline.rounds import Rounds
-from pipeline.scorers.decoder import Decoder, decode_png, encode_png, to_uint8
+from pipeline.scorers.decoder import decode_png, encode_png, load_decoder, to_uint8
 from pipeline.search import GenerateTask
 from pipeline.sinks import read_rows
 from pipeline.sinks.schema import NOISE_BYTES
@@ -59,10 +59,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         raise UserError(
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
-    dtype = getattr(torch, placement.dtype)
-    decoder = Decoder(
-        find_generator(placement), dtype, device, slicing=placement.vae_slicing, tiling=placement.vae_tiling
-    )
+    decoder = load_decoder(placement, find_generator(placement), device)
     noise = from_bytes(row[NOISE_BYTES], recipe.shape) if config.stores_noise else replay(recipe, row_id)
     subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
     task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.config import GeneratorConfig
 from pipeline.errors import UserError, reason
 from pipeline.models import ModelSource
 
@@ -72,6 +73,16 @@ class Decoder:
         decoded = self.vae.decode(latents, return_dict=False)[0]
         images = decoded / 2 + 0.5
         return images.clamp(0, 1) if self.clamp else images
+
+
+def load_decoder(config: GeneratorConfig, source: ModelSource, device: str, *, clamp: bool = True) -> Decoder:
+    """The decoder of the generator's model ``source``, as its config wants it.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    dtype = getattr(torch, config.dtype)
+    return Decoder(source, dtype, device, slicing=config.vae_slicing, tiling=config.vae_tiling, clamp=clamp)
 
 
 def to_uint8(images: Tensor) -> Tensor:
