@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
-from actors.generator import GeneratorActor, GeneratorInfo
-from actors.placement import WRITER_OPTIONS, actor_options
-from actors.pool import Pool, Slot, loaded
-from actors.scorer import ScorerActor, ScorerInfo
+from actors.faults import Ceiling, Fault, backoff, cause_of, fault_of
+from actors.flight import Call, Flight, Waiting, take
+from actors.generator import GeneratorActor
+from actors.placement import actor_options, writer_options
+from actors.pool import Pool, Slot
+from actors.scorer import ScorerActor
 from actors.writer import WriterActor
 from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import RunError, reason
@@ -27,33 +29,8 @@ from pipeline.records import Failure, Provenance, Row
 from pipeline.search import GenerateTask, RowSearch, ScoreTask
 from pipeline.sinks import RunState
 
-
-@dataclass
-class Flight:
-    """A row in flight: its search, the references to what its next call needs, and what has gone wrong so far.
-
-    ``memories`` and ``gradients`` are kept by image, as long as the search may need them.
-    """
-
-    search: RowSearch
-    memories: dict[int, Any] = field(default_factory=dict)
-    gradients: dict[int, Any] = field(default_factory=dict)
-    latents: Any = None
-    first_png: Any = None
-    kept_png: Any = None
-    judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    attempts: list[dict[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One actor call in flight: which step it is of which rows, where, and the references of what it returns."""
-
-    kind: str
-    flights: list[Flight]
-    slot: Slot
-    handle: Any
-    returns: list[Any]
+MAX_DEATHS = 3  # actors in a row that die with one row alone before that row is given up
+MAX_LOSSES = 10  # searches of one row that are begun anew for lost objects
 
 
 @dataclass(frozen=True)
@@ -69,24 +46,9 @@ def _actor(actor_class: Any, side: GeneratorConfig | ScorerConfig, config: RunCo
     return actor_class.options(**actor_options(side)).remote(config)
 
 
-def _take(queue: deque[Flight], size: int, kind: str) -> list[Flight]:
-    """The next batch: the first in the queue and those behind it with as many sampler steps; alone after a failure."""
-    first = queue.popleft()
-    if first.attempts:
-        return [first]
-    batch, steps = [first], first.search.begin().steps if kind == "generate" else None
-    for flight in list(queue):
-        if len(batch) == size:
-            break
-        if not flight.attempts and (steps is None or flight.search.begin().steps == steps):
-            queue.remove(flight)
-            batch.append(flight)
-    return batch
-
-
 def _writer(arguments: tuple[Any, ...]) -> Any:
     writer_class: Any = WriterActor
-    return writer_class.options(**WRITER_OPTIONS).remote(*arguments)
+    return writer_class.options(**writer_options()).remote(*arguments)
 
 
 class Driver:
@@ -104,24 +66,34 @@ class Driver:
         self._batch["judge"] = max(1, config.scorers.batch_size // 2)
         self._queues: dict[str, deque[Flight]] = {kind: deque() for kind in ("generate", "score", "judge", "write")}
         self._calls: dict[Any, Call] = {}
+        self._waiting = Waiting()
+        self._ceiling = Ceiling(config.faults.failed_share)
         self._in_flight = 0
         self._limit = config.rows_in_flight or (
             sum(side.count * side.batch_size for side in sides) + max(side.batch_size for side in sides)
         )
-        self.draining = False
+        self._draining = False
+        self._deadline: float | None = None
+
+    def drain(self, seconds: float | None = None) -> None:
+        """Admit no more rows; those in flight end, or are left once ``seconds`` are over."""
+        self._draining = True
+        self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def run(self) -> Outcome:
-        """Work until the corpus is done, or, once ``draining`` is set, until the rows in flight are.
+        """Work until the corpus is done, or, once told to ``drain``, until the rows in flight are.
 
         Needs a connected cluster (``actors.placement.cluster``).
 
         Raises:
             UserError: a model cannot be loaded.
-            RunError: actors keep dying.
+            RunError: actors keep dying or find no place, too many rows fail, or the writer cannot write.
+            KeyboardInterrupt: told to drain before the models were loaded.
         """
-        answers = {kind: pool.start() for kind, pool in self._pools.items()}
-        self._generator: GeneratorInfo = loaded(answers["generate"])[0]
-        scorer: ScorerInfo = loaded(answers["score"])[0]
+        for pool in self._pools.values():
+            pool.start()
+        self._await_models("generate", "score")
+        self._generator, scorer = self._pools["generate"].info, self._pools["score"].info
         provenance = Provenance(
             optimizer=self._config.optimizer.method,
             generator=self._generator.id,
@@ -133,12 +105,12 @@ class Driver:
         run_dir = self._state.run_dir.absolute()
         arguments = (run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
         self._pools["write"] = Pool("writer", 1, partial(_writer, arguments))
-        loaded(self._pools["write"].start())
+        self._pools["write"].start()
         self._started = time.monotonic()
         self._progress.begin(self._corpus.size, len(self._state.done))
         rows = (row for row in self._corpus.rows() if row.index not in self._state.done)
         exhausted = self._loop(rows)
-        ray.get(self._pools["write"].slots[0].handle.finish.remote())
+        self._finish_writing()
         return Outcome(exhausted, provenance, self._operations())
 
     def close(self) -> None:
@@ -146,33 +118,84 @@ class Driver:
         for pool in self._pools.values():
             pool.stop()
 
+    def _await_models(self, *kinds: str) -> None:
+        while any(self._pools[kind].info is None for kind in kinds):
+            if self._draining:
+                raise KeyboardInterrupt
+            self._wait()
+
     def _loop(self, rows: Iterator[Row]) -> bool:
         """Returns whether every row was admitted and finished."""
         exhausted = False
         while True:
-            while not self.draining and not exhausted and self._in_flight < self._limit:
+            while not self._draining and not exhausted and self._in_flight < self._limit:
                 row = next(rows, None)
                 if row is None:
                     exhausted = True
                     break
                 self._in_flight += 1
                 self._queues["generate"].append(Flight(RowSearch(row, self._config)))
+            for kind, flight in self._waiting.due():
+                self._queues[kind].append(flight)
             self._dispatch()
             self._progress.update(self._snapshot())
-            if not self._calls:
+            if not self._in_flight:
                 return exhausted
-            for reference in ray.wait(list(self._calls), timeout=0.5)[0]:
+            self._wait()
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                exhausted = False
+                self._leave_unfinished()
+
+    def _finish_writing(self) -> None:
+        pool = self._pools["write"]
+        slot = pool.slots[0]
+        while True:
+            try:
+                ray.get(slot.handle.finish.remote())
+                return
+            except RayError as error:
+                if not pool.failed(slot, slot.handle, error):
+                    raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
+
+    def _wait(self) -> None:
+        """Until a call or an actor answers, or for half a second."""
+        loading = {reference: (pool, slot) for pool in self._pools.values() for reference, slot in pool.loading.items()}
+        references = [*self._calls, *loading]
+        if not references:
+            time.sleep(0.05)  # every row in flight waits for its next attempt
+            return
+        for reference in ray.wait(references, timeout=0.5)[0]:
+            if reference in loading:
+                pool, slot = loading[reference]
+                pool.loaded(slot)
+            else:
                 self._complete(reference)
+        for pool in self._pools.values():
+            if (seconds := pool.missing_seconds()) > self._config.faults.placement_seconds:
+                raise RunError(f"no {pool.name} has found a place and loaded its model for {seconds:.0f} seconds")
+
+    def _leave_unfinished(self) -> None:
+        """Forget the rows in flight but those that are being written: a resume makes them again."""
+        self._waiting.clear()
+        for kind in ("generate", "score", "judge"):
+            self._queues[kind].clear()
+        self._calls = {reference: call for reference, call in self._calls.items() if call.kind == "write"}
+        self._in_flight = len(self._queues["write"]) + len(self._calls)
 
     def _dispatch(self) -> None:
-        """Give batches to free actors: to an idle one whatever waits, behind a batch at work only a full one."""
+        """Give batches to free actors: to an idle one whatever waits, behind a batch at work only a full one.
+
+        A suspect row goes to an idle actor alone, and nothing waits behind it: if the actor dies, it was that row.
+        """
         for kind in ("write", "judge", "score", "generate"):
             pool, queue = self._pools["score" if kind == "judge" else kind], self._queues[kind]
             size = self._batch.get(kind, 1)
             while queue and (slot := pool.free()) is not None:
-                if kind != "write" and slot.queued and len(queue) < size:
+                if kind != "write" and slot.queued and (queue[0].suspect or len(queue) < size):
                     break
-                self._send(kind, slot, _take(queue, size, kind))
+                flights = take(queue, size, kind)
+                slot.alone = kind != "write" and flights[0].suspect
+                self._send(kind, slot, flights)
 
     def _send(self, kind: str, slot: Slot, flights: list[Flight]) -> None:
         actor = slot.handle
@@ -211,7 +234,7 @@ class Driver:
         return ScoreTask(search.row.prompt, search.keep_above, self._optimizer.needs_gradient and not last)
 
     def _write(self, actor: Any, flight: Flight) -> Any:
-        if len(flight.attempts) > self._config.retries:
+        if flight.given_up:
             return actor.fail.remote(Failure(flight.search.row, tuple(flight.attempts)))
         spec = self._generator.spec
         result = flight.search.result(spec.shape, (spec.width, spec.height), flight.judges)
@@ -225,13 +248,12 @@ class Driver:
         try:
             report = ray.get(reference)
         except RayError as error:
-            if call.kind == "write" and isinstance(error, RayTaskError):
-                raise RunError(f"the writer cannot write ({reason(error.cause or error)})") from error
             pool.failed(call.slot, call.handle, error)
-            for flight in call.flights:
-                self._retry(call.kind, flight, error)
+            self._failed(call, error)
             return
         pool.done(call.slot, call.handle, getattr(report, "seconds", 0.0))
+        for flight in call.flights:
+            flight.clear()
         getattr(self, f"_after_{call.kind}")(call, report)
 
     def _after_generate(self, call: Call, report: Any) -> None:
@@ -264,24 +286,51 @@ class Driver:
     def _after_write(self, call: Call, shards: list[int]) -> None:
         (flight,) = call.flights
         self._in_flight -= 1
-        failed = len(flight.attempts) > self._config.retries
-        self._progress.row_done(flight.search, failed)
+        self._progress.row_done(flight.search, flight.given_up)
+        if flight.given_up:
+            self._ceiling.failed(flight.attempts[-1]["error"], flight.attempts[-1]["message"])
+            self._ceiling.check(self._progress.rows)
 
-    def _retry(self, kind: str, flight: Flight, error: Exception) -> None:
-        """Put a row whose call failed back where it can go on, alone in its batch; past the limit, give it up."""
-        if kind == "write" and isinstance(error, RayActorError):
-            self._queues["write"].append(flight)
+    def _failed(self, call: Call, error: RayError) -> None:
+        """Put the rows of a failed call back where they can go on, or give them up."""
+        fault = fault_of(error)
+        if call.kind == "write" and fault is not Fault.OBJECT:
+            if fault is not Fault.ACTOR:
+                raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
+            self._queues["write"].extendleft(call.flights)
             return
-        cause = error.cause if isinstance(error, RayTaskError) and error.cause else error
-        flight.attempts.append({"error": type(cause).__name__, "message": reason(cause), "where": kind})
-        if len(flight.attempts) > self._config.retries:
+        if fault is Fault.MEMORY and len(call.flights) > 1:
+            self._batch[call.kind] = min(self._batch[call.kind], len(call.flights) // 2)
+            self._queues[call.kind].extendleft(reversed(call.flights))
+            return
+        for flight in call.flights:
+            flight.blame(call, error)
+            if len(call.flights) == 1 or fault is Fault.OBJECT:
+                self._retry(call.kind, flight, fault, error)
+            else:  # whose fault it was shows when each is alone
+                self._queues[call.kind].append(flight)
+
+    def _retry(self, kind: str, flight: Flight, fault: Fault, error: RayError) -> None:
+        """Decide what becomes of a row whose call failed with it alone, or whose objects are lost."""
+        faults = self._config.faults
+        if fault is Fault.OBJECT:
+            flight.losses += 1
+            flight.restart()
+            kind = "generate"
+        elif fault is Fault.ACTOR:
+            flight.deaths += 1
+        else:
+            flight.failures += 1
+        if flight.failures <= faults.retries and flight.deaths < MAX_DEATHS and flight.losses < MAX_LOSSES:
+            waits = fault in (Fault.ROW, Fault.MEMORY)
+            self._waiting.add(backoff(faults.backoff_seconds, flight.failures) if waits else 0.0, kind, flight)
+        elif isinstance(cause_of(error), ArithmeticError) and flight.kept_png is not None:
+            flight.search.abandon()  # this round's image is of no use, the best before it is
+            flight.clear()
+            self._queues["judge" if self._config.judges else "write"].append(flight)
+        else:
+            flight.given_up = True
             self._queues["write"].append(flight)
-        elif isinstance(error, RayActorError | RayTaskError):
-            self._queues[kind].append(flight)
-        else:  # what the call needed is lost: start the row again
-            self._queues["generate"].append(
-                Flight(RowSearch(flight.search.row, self._config), attempts=flight.attempts)
-            )
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._in_flight, self._busy("generate"), self._busy("score"))

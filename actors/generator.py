@@ -10,9 +10,10 @@ import numpy as np
 import ray
 import torch
 
+from actors.pool import Loaded
 from pipeline.config import RunConfig
 from pipeline.generators import LatentSpec
-from pipeline.models import device_for, threads_for
+from pipeline.models import device_for, memory_guard, threads_for
 from pipeline.rounds import Rounds
 from pipeline.search import GenerateTask, Step
 
@@ -37,12 +38,12 @@ class GeneratorActor:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def load(self) -> GeneratorInfo:
+    def load(self) -> Loaded:
         placement = self._config.generators
         torch.set_num_threads(threads_for(placement.num_cpus))
         self._rounds = Rounds(self._config, device_for(placement.num_gpus))
         generator = self._rounds.generator
-        return GeneratorInfo(generator.id, generator.revision, generator.spec)
+        return Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
 
     def generate(self, tasks: list[GenerateTask], *arrays: np.ndarray | None) -> tuple[Any, ...]:
         """Denoise a batch whose rows may be at different rounds.
@@ -51,13 +52,17 @@ class GeneratorActor:
             arrays: memory ``[1 + K, C, H, W]`` then ∂s/∂z_0 ``[C, H, W]`` (or ``None``), float32, of each task after
                 round 0, in order.
 
+        Raises:
+            MemoryExhausted: the batch is too large for the device.
+
         Returns:
             a report, then each row's new memory, then each row's z_0: 1 + 2B values.
         """
         started = time.perf_counter()
         rest = iter(arrays)
         inputs = [(_tensor(next(rest)), _tensor(next(rest))) if task.key.round else None for task in tasks]
-        turned = self._rounds.turn(tasks, inputs)
+        with memory_guard():
+            turned = self._rounds.turn(tasks, inputs)
         report = GenerateReport(time.perf_counter() - started, turned.steps)
         return report, *(memory.numpy() for memory in turned.memories), *(latent.numpy() for latent in turned.latents)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import UserError, reason
@@ -33,6 +34,8 @@ def _connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor without GPUs must not see any: otherwise it may put a CUDA context on a card that another holds.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # The driver handles what a call raises by its first reference; Ray would print it for each of the others.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if config.ray.address is None:
         check_resources(config, have := machine_resources(), "this machine")
@@ -53,4 +56,7 @@ def actor_options(side: GeneratorConfig | ScorerConfig) -> dict[str, Any]:
     return {"num_gpus": side.num_gpus, "num_cpus": side.num_cpus, "max_restarts": 0}
 
 
-WRITER_OPTIONS: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+def writer_options() -> dict[str, Any]:
+    """Ray options of the writer: on the driver's node, where the run directory was opened."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": here}

@@ -10,9 +10,10 @@ import numpy as np
 import ray
 import torch
 
+from actors.pool import Loaded
 from pipeline.config import RunConfig
 from pipeline.generators import find_generator
-from pipeline.models import device_for, threads_for
+from pipeline.models import device_for, memory_guard, threads_for
 from pipeline.scorers import load_judge, load_scorer
 from pipeline.scorers.decoder import decode_png, encode_png, load_decoder
 from pipeline.scorers.latent import score_latents
@@ -44,7 +45,7 @@ class ScorerActor:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def load(self) -> ScorerInfo:
+    def load(self) -> Loaded:
         placement = self._config.scorers
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
@@ -52,22 +53,26 @@ class ScorerActor:
         self._decoder = load_decoder(generators, find_generator(generators), device, clamp=clamp)
         self._scorer = load_scorer(placement, device)
         self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
-        return ScorerInfo(self._scorer.id, self._scorer.revision)
+        return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
 
     def score(self, tasks: list[ScoreTask], *latents: np.ndarray) -> tuple[Any, ...]:
         """Score a batch of z_0, each ``[C, h, w]`` float32.
+
+        Raises:
+            MemoryExhausted: the batch is too large for the device.
 
         Returns:
             a report, then each row's ∂s/∂z_0 or ``None``, then each row's PNG or ``None``: 1 + 2B values.
         """
         started = time.perf_counter()
-        result = score_latents(
-            self._decoder,
-            self._scorer,
-            [task.prompt for task in tasks],
-            torch.stack([torch.tensor(latent) for latent in latents]),
-            gradient=any(task.gradient for task in tasks),
-        )
+        with memory_guard():
+            result = score_latents(
+                self._decoder,
+                self._scorer,
+                [task.prompt for task in tasks],
+                torch.stack([torch.tensor(latent) for latent in latents]),
+                gradient=any(task.gradient for task in tasks),
+            )
         scores = [float(score) for score in result.scores]
         pngs = [
             encode_png(image) if score > task.keep_above else None
@@ -80,5 +85,6 @@ class ScorerActor:
         """Every judge's scores of finished images, one prompt each."""
         started = time.perf_counter()
         images = torch.stack([decode_png(png) for png in pngs])
-        scores = {name: judge.judge(prompts, images) for name, judge in self._judges.items()}
+        with memory_guard():
+            scores = {name: judge.judge(prompts, images) for name, judge in self._judges.items()}
         return JudgeReport(time.perf_counter() - started, scores)

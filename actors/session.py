@@ -21,18 +21,25 @@ class Session:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._stopping = False
+        self._stopped_by: signal.Signals | None = None
         self._driver: Driver | None = None
+        self._grace = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that was stopped by a signal ends with."""
+        return 128 + (self._stopped_by or signal.SIGINT)
 
     def drive(self, config: RunConfig, corpus: Corpus, state: RunState, progress: Progress) -> tuple[Outcome, Summary]:
         """Take an opened run to its end, or as far as a signal lets it, and write its report.
 
         Raises:
             UserError: a model cannot be loaded.
-            RunError: actors keep dying.
+            RunError: the run cannot go on; see :meth:`actors.driver.Driver.run`.
+            KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
-        self._driver = Driver(config, corpus, state, progress)
-        self._driver.draining = self._stopping
+        self._driver, self._grace = Driver(config, corpus, state, progress), config.faults.grace_seconds
+        self._drain()
         try:
             outcome = self._driver.run()
         finally:
@@ -42,12 +49,17 @@ class Session:
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""
-        if self._stopping:
+        if self._stopped_by is not None:
             raise KeyboardInterrupt
-        self._stopping = True
-        if self._driver is not None:
-            self._driver.draining = True
-        self._note("stopping: finishing the rows in flight (again to stop at once)")
+        self._stopped_by = signal.Signals(number)
+        self._drain()
+        within = f" for at most {self._grace:g} seconds" if number == signal.SIGTERM else ""
+        self._note(f"stopping: finishing the rows in flight{within} (again to stop at once)")
+
+    def _drain(self) -> None:
+        """Ctrl-C lets the rows in flight end; SIGTERM comes from a scheduler that soon kills."""
+        if self._driver is not None and self._stopped_by is not None:
+            self._driver.drain(self._grace if self._stopped_by is signal.SIGTERM else None)
 
 
 @contextmanager

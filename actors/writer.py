@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from actors.pool import Loaded
 from pipeline.config import RunConfig
 from pipeline.noise import to_bytes
 from pipeline.records import Failure, Provenance, Result
@@ -25,8 +26,9 @@ class WriterActor:
     ) -> None:
         self._arguments = (run_dir, config, extra_schema, size, provenance)
 
-    def load(self) -> None:
+    def load(self) -> Loaded:
         self._writer = RunWriter(*self._arguments)
+        return Loaded.here(None)
 
     def put(self, result: Result, image: bytes, image_initial: bytes | None, memory: np.ndarray | None) -> list[int]:
         """Stage one row with its images and, from its memory ``[1 + K, C, H, W]``, the noise; returns the shards this

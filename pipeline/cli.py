@@ -76,7 +76,7 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
     console.print(summary_table(summary))
     if not outcome.complete:
         console.print("stopped; run the same command to resume")
-        raise typer.Exit(130)
+        raise typer.Exit(runs.exit_code)
     if progress.failed:
         console.print(f"{progress.failed} rows failed; why is in {state.run_dir}/failed/")
         if not progress.rows:
@@ -283,7 +283,7 @@ def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
             outcome, _ = runs.drive(trial.config, plan.corpus, state, Progress(console))
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
-                raise typer.Exit(130)
+                raise typer.Exit(runs.exit_code)
             refuse_if_all_failed(trial)
 
 

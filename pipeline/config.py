@@ -359,6 +359,24 @@ class RayConfig(_Section):
     address: str | None = Field(None, description="auto, HOST:PORT, ray://…; absent starts a local cluster")
 
 
+class FaultsConfig(_Section):
+    """What a run bears before it gives up a row, or itself."""
+
+    retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
+    backoff_seconds: float = Field(
+        1.0, ge=0, le=3600, description="wait before a row's first retry; doubles with each, up to a minute or itself"
+    )
+    failed_share: float = Field(
+        0.5, gt=0, le=1, description="the run stops when more than this share of its rows failed, of 20 at least"
+    )
+    grace_seconds: float = Field(
+        25.0, ge=0, le=86400, description="after SIGTERM, how long rows in flight may go on (Spot gives 30 s and more)"
+    )
+    placement_seconds: float = Field(
+        1800.0, gt=0, description="how long one side may be without a loaded actor before the run stops"
+    )
+
+
 class RunConfig(_Section):
     """Everything that decides a run. Absent sections take their defaults; ``corpus`` has none."""
 
@@ -373,7 +391,7 @@ class RunConfig(_Section):
     ray: RayConfig = RayConfig()
     rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived where absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
-    retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
+    faults: FaultsConfig = FaultsConfig()
 
     @field_validator("corpus", mode="before")
     @classmethod
@@ -438,7 +456,7 @@ class RunConfig(_Section):
 _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")  # as batch_size: the same mathematics
 OPERATIONAL = (
-    "name", "output.dir", "ray.", "rows_in_flight", "retries", "scorers.allow_pickle",
+    "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
 )  # fmt: skip

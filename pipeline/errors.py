@@ -9,6 +9,14 @@ class RunError(Exception):
     """A run that cannot go on for a reason that is no mistake of the user's. The command exits with 1."""
 
 
+class MemoryExhausted(Exception):  # noqa: N818
+    """A batch did not fit into the memory of its device; a smaller one may."""
+
+
+class UnusableImage(ArithmeticError):  # noqa: N818
+    """An image of one flat colour: the model has overflowed, or a filter has blacked it out."""
+
+
 def reason(error: BaseException, limit: int = 200) -> str:
     """The first line of an error's message, or its class where it has none."""
     lines = str(error).strip().splitlines()

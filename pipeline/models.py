@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.embedded import weights
-from pipeline.errors import UserError, reason
+from pipeline.errors import MemoryExhausted, UserError, reason
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -215,6 +217,28 @@ def device_for(num_gpus: float) -> str:
     import torch
 
     return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def memory_guard() -> Iterator[None]:
+    """Turn torch's several ways to say that memory is exhausted into one, and give back what the failed batch held.
+
+    Raises:
+        MemoryExhausted: the block did not fit into the device's memory.
+    """
+    import torch
+
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator has no class of its own
+        said = reason(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known and "out of memory" not in str(error):
+            raise
+    gc.collect()  # now that the traceback has let go of the batch
+    torch.cuda.empty_cache()
+    raise MemoryExhausted(said)
 
 
 def threads_for(num_cpus: float) -> int:

@@ -173,3 +173,14 @@ def statistics(noise: Tensor) -> NoiseStats:
         norm=float(values.norm() / math.sqrt(count)),
         ks=float(torch.maximum(above, below).max()),
     )
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse a batch ``[B, …]`` that holds NaN or infinity.
+
+    Raises:
+        FloatingPointError: the message gives the positions in the batch.
+    """
+    bad = (~values.reshape(len(values), -1).isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise FloatingPointError(f"{name} is not finite at batch positions {bad}")

@@ -92,10 +92,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """One row given up: a dead letter. ``attempts`` holds one ``{"error", "message", "where"}`` an attempt."""
+    """One row given up: a dead letter.
+
+    ``attempts`` holds, for each failed call that carried the row, its error's class and ``message``, the step
+    (``where``), the search ``round``, the ``batch_size`` and the ``actor`` as HOST:PID.
+    """
 
     row: Row
-    attempts: tuple[dict[str, str], ...]
+    attempts: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)

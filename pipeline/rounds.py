@@ -13,7 +13,7 @@ from pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
 from pipeline.generators import Generator, load_generator
 from pipeline.generators.attend_and_excite import AttendAndExcite
 from pipeline.generators.initno import InitNo
-from pipeline.noise import digest, statistics
+from pipeline.noise import check_finite, digest, statistics
 from pipeline.optimizers import Feedback, Proposal, build_optimizer
 from pipeline.prompts.subjects import find_subjects
 from pipeline.search import GenerateTask, Step
@@ -42,11 +42,15 @@ class Rounds:
         Args:
             tasks: rows at any rounds, all with the same number of sampler steps.
             inputs: for each task the memory it starts from and ∂s/∂z_0 there, or ``None`` in round 0.
+
+        Raises:
+            FloatingPointError: a z_0 is not finite; the message gives the positions in the batch.
         """
         proposals = [self._propose(task, given) for task, given in zip(tasks, inputs, strict=True)]
         proposals, preparing = self._prepare(tasks, proposals)
         noise = torch.stack([proposal.memory[0] for proposal in proposals])
         latents, denoising = self.denoise(tasks, noise)
+        check_finite("z_0", latents)
         steps = [
             Step(p.gamma, p.index, statistics(p.memory[0]), digest(p.memory[0]), len(tasks), before + spent)
             for p, before, spent in zip(proposals, preparing, denoising, strict=True)

@@ -119,6 +119,11 @@ class RowSearch:
                 self._again = list(self._held)
         return kept
 
+    def abandon(self) -> None:
+        """End the search here, with the best image so far: the one being made is of no use and has no score."""
+        self.turns[self.pending :], self.steps[self.pending :] = [], []
+        self._again, self.stop_reason = [], "unusable"
+
     def needed(self) -> set[int]:
         """Images whose noise a later turn may start from, or whose noise is to be stored."""
         stored = {self.kept} if self.config.stores_noise else set()

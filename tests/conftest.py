@@ -18,6 +18,10 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # no test may de
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seeds", type=int, default=3, help="seeds of the tests that kill processes")
+
+
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``StableDiffusionPipeline`` folder with random weights."""

@@ -32,19 +32,19 @@ def write_config(folder: Path, sd: Path, llava: Path, *, rows: int = 6, **overri
     return path
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """``noisesmith ARGUMENTS`` in a process group of its own, as a shell starts it."""
+def start(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+    """``noisesmith ARGUMENTS`` in a process group of its own, as a shell starts it; ``env`` adds to its environment."""
     return subprocess.Popen(
         [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", **env},
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 480) -> tuple[int, str]:
     """Exit code and output of a command; a command that does not end is killed and fails the test."""
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -55,6 +55,6 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, s
     return process.returncode, output
 
 
-def noisesmith(*arguments: str | Path) -> tuple[int, str]:
+def noisesmith(*arguments: str | Path, **env: str) -> tuple[int, str]:
     """Run ``noisesmith ARGUMENTS`` to its end."""
-    return finish(start(*arguments))
+    return finish(start(*arguments, **env))

@@ -37,7 +37,7 @@ def test_the_papers_values_are_one_config() -> None:
         {"scorers": {"count": 9, "batch_size": 64, "allow_pickle": True}},
         {"ray": {"address": "auto"}},
         {"output": {"dir": "/elsewhere"}},
-        {"rows_in_flight": 7, "retries": 0, "name": "other"},
+        {"rows_in_flight": 7, "faults": {"retries": 0}, "name": "other"},
     ],
 )
 def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.errors import UnusableImage
+from pipeline.noise import check_finite
 from pipeline.scorers.base import ImageScorer, Scores
 from pipeline.scorers.decoder import Decoder, to_uint8
 
@@ -19,6 +21,7 @@ def score_latents(
 
     Raises:
         FloatingPointError: a score or gradient is not finite; the message gives the positions in the batch.
+        UnusableImage: an image is of one flat colour, whatever the scorer makes of it.
     """
     with torch.set_grad_enabled(gradient):
         leaf = latents.detach().clone().requires_grad_(gradient)
@@ -29,13 +32,17 @@ def score_latents(
         if gradient:
             (log_gradients,) = torch.autograd.grad(log_scores.sum(), leaf)
             gradients = log_gradients.cpu() * scores.to(log_gradients.dtype)[:, None, None, None]
-    _check_finite("score", scores[:, None])
+    check_finite("score", scores)
     if gradients is not None:
-        _check_finite("gradient", gradients.flatten(1))
-    return Scores(scores, gradients, to_uint8(images))
+        check_finite("gradient", gradients)
+    pixels = to_uint8(images)
+    _refuse_flat(pixels)
+    return Scores(scores, gradients, pixels)
 
 
-def _check_finite(name: str, values: Tensor) -> None:
-    bad = (~values.isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise FloatingPointError(f"{name} is not finite for batch positions {bad}")
+def _refuse_flat(pixels: Tensor) -> None:
+    """A filter's black, or what an overflow in half precision leaves; no image a model means has a single colour."""
+    first = pixels[:, :1, :1]
+    flat = (pixels == first).flatten(1).all(1).nonzero().flatten().tolist()
+    if flat:
+        raise UnusableImage(f"the image is one flat colour, {first[flat[0]].flatten().tolist()}, at positions {flat}")

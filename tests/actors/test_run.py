@@ -147,13 +147,14 @@ def test_a_row_that_cannot_be_scored_is_a_dead_letter(tmp_path: Path, tiny_sd: P
         broken / "model.safetensors",
         metadata={"format": "pt"},
     )
-    code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken, rows=3, retries=1))
+    code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken, rows=3, faults={"retries": 1}))
     assert code == 1, output
     assert "3 rows failed" in output
     letters = [json.loads(line) for path in (tmp_path / "run" / "failed").iterdir() for line in path.open()]
     assert len(letters) == 3
     for letter in letters:
-        assert [attempt["error"] for attempt in letter["attempts"]] == ["FloatingPointError"] * 2
+        assert {attempt["error"] for attempt in letter["attempts"]} == {"FloatingPointError"}
+        assert sum(attempt["batch_size"] == 1 for attempt in letter["attempts"]) == 2
 
 
 def test_an_unreadable_model_is_one_sentence(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:

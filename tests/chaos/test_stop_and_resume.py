@@ -1,33 +1,19 @@
-"""Kills and stops of the driver, then the same command again: every row once, nothing lost."""
+"""Signals to the driver, then the same command again: every row once, nothing lost."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.sinks import read_rows, verify_run
+from tests.chaos.killing import await_rows
 from tests.runs import finish, noisesmith, start, write_config
 
 pytestmark = pytest.mark.chaos
 ROWS = 16
-
-
-def _staged_or_committed(run_dir: Path) -> int:
-    staged = len(list(run_dir.glob("staging/*/*.arrow")))
-    return staged + 4 * len(list(run_dir.glob("data/*.parquet")))
-
-
-def _await_rows(process, run_dir: Path, rows: int) -> None:
-    """Wait until the run has made ``rows`` rows durable, or has ended."""
-    deadline = time.monotonic() + 200
-    while process.poll() is None and _staged_or_committed(run_dir) < rows:
-        assert time.monotonic() < deadline, "the run makes no rows"
-        time.sleep(0.02)
 
 
 def _check_whole(run_dir: Path) -> None:
@@ -36,25 +22,11 @@ def _check_whole(run_dir: Path) -> None:
     assert verify_run(run_dir) == []
 
 
-def test_sigkill_at_three_moments(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS)
-    rng = random.Random(0)
-    for moment in sorted(rng.sample(range(1, ROWS - 2), 3)):
-        process = start("run", config)
-        _await_rows(process, tmp_path / "run", moment)
-        os.killpg(process.pid, signal.SIGKILL)
-        finish(process)
-    code, output = noisesmith("run", config)
-    assert code == 0, output
-    assert "resuming" in output
-    _check_whole(tmp_path / "run")
-
-
 def test_ctrl_c_finishes_what_is_in_flight_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     """The signal goes to the whole process group, as a terminal sends it."""
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, rows_in_flight=4)
     process = start("run", config)
-    _await_rows(process, tmp_path / "run", 1)
+    await_rows(process, tmp_path / "run", 1)
     os.killpg(process.pid, signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output

@@ -90,7 +90,7 @@ class TestOpen:
 
     def test_operational_fields_may_change(self, make_run: Callable[..., Run]) -> None:
         run = make_run().write_all()
-        changed = make_run(generators={"count": 3, "num_gpus": 1, "batch_size": 2}, retries=9, name="other")
+        changed = make_run(generators={"count": 3, "num_gpus": 1, "batch_size": 2}, faults={"retries": 9}, name="other")
         assert len(open_run(changed.config, changed.corpus).done) == 10
         assert load_config(run.dir / "config.yaml") == changed.config
 
