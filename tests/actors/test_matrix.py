@@ -1,0 +1,128 @@
+"""Every generator family with every scorer family: whole searches through the actors, on tiny models."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from actors import driver
+from actors.pool import Pool
+from actors.session import Session, session
+from pipeline.config import RunConfig, load_config
+from pipeline.generators import load_generator
+from pipeline.noise import NoiseKey, digest, replay
+from pipeline.preflight import find_models
+from pipeline.progress import Progress
+from pipeline.prompts import open_corpus
+from pipeline.records import Recipe
+from pipeline.scorers import load_scorer
+from pipeline.scorers.decoder import load_decoder
+from pipeline.scorers.latent import score_latents
+from pipeline.sinks import open_run, read_rows, verify_run
+from tests import tiny, tiny_families, tiny_generators, tiny_scorers
+from tests.runs import PROMPTS, write_config
+
+GENERATORS = tiny_generators.FAMILIES
+SCORERS: dict[str, Callable[[Path], Path]] = {
+    "clip_flant5": tiny_scorers.clip_flant5,
+    "llava": tiny.llava,
+    "instructblip": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
+    "qwen_vl": tiny_families.qwen2_5_vl,
+}
+
+
+class Kept:
+    """An actor class whose process serves all runs of this module, with a new object in it for each: importing the
+    libraries anew for 48 actors would take minutes."""
+
+    def __init__(self, actor_class: Any) -> None:
+        self._class, self._handle = actor_class, None
+
+    def options(self, **options: Any) -> Kept:
+        self._options = options
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        if self._handle is None:
+            self._handle = self._class.options(**self._options).remote(*arguments)
+        else:
+            self._handle.__ray_call__.remote(lambda actor, *given: actor.__init__(*given), *arguments)
+        return self._handle
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: build(folder / name) for name, build in (GENERATORS | SCORERS).items()}
+
+
+def _config(folder: Path, models: dict[str, Path], generator: str, scorer: str) -> RunConfig:
+    sampler = {"scheduler": "flow_euler" if generator == "sd3" else "ddim"}
+    return load_config(write_config(folder, models[generator], models[scorer], rows=2, generators=sampler))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Iterator[Session]:
+    """One cluster and one process of each kind of actor."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    config = _config(tmp_path_factory.mktemp("any"), models, "sd1", "llava")
+    with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
+        for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
+            patch.setattr(driver, name, Kept(getattr(driver, name)))
+        patch.setattr(Pool, "stop", lambda _: None)
+        yield runs
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
+    """Each row's scores: the paper's algorithm in plain torch, in this process."""
+    generator, scorer = load_generator(config.generators, "cpu"), load_scorer(config.scorers, "cpu")
+    decoder = load_decoder(config.generators, find_models(config).generator, "cpu")
+    shape, rounds = generator.spec.shape, config.optimizer.rounds
+    noise = torch.stack([NoiseKey(config.seed, row, 0).draw(0, shape) for row in ids])
+    scores: list[list[float]] = [[] for _ in ids]
+    for round_ in range(1 + rounds):
+        z_0 = generator.sample(PROMPTS[:2], noise, config.generators.steps)
+        shown = score_latents(decoder, scorer, PROMPTS[:2], z_0, gradient=round_ < rounds)
+        for place, score in enumerate(shown.scores.tolist()):
+            scores[place].append(score)
+            if shown.gradients is None:
+                continue
+            gamma, key = 1 - math.sqrt(score), NoiseKey(config.seed, ids[place], round_ + 1)
+            drawn = torch.stack([key.draw(index, shape) for index in range(config.optimizer.candidates)])
+            moves = ((math.sqrt(1 - gamma) - 1) * noise[place] + math.sqrt(gamma) * drawn).flatten(1)
+            best = ((moves @ shown.gradients[place].flatten()) / moves.square().sum(1)).argmax()
+            noise[place] = math.sqrt(1 - gamma) * noise[place] + math.sqrt(gamma) * drawn[best]
+    return scores
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_actors_search_and_write_what_the_algorithm_says(
+    tmp_path: Path, runs: Session, models: dict[str, Path], generator: str, scorer: str
+) -> None:
+    config = _config(tmp_path, models, generator, scorer)
+    found, corpus = find_models(config), open_corpus(config)
+    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), Progress(Console(quiet=True)))
+    assert outcome.complete
+    assert verify_run(config.run_dir) == []
+    rows = list(read_rows(config.run_dir))
+    assert [row["id"] for row in rows] == [row.id for row in corpus.rows()]
+    for row, scores in zip(rows, _searched(config, [row["id"] for row in rows]), strict=True):
+        assert all(0 < score < 1 for score in row["scores"])
+        assert row["scores"] == pytest.approx(scores, rel=1e-6)
+        assert row["score"] == max(row["scores"])
+        assert Image.open(io.BytesIO(row["image"])).size == (found.spec.width, found.spec.height)
+        assert digest(replay(Recipe.from_row(row["recipe"]), row["id"])) == row["recipe"]["digest"]
+        assert row["generator_revision"] == found.generator.resolved_revision()
+        assert row["scorer_revision"] == found.scorer.resolved_revision()
