@@ -220,6 +220,11 @@ class _Optimizer(_Section):
         """Whether a recipe of (round, γ, index) rebuilds z_T; where not, the noise itself is stored."""
         return True
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether it looks for the prompt's subjects in the generator's attention."""
+        return False
+
 
 class _Walk(_Optimizer):
     """A method whose next noise is a step from one before."""
@@ -293,6 +298,10 @@ class _Attention(_Optimizer):
         None, ge=2, description="side of the attention maps; 16, or the U-Net's largest below, when absent"
     )
 
+    @property
+    def reads_attention(self) -> bool:
+        return True
+
 
 class InitNoConfig(_Attention):
     """Initial noise by cross-attention response and self-attention conflict (Guo et al., CVPR 2024)."""
@@ -320,6 +329,18 @@ class AttendAndExciteConfig(_Attention):
         {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}, description="share of the steps → attention every subject must reach there"
     )
     refinements: int = Field(20, ge=1, le=200, description="updates at most where a threshold is not reached")
+
+    @field_validator("thresholds")
+    @classmethod
+    def _shares_and_attention(cls, value: dict[float, float]) -> dict[float, float]:
+        for share, attention in value.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{share:g} is no share of the sampler steps; give keys from 0 to 1")
+            if not 0 < attention <= 1:
+                raise ValueError(
+                    f"{attention:g} at {share:g} is no attention to reach; give values above 0 and up to 1"
+                )
+        return value
 
 
 OptimizerConfig = Annotated[

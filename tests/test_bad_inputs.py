@@ -42,6 +42,10 @@ def _top(**values: object) -> Break:
     return lambda folder, config: config.update(values)
 
 
+def _both(first: Break, second: Break) -> Break:
+    return lambda folder, config: [*(first(folder, config) or []), *(second(folder, config) or [])]
+
+
 def _arguments(*arguments: str) -> Break:
     """The command line has more on it."""
     return lambda folder, config: list(arguments)
@@ -129,6 +133,21 @@ CASES: dict[str, tuple[Break, str]] = {
     "rounds for a method without": (_top(optimizer={"method": "none", "rounds": 3}), "optimizer.rounds"),
     "subjects column that is not there": (_corpus("p.jsonl", '{"prompt": "a cat"}\n', subjects="nouns"), "'nouns'"),
     "subjects that are numbers": (_corpus("p.jsonl", '{"prompt": "a cat", "n": 1}\n', subjects="n"), "corpus.subjects"),
+    "threshold past the last step": (
+        _top(optimizer={"method": "attend_and_excite", "thresholds": {0.0: 0.5, 20: 0.8}}),
+        "optimizer.thresholds: 20 is no share of the sampler steps",
+    ),
+    "threshold of no attention": (
+        _top(optimizer={"method": "attend_and_excite", "thresholds": {0.2: 0}}),
+        "optimizer.thresholds: 0 at 0.2 is no attention",
+    ),
+    "subject that its prompt does not name": (
+        _both(
+            _top(optimizer={"method": "attend_and_excite"}),
+            _corpus("p.jsonl", '{"prompt": "a cat", "n": "cat, dog"}\n', subjects="n"),
+        ),
+        "line 1: corpus.subjects: 'dog' does not occur",
+    ),
     "target score above 1": (_set("optimizer", target_score=1.5), "optimizer.target_score"),
     "question without a place": (_set("scorers", question="Is it good?"), "scorers.question"),
     "guidance not finite": (_set("generators", guidance_scale=float("nan")), "generators.guidance_scale"),

@@ -186,6 +186,38 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return open_corpus(RunConfig.model_validate({"corpus": sections}))
 
 
+SUBJECTS = [("a cat and a Red  car", ["red car", "cat"]), ("a dog", None), ("a dog", ["dog", "cow"])]
+
+
+class TestSubjects:
+    """Listed in a column, as text with commas or as lists."""
+
+    @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
+    def test_must_be_in_their_prompt_where_the_method_looks_for_them_there(self, tmp_path: Path, name: str) -> None:
+        columns = {"prompt": [prompt for prompt, _ in SUBJECTS], "things": [things for _, things in SUBJECTS]}
+        if name.endswith("parquet"):
+            pq.write_table(pa.table(columns), tmp_path / name)
+        elif name.endswith("csv"):
+            text = "".join(f'{prompt},"{",".join(things or [])}"\n' for prompt, things in SUBJECTS)
+            write(tmp_path / name, f"prompt,things\n{text}")
+        else:
+            text = "".join(json.dumps({"prompt": prompt, "things": things}) + "\n" for prompt, things in SUBJECTS)
+            write(tmp_path / name, text)
+        section = {"source": str(tmp_path / name), "subjects": "things"}
+        found = [row.subjects for row in corpus(**section).rows()]
+        assert found == [tuple(things or ()) for _, things in SUBJECTS]
+        asked = {"corpus": section | {"size": 2}, "optimizer": {"method": "initno"}}
+        assert open_corpus(RunConfig.model_validate(asked)).size == 2
+        with pytest.raises(UserError, match=r"p\.\w+: (line 4|line 3|row 3): corpus.subjects: 'cow' does not occur"):
+            open_corpus(RunConfig.model_validate(asked | {"corpus": section}))
+
+    def test_of_another_type_are_refused_first(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "p.jsonl", '{"prompt": "a cat", "things": [1]}\n')
+        asked = {"corpus": {"source": str(source), "subjects": "things"}, "optimizer": {"method": "initno"}}
+        with pytest.raises(UserError, match="holds list<"):
+            open_corpus(RunConfig.model_validate(asked))
+
+
 class TestRows:
     @given(st.integers(0, 4700), st.one_of(st.none(), st.integers(0, 4700)))
     @settings(max_examples=25)

@@ -94,7 +94,8 @@ def plan_bench(
     models = find_models(base)
     for trial in trials[: len(variants)]:
         _check_fit(trial)
-    bench = Bench(out, rounds, seeds, tuple(variants), trials, open_corpus(trials[0].config), models)
+    strictest = max(trials, key=lambda trial: trial.config.optimizer.reads_attention)  # it checks the subjects too
+    bench = Bench(out, rounds, seeds, tuple(variants), trials, open_corpus(strictest.config), models)
     for trial in trials:
         _done_rows(bench, trial)
     return bench

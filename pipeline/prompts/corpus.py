@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.prompts import columns as cols
 from pipeline.prompts.ids import row_id
 from pipeline.prompts.sources import Batch, Source, open_source
+from pipeline.prompts.subjects import occurrences
 from pipeline.records import Row
 from pipeline.sinks.schema import reserved_columns
 
@@ -118,6 +119,7 @@ class _Scan:
         for batch in _first(source.batches(), section.size):
             self._check_prompts(source, batch)
             self._infer(source, batch, types)
+            self._check_named(source, section, batch, types)
             self._hash(None, batch.prompts)
             for name, values in batch.columns.items():
                 self._hash(name, values)
@@ -185,12 +187,24 @@ class _Scan:
         if kind is None:
             has = ", ".join(types) or "none beside the prompt"
             raise UserError(f"corpus.subjects: {source.name} has no column {section.subjects!r}; its columns are {has}")
-        text = kind.value_type if pa.types.is_list(kind) else kind
-        if not (pa.types.is_string(text) or pa.types.is_null(text)):
+        if not _lists_text(kind):
             raise UserError(
                 f"corpus.subjects: column {section.subjects!r} of {source.name} holds {kind}; "
                 "list the subjects as text, such as cat,dog, or as lists of text"
             )
+
+    def _check_named(self, source: Source, section: CorpusConfig, batch: Batch, types: dict[str, pa.DataType]) -> None:
+        """Refuse subjects that their prompt does not name, where the method looks for them there."""
+        column = section.subjects
+        if column not in batch.columns or not self.config.optimizer.reads_attention:
+            return
+        if not source.text_cells and not _lists_text(types[column]):
+            return  # refused once all is read
+        for number, prompt, value in zip(batch.numbers, batch.prompts, batch.columns[column], strict=True):
+            try:
+                occurrences(prompt, subject_list(value))
+            except UserError as error:
+                raise UserError(f"{source.name}: {source.unit} {number}: {error}") from None
 
     def _hash(self, name: str | None, values: Sequence[Any]) -> None:
         self.hashes.setdefault(name, _ColumnHash()).add(values, self.size)
@@ -222,6 +236,11 @@ def subject_list(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """The subjects a column's value names: a list of them, or text with commas between."""
     names = value.split(",") if isinstance(value, str) else value or ()
     return tuple(name.strip() for name in names if name and name.strip())
+
+
+def _lists_text(kind: pa.DataType) -> bool:
+    text = kind.value_type if pa.types.is_list(kind) else kind
+    return bool(pa.types.is_string(text) or pa.types.is_null(text))
 
 
 def _first(batches: Iterator[Batch], size: int | None) -> Iterator[Batch]:

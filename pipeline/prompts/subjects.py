@@ -53,8 +53,26 @@ def token_indices(tokenizer: Any, prompt: str, subjects: Sequence[str]) -> list[
         UserError: a subject does not occur in the prompt, or lies beyond what the text encoder reads of it.
     """
     start, last = _span(tokenizer, prompt)
-    found: dict[str, int] = {}  # subject → where the search for its next occurrence begins
     indices = []
+    for subject, span in zip(subjects, occurrences(prompt, subjects), strict=True):
+        first, stop = (start + len(_ids(tokenizer, prompt[:end].rstrip())) for end in span)
+        if stop > last:
+            raise UserError(
+                f"corpus.subjects: {subject!r} lies beyond the {tokenizer.model_max_length} tokens that the text "
+                f"encoder reads of the prompt {_short(prompt)}; shorten the prompt or leave this subject out"
+            )
+        indices.append(list(range(first, stop)))
+    return indices
+
+
+def occurrences(prompt: str, subjects: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each subject begins and ends in a prompt, in characters; see :func:`token_indices`.
+
+    Raises:
+        UserError: a subject does not occur in the prompt.
+    """
+    found: dict[str, int] = {}  # subject → where the search for its next occurrence begins
+    spans = []
     for subject in subjects:
         word = subject.lower().strip()
         pattern = r"\s+".join(map(re.escape, word.split()))
@@ -65,14 +83,8 @@ def token_indices(tokenizer: Any, prompt: str, subjects: Sequence[str]) -> list[
                 f"{_short(prompt)}; list every subject as the prompt writes it"
             )
         found[word] = match.end()
-        first, stop = (start + len(_ids(tokenizer, prompt[:end].rstrip())) for end in match.span())
-        if stop > last:
-            raise UserError(
-                f"corpus.subjects: {subject!r} lies beyond the {tokenizer.model_max_length} tokens that the text "
-                f"encoder reads of the prompt {_short(prompt)}; shorten the prompt or leave this subject out"
-            )
-        indices.append(list(range(first, stop)))
-    return indices
+        spans.append(match.span())
+    return spans
 
 
 def text_stop(tokenizer: Any, prompt: str) -> int:

@@ -234,6 +234,17 @@ def test_the_attention_processors_are_as_before(pipe: Any) -> None:
     assert pipe.unet.attn_processors == before
 
 
+def test_sliced_attention_is_read_alike(tiny_sd: Path) -> None:
+    sliced, whole = (_attentive(_load(tiny_sd, torch.float64)) for _ in range(2))
+    config = AttendAndExciteConfig(until=0.5, thresholds={}, step=2.0)
+    sliced.unet.set_attention_slice("auto")
+    ours, theirs = (
+        AttendAndExcite(pipe, config, GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2).double(), STEPS)[0]
+        for pipe in (sliced, whole)
+    )
+    assert float((ours - theirs).abs().max()) < 1e-5
+
+
 def test_a_size_that_the_unet_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"optimizer\.attention_size: 5 .* use one of 8, 4"):
         AttendAndExcite(pipe, AttendAndExciteConfig(attention_size=5), GENERATOR).sample(
