@@ -442,6 +442,16 @@ class RunConfig(_Section):
             raise ValueError(f"optimizer.unet_evaluations: {budget} is below the {least} that {what} take; raise it")
         return self
 
+    @model_validator(mode="after")
+    def _attention_is_not_compiled(self) -> RunConfig:
+        """Measured with torch 2.13: the losses are right, and their gradient is off by more than half its length."""
+        if self.generators.compile and self.optimizer.reads_attention:
+            raise ValueError(
+                f"generators.compile: {self.optimizer.method} follows the gradient of the U-Net's attention, which "
+                "comes out wrong from a compiled U-Net; set it to false"
+            )
+        return self
+
     @property
     def run_dir(self) -> Path:
         return Path(self.output.dir or f"runs/{self.name}")

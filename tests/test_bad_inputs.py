@@ -141,6 +141,9 @@ CASES: dict[str, tuple[Break, str]] = {
         _top(optimizer={"method": "attend_and_excite", "thresholds": {0.2: 0}}),
         "optimizer.thresholds: 0 at 0.2 is no attention",
     ),
+    "compiled U-Net whose attention is read": (
+        _both(_set("generators", compile=True), _top(optimizer={"method": "initno"})), "generators.compile: initno",
+    ),
     "subject that its prompt does not name": (
         _both(
             _top(optimizer={"method": "attend_and_excite"}),
