@@ -70,7 +70,7 @@ class ChatScorer(VisionLanguageModel):
 
     def text_inputs(self, prompts: list[str], image_tokens: int) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``[B, L]`` of the questions, padded on the left."""
-        texts = [self._conversation(self.question.replace("{prompt}", prompt)) for prompt in prompts]
+        texts = [self._conversation(self.ask(prompt)) for prompt in prompts]
         bos = self.tokenizer.bos_token
         tokens = self.tokenizer(
             [text.replace(self.image_token, self.image_token * image_tokens, 1) for text in texts],

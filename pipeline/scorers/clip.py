@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.errors import UserError, reason
 from pipeline.models import ModelSource
 from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
+from pipeline.scorers.text import plain
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 
@@ -50,8 +51,9 @@ class _Contrastive(ABC):
         self.rounding = rounding
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
-        tokens = self.processor.tokenizer(
-            prompts,
+        tokenizer = self.processor.tokenizer
+        tokens = tokenizer(
+            [plain(prompt, tokenizer) for prompt in prompts],
             padding=self.padding,
             truncation=True,
             max_length=self.model.config.text_config.max_position_embeddings,

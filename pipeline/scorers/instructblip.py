@@ -31,6 +31,9 @@ class InstructBlip(VisionLanguageModel):
             )
         return processor, model
 
+    def tokenizers(self) -> list[Any]:
+        return [self.processor.tokenizer, self.processor.qformer_tokenizer]
+
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
         config, texts = self.model.config, self.texts(prompts)
         limit = config.qformer_config.max_position_embeddings

@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline.errors import UserError, reason
 from pipeline.models import ModelSource
 from pipeline.scorers.preprocess import preprocess, preprocess_reference
+from pipeline.scorers.text import plain
 
 
 class VisionLanguageModel(ABC):
@@ -125,7 +126,15 @@ class VisionLanguageModel(ABC):
     def texts(self, prompts: list[str]) -> list[str]:
         """What the model reads: the question about each prompt in the family's wrapping."""
         template = (self.reference_template or self.template) if self.readout == "reference" else self.template
-        return [template.replace("{question}", self.question.replace("{prompt}", prompt)) for prompt in prompts]
+        return [template.replace("{question}", self.ask(prompt)) for prompt in prompts]
+
+    def ask(self, prompt: str) -> str:
+        """The question about a prompt, free of control tokens."""
+        return plain(self.question.replace("{prompt}", prompt), *self.tokenizers())
+
+    def tokenizers(self) -> list[Any]:
+        """All that read the question."""
+        return [self.processor.tokenizer]
 
     def pixels(self, images: Tensor) -> Tensor:
         """Pixel values ``[B, 3, h, w]`` on the model's device, in its dtype."""

@@ -41,3 +41,14 @@ def assert_batch_equals_one_by_one(decoder: Decoder, scorer: Any, prompts: list[
         assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
         difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
         assert float(difference) < 1e-3
+
+
+def assert_special_tokens_are_text(scorer: Any, tokens: list[str]) -> None:
+    """A prompt made of control tokens reads as one with them parted, and spares its neighbour."""
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    hostile = parted = f"a {' '.join(reversed(tokens))} dog and an <image> {{question}} {{prompt}}"
+    for token in tokens:
+        parted = parted.replace(token, f"{token[0]} {token[1:]}")
+    together = scorer.log_scores([hostile, "a dog"], images)
+    alone = [scorer.log_scores([prompt], images[place : place + 1]) for place, prompt in enumerate([parted, "a dog"])]
+    assert together.exp().tolist() == pytest.approx(torch.cat(alone).exp().tolist(), rel=1e-4)

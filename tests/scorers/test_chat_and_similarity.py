@@ -24,7 +24,11 @@ from pipeline.scorers.decoder import Decoder, decode_png, encode_png
 from pipeline.scorers.llava_next import LlavaNext
 from pipeline.scorers.qwen_vl import QwenVL
 from tests import tiny_families
-from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
+from tests.scorers.checks import (
+    assert_batch_equals_one_by_one,
+    assert_gradient_matches_finite_differences,
+    assert_special_tokens_are_text,
+)
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat with a red dog on a car"]
 SIZES = [(37, 53), (64, 64), (100, 60)]
@@ -187,6 +191,12 @@ def _assert_same_pixels(scorer: Any, processor: Any, size: tuple[int, int]) -> N
     for key, value in expected.items():
         assert ours[key].shape == value.shape
         assert float((ours[key] - value).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_control_tokens_in_a_prompt_are_text(name: str, folders: Callable[[str], Path]) -> None:
+    tokens = ["<image>", *tiny_families.QWEN_TOKENS, "<s>", "</s>"]
+    assert_special_tokens_are_text(_load(name, folders(name)), tokens)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -35,7 +35,11 @@ from pipeline.scorers import FAMILIES, _load, find_scorer, load_scorer
 from pipeline.scorers.decoder import Decoder
 from pipeline.scorers.latent import score_latents
 from pipeline.scorers.llava import SYSTEM
-from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
+from tests.scorers.checks import (
+    assert_batch_equals_one_by_one,
+    assert_gradient_matches_finite_differences,
+    assert_special_tokens_are_text,
+)
 from tests.tiny_scorers import write_weights
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat and a bench"]
@@ -203,6 +207,13 @@ def test_batch_of_mixed_prompt_lengths_equals_one_by_one(tiny_sd: Path, folder: 
     scorer = load_scorer(ScorerConfig(model=str(folder)), "cpu")
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
     assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, latents)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_control_tokens_in_a_prompt_are_text(folder: Path, model: str) -> None:
+    tokens = {"llava": ["<image>"], "clip_flant5": []}.get(model, ["<image>", "[SEP]"])  # text itself to the others
+    scorer = load_scorer(ScorerConfig(model=str(folder)), "cpu")
+    assert_special_tokens_are_text(scorer, ["</s>", "<pad>", *tokens])
 
 
 def test_only_the_reference_readout_sees_beyond_the_clamp(tiny_sd: Path, tiny_clip_flant5: Path) -> None:

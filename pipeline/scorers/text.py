@@ -1,0 +1,20 @@
+"""Prompts as text: what a model's tokenizer would take for a control token is parted first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def plain(text: str, *tokenizers: Any) -> str:
+    """The text with a space after the first character of every special token: ``<image>`` becomes ``< image>``.
+
+    A prompt is data. In it ``<image>`` must not ask for a second image, nor ``</s>`` or ``<|im_end|>`` end the turn.
+
+    Args:
+        tokenizers: those of ``transformers`` that will read the text.
+    """
+    for tokenizer in tokenizers:
+        for token in tokenizer.added_tokens_decoder.values():
+            if token.special and len(token.content) > 1:
+                text = text.replace(token.content, f"{token.content[0]} {token.content[1:]}")
+    return text
