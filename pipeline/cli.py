@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import __version__
 from pipeline.config import RunConfig, load_config
@@ -103,7 +104,9 @@ def _hint(run_dir: Path) -> None:
 
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
-    """Validate everything and print what would run; load no model, write nothing."""
+    """Validate everything and print what would run and what it takes; load no model, write nothing."""
+    from pipeline.cost import balance, estimate
+    from pipeline.models import quiet_libraries
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
     from pipeline.sinks import check_run_dir
@@ -115,6 +118,8 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
     images, evaluations = (corpus.size * most for most in settings.most_per_row())
+    quiet_libraries()
+    generating, scoring = estimate(settings, models)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
@@ -133,9 +138,12 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
         "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
         f"{scorers.count} scorers ({scorers.num_gpus:g} GPU, {scorers.num_cpus:g} CPU each)",
         "at most": f"{images:,} images, {evaluations:,} U-Net evaluations",
+        "a generator": str(generating),
+        "a scorer": str(scoring),
+        "balance": balance(generating, scoring),
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
 from pipeline.errors import UserError
 from pipeline.generators.base import Generator, LatentSpec
-from pipeline.generators.checks import check_components, check_lora, check_options
+from pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
 from pipeline.generators.samplers import check_sampler
 from pipeline.generators.spec import read_spec
 from pipeline.models import PICKLED, ModelSource, locate
@@ -18,7 +18,15 @@ from pipeline.models import PICKLED, ModelSource, locate
 if TYPE_CHECKING:
     from pipeline.generators.adapter import Adapter
 
-__all__ = ["Generator", "LatentSpec", "check_attention", "find_generator", "latent_spec", "load_generator"]
+__all__ = [
+    "Generator",
+    "LatentSpec",
+    "check_attention",
+    "find_generator",
+    "latent_spec",
+    "load_generator",
+    "model_parts",
+]
 
 FAMILIES = {
     "StableDiffusionPipeline": "pipeline.generators.stable_diffusion:StableDiffusion",
@@ -51,6 +59,12 @@ def latent_spec(config: GeneratorConfig, source: ModelSource) -> LatentSpec:
         UserError: the model cannot make that size.
     """
     return read_spec(config, source, _family(source))
+
+
+def model_parts(config: GeneratorConfig, source: ModelSource) -> dict[str, tuple[str, str]]:
+    """The library and class of every part that has weights, by its folder: the denoiser, the VAE, the text encoders."""
+    family = _family(source)
+    return with_weights(components(source, family, config), family)
 
 
 def load_generator(config: GeneratorConfig, device: str) -> Generator:

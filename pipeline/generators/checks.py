@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,13 +57,7 @@ def check_components(source: ModelSource, family: type[Adapter], config: Generat
     Raises:
         UserError: names the component, and the variant or switch that would do.
     """
-    index = source.read_json("model_index.json")
-    dropped = {*_NEVER_LOADED, *family.without(config)}
-    parts = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] is not None and name not in dropped
-    }
+    parts = components(source, family, config)
     for name, (library, class_name) in parts.items():
         if library not in _LIBRARIES:
             raise UserError(
@@ -72,9 +67,23 @@ def check_components(source: ModelSource, family: type[Adapter], config: Generat
     folder = source.stored_folder()
     if folder is None or source.file:
         return
-    for name in parts:
-        if name.startswith((family.denoiser, "vae", "text_encoder")):
-            _check_weights(source, folder, name)
+    for name in with_weights(parts, family):
+        _check_weights(source, folder, name)
+
+
+def components(source: ModelSource, family: type[Adapter], config: GeneratorConfig) -> dict[str, tuple[str, str]]:
+    """The library and class of every component that is loaded, by its folder."""
+    dropped = {*_NEVER_LOADED, *family.without(config)}
+    return {
+        name: (entry[0], entry[1])
+        for name, entry in source.read_json("model_index.json").items()
+        if isinstance(entry, list) and len(entry) == 2 and entry[0] is not None and name not in dropped
+    }
+
+
+def with_weights(parts: Mapping[str, tuple[str, str]], family: type[Adapter]) -> dict[str, tuple[str, str]]:
+    """Those components that are models: the denoiser, the VAE, the text encoders."""
+    return {name: part for name, part in parts.items() if name.startswith((family.denoiser, "vae", "text_encoder"))}
 
 
 def _check_weights(source: ModelSource, folder: Path, part: str) -> None:

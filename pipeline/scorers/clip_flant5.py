@@ -65,6 +65,27 @@ class ClipT5(T5ForConditionalGeneration):
         return self.mm_projector(hidden[getattr(self.config, "mm_vision_select_layer", -2)][:, 1:])
 
 
+def read_configs(source: ModelSource) -> tuple[T5Config, CLIPVisionConfig, ModelSource]:
+    """The configs of the language model and of the vision tower, and where the tower's JSON files are.
+
+    Raises:
+        UserError: a variant of the architecture that is not supported, or a tower that is not named or not here.
+    """
+    config = T5Config.from_dict(source.read_json("config.json"))
+    for key, values in SUPPORTED.items():
+        if getattr(config, key, values[0]) not in values:
+            raise UserError(
+                f"{source.field}: {key} of {source.id!r} is {getattr(config, key)!r}, which is not supported; "
+                f"use a checkpoint with {' or '.join(values)}"
+            )
+    tower_name = getattr(config, "mm_vision_tower", None)
+    if not tower_name:
+        raise UserError(f"{source.field}: config.json of {source.id!r} names no mm_vision_tower; add it")
+    tower = locate(tower_name, None, f"{source.field} (mm_vision_tower)", "config.json")
+    tower.read_json("preprocessor_config.json")
+    return config, CLIPVisionConfig.from_pretrained(tower.location, local_files_only=tower.local), tower
+
+
 @dataclass(frozen=True)
 class Processor:
     """What a processor of the library holds, which has none for this family."""
@@ -91,18 +112,7 @@ class ClipFlanT5(VisionLanguageModel):
         if dtype == torch.float16:
             raise UserError("scorers.dtype: T5 overflows in float16; use bfloat16 or float32 with CLIP-FlanT5")
         where = {"revision": source.revision, "local_files_only": source.local}
-        config = T5Config.from_dict(source.read_json("config.json"))
-        for key, values in SUPPORTED.items():
-            if getattr(config, key, values[0]) not in values:
-                raise UserError(
-                    f"{source.field}: {key} of {source.id!r} is {getattr(config, key)!r}, which is not supported; "
-                    f"use a checkpoint with {' or '.join(values)}"
-                )
-        tower_name = getattr(config, "mm_vision_tower", None)
-        if not tower_name:
-            raise UserError(f"{source.field}: config.json of {source.id!r} names no mm_vision_tower; add it")
-        tower = locate(tower_name, None, f"{source.field} (mm_vision_tower)", "config.json")
-        tower.read_json("preprocessor_config.json")
+        config, vision_config, tower = read_configs(source)
         processor = Processor(
             AutoTokenizer.from_pretrained(source.location, **where),
             CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local),
@@ -110,7 +120,7 @@ class ClipFlanT5(VisionLanguageModel):
         model, loaded = ClipT5.from_pretrained(
             source.location,
             config=config,
-            vision_config=CLIPVisionConfig.from_pretrained(tower.location, local_files_only=tower.local),
+            vision_config=vision_config,
             dtype=dtype,
             use_safetensors=source.has_safetensors(),
             weights_only=True,

@@ -50,12 +50,7 @@ class Decoder:
                 )
         except Exception as error:  # as in the generators' loaders
             raise UserError(f"generators.model: the vae of {source.id!r} cannot be loaded ({reason(error)})") from error
-        if dtype == torch.float16 and vae.config.force_upcast:
-            vae = vae.to(torch.float32)
-        if slicing:
-            vae.enable_slicing()
-        if tiling:
-            vae.enable_tiling()
+        vae = with_options(vae, dtype, slicing=slicing, tiling=tiling)
         self.vae: Any = vae.to(device).eval().requires_grad_(False)
         self.clamp = clamp
 
@@ -73,6 +68,17 @@ class Decoder:
         decoded = self.vae.decode(latents, return_dict=False)[0]
         images = decoded / 2 + 0.5
         return images.clamp(0, 1) if self.clamp else images
+
+
+def with_options(vae: Any, dtype: torch.dtype, *, slicing: bool, tiling: bool) -> Any:
+    """The VAE in the type it can work in, with the options set."""
+    if dtype == torch.float16 and vae.config.force_upcast:
+        vae = vae.to(torch.float32)
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+    return vae
 
 
 def load_decoder(config: GeneratorConfig, source: ModelSource, device: str, *, clamp: bool = True) -> Decoder:
