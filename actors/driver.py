@@ -108,8 +108,7 @@ class Driver:
         self._pools["write"].start()
         self._started = time.monotonic()
         self._progress.begin(self._corpus.size, len(self._state.done))
-        rows = (row for row in self._corpus.rows() if row.index not in self._state.done)
-        exhausted = self._loop(rows)
+        exhausted = self._loop(self._corpus.rows(skip=self._state.done))
         self._finish_writing()
         return Outcome(exhausted, provenance, self._operations())
 

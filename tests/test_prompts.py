@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import RunConfig
 from pipeline.embedded import grammar
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.prompts import Corpus, index_of, open_corpus, row_id
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
@@ -228,12 +229,65 @@ class TestRows:
         assert [row.index for row in rows] == list(range(start, start + len(expected)))
         assert all(row.prompt == f"prompt {row.extra['n']}" for row in rows)
 
-    def test_a_file_that_shrank_is_noticed(self, tmp_path: Path) -> None:
-        source = write(tmp_path / "p.txt", "a\nb\nc\n")
+    @given(st.sets(st.integers(0, 4602)), st.integers(0, 4602), st.integers(0, 4602))
+    @settings(max_examples=25)
+    def test_rows_to_skip_are_left_out(self, opened: Corpus, some: set[int], first: int, last: int) -> None:
+        skip = some | set(range(first, last))
+        rows = list(opened.rows(skip=skip))
+        assert [row.index for row in rows] == [index for index in range(4603) if index not in skip]
+        expected = [*range(2100), *range(3), *range(2500)]
+        assert all(row.extra["n"] == expected[row.index] for row in rows)
+
+
+class TestChangesSinceOpening:
+    LINES = tuple(json.dumps({"prompt": f"prompt {n}", "n": n}) + "\n" for n in range(3000))
+
+    def given(self, opened: Corpus, how: str) -> int:
+        """How many rows are given before the change is noticed; each of them is as it was."""
+        given: list[str] = []
+        with pytest.raises(RunError, match=rf"corpus\.source: .* has changed since the run began \(.*{how}") as caught:
+            deque(given.append(row.prompt) for row in opened.rows())
+        assert "\n" not in str(caught.value)
+        assert given == [f"prompt {n}" for n in range(len(given))]
+        return len(given)
+
+    @pytest.mark.parametrize(
+        ("lines", "how", "given"),
+        [
+            (LINES[:2000], "differs at line 1025 or after", 1024),
+            (LINES[:2048], "is shorter", 2048),
+            (LINES[1:], "differs at line 1 or after", 0),
+            ((*LINES[:1500], LINES[0], *LINES[1501:]), "differs at line 1025 or after", 1024),
+            ((*LINES[:2998], LINES[2998].replace("2998}", "29.98}"), LINES[2999]), "differs at line 2049", 2048),
+            ((*LINES[:2500], "{\n", *LINES[2501:]), "line 2501: is not valid JSON", 2048),
+        ],
+    )
+    def test_no_row_of_a_changed_batch_is_given(
+        self, tmp_path: Path, lines: tuple[str, ...], how: str, given: int
+    ) -> None:
+        source = write(tmp_path / "p.jsonl", "".join(self.LINES))
         opened = corpus(source)
-        write(source, "a\n")
-        with pytest.raises(UserError, match="lost 2 rows"):
-            list(opened.rows())
+        write(source, "".join(lines))
+        assert self.given(opened, how) == given
+
+    def test_lines_added_at_the_end_are_not_read(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "p.jsonl", "".join(self.LINES))
+        opened = corpus(source)
+        write(source, "".join((*self.LINES, self.LINES[0])))
+        assert len(prompts(opened)) == 3000
+
+    def test_a_file_that_is_gone(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "p.txt", "prompt 0\n")
+        opened = corpus(source)
+        source.unlink()
+        assert self.given(opened, r"cannot be read: .*No such file") == 0
+
+    def test_another_parquet_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.parquet"
+        pq.write_table(pa.table({"prompt": ["prompt 0", "prompt 1"], "n": [0, 1]}), path)
+        opened = corpus(path)
+        pq.write_table(pa.table({"prompt": ["prompt 0", "prompt 1"], "n": [0, 2]}), path)
+        assert self.given(opened, "differs at row 1 or after") == 0
 
 
 class TestDigest:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import CorpusConfig, RunConfig
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.prompts import columns as cols
 from pipeline.prompts.ids import row_id
 from pipeline.prompts.sources import Batch, Source, open_source
@@ -27,21 +27,35 @@ _REFUSED = re.compile(f"{_CONTROL.pattern}|{_SURROGATE.pattern}")
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a corpus: how many of its rows are taken, the types found in its extra columns, and which of
-    them lists the prompt's subjects."""
+    """One source of a corpus: how many of its rows are taken, the checksum of each of their batches, the types found
+    in its extra columns, and which of them lists the prompt's subjects."""
 
     source: Source
     size: int
+    checksums: tuple[bytes, ...]
     types: dict[str, pa.DataType]
     subjects: str | None = None
 
     def batches(self) -> Iterator[Batch]:
-        left = self.size
-        for batch in _first(self.source.batches(), self.size):
-            left -= len(batch)
-            yield batch
-        if left:
-            raise UserError(f"{self.source.name}: lost {left} rows since the run began; restore the file")
+        """The batches that were read when the corpus was opened.
+
+        Raises:
+            RunError: the source has changed since; no row of a changed batch is ever given.
+        """
+        batches = _first(self.source.batches(), self.size)
+        try:
+            for checksum in self.checksums:
+                batch = next(batches, None)
+                if batch is None:
+                    raise self._changed("it is shorter")
+                if _checksum(_encode(batch)) != checksum:
+                    raise self._changed(f"it differs at {self.source.unit} {batch.numbers[0]} or after")
+                yield batch
+        except UserError as error:  # it was readable when the corpus was opened
+            raise self._changed(str(error).removeprefix("corpus.source: ")) from None
+
+    def _changed(self, how: str) -> RunError:
+        return RunError(f"corpus.source: {self.source.name} has changed since the run began ({how}); restore it")
 
 
 @dataclass(frozen=True)
@@ -53,25 +67,30 @@ class Corpus:
     extra_schema: pa.Schema
     parts: tuple[Part, ...]
 
-    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        """Rows ``start`` to ``stop`` (exclusive; the end when absent), in order, in constant memory."""
+    def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
+        """Rows ``start`` to ``stop`` (exclusive; the end when absent) but those in ``skip``, in order, in constant
+        memory.
+
+        Raises:
+            RunError: a source has changed since the corpus was opened.
+        """
         stop = self.size if stop is None else min(stop, self.size)
         first = 0
         for part in self.parts:
             if first < stop and first + part.size > start:
-                yield from self._rows_of(part, first, start, stop)
+                yield from self._rows_of(part, first, range(start, stop), skip)
             first += part.size
 
-    def _rows_of(self, part: Part, first: int, start: int, stop: int) -> Iterator[Row]:
+    def _rows_of(self, part: Part, first: int, among: range, skip: Container[int]) -> Iterator[Row]:
         for batch in part.batches():
-            wanted = batch[max(start - first, 0) : max(stop - first, 0)]
-            extras = self._extras(part, wanted)
-            begin = max(first, start)
-            for index, prompt, extra in zip(range(begin, begin + len(wanted)), wanted.prompts, extras, strict=True):
+            indices = range(max(first, among.start), min(first + len(batch), among.stop))
+            wanted = [index for index in indices if index not in skip]
+            taken = batch.take([index - first for index in wanted])
+            for index, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
                 subjects = subject_list(extra[part.subjects]) if part.subjects else ()
                 yield Row(index, row_id(index, prompt), prompt, extra, subjects)
             first += len(batch)
-            if first >= stop:
+            if first >= among.stop:
                 return
 
     def _extras(self, part: Part, batch: Batch) -> list[dict[str, Any]]:
@@ -116,13 +135,15 @@ class _Scan:
         types: dict[str, pa.DataType] = dict(source.types or {})
         self._check_names(source, types)
         begin = self.size
+        checksums = []
         for batch in _first(source.batches(), section.size):
             self._check_prompts(source, batch)
             self._infer(source, batch, types)
             self._check_named(source, section, batch, types)
-            self._hash(None, batch.prompts)
-            for name, values in batch.columns.items():
-                self._hash(name, values)
+            encoded = _encode(batch)
+            checksums.append(_checksum(encoded))
+            for name, values in encoded.items():
+                self.hashes.setdefault(name, _ColumnHash()).add(values, self.size, len(batch))
             self.size += len(batch)
         taken = self.size - begin
         if not taken:
@@ -133,7 +154,7 @@ class _Scan:
             types[name] = cols.plain_type(name, kind, source.name)
             self._merge(source, self.types, name, types[name])
         self._check_subjects(source, section, types)
-        self.parts.append(Part(source, taken, types, section.subjects))
+        self.parts.append(Part(source, taken, tuple(checksums), types, section.subjects))
 
     def corpus(self) -> Corpus:
         digest = hashlib.sha256(self.hashes[None].hexdigest(self.size).encode())
@@ -206,8 +227,23 @@ class _Scan:
             except UserError as error:
                 raise UserError(f"{source.name}: {source.unit} {number}: {error}") from None
 
-    def _hash(self, name: str | None, values: Sequence[Any]) -> None:
-        self.hashes.setdefault(name, _ColumnHash()).add(values, self.size)
+
+def _encode(batch: Batch) -> dict[str | None, bytes]:
+    """A batch's prompts (under ``None``) and columns, each as JSON values with a comma after every one."""
+    columns = ((None, batch.prompts), *batch.columns.items())
+    return {name: _json(values)[1:-1] + b"," for name, values in columns}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=str).encode()
+
+
+def _checksum(encoded: dict[str | None, bytes]) -> bytes:
+    """8 bytes by which a batch is known again."""
+    checksum = hashlib.blake2b(digest_size=8)
+    for name, values in encoded.items():
+        checksum.update(_json(name) + values)
+    return checksum.digest()
 
 
 class _ColumnHash:
@@ -217,11 +253,10 @@ class _ColumnHash:
         self.sha256 = hashlib.sha256()
         self.rows = 0
 
-    def add(self, values: Sequence[Any], start: int) -> None:
+    def add(self, encoded: bytes, start: int, rows: int) -> None:
         self._pad(start)
-        text = json.dumps(values, separators=(",", ":"), default=str)
-        self.sha256.update(text[1:-1].encode() + b",")
-        self.rows += len(values)
+        self.sha256.update(encoded)
+        self.rows += rows
 
     def hexdigest(self, size: int) -> str:
         self._pad(size)

@@ -37,6 +37,13 @@ class Batch:
         columns = {name: values[part] for name, values in self.columns.items()}
         return Batch(self.numbers[part], self.prompts[part], columns)
 
+    def take(self, places: Sequence[int]) -> Batch:
+        """The rows at some places, in their order."""
+        numbers, prompts, *values = (
+            [column[place] for place in places] for column in (self.numbers, self.prompts, *self.columns.values())
+        )
+        return Batch(numbers, prompts, dict(zip(self.columns, values, strict=True)))
+
 
 class Source(Protocol):
     """One place prompts come from.
