@@ -29,12 +29,20 @@ QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _integers_fit_64_bits(cls, fields: Any) -> Any:
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            if isinstance(value, int) and value.bit_length() > 63:
+                raise ValueError(f"{name} is an integer beyond 64 bits; give a smaller one")
+        return fields
+
 
 class CorpusConfig(_Section):
     """Where prompts come from: a file, a ``datasets`` name or directory, or a built-in grammar."""
 
     source: str = Field(min_length=1, description="path, dataset name, or embedded/simple, embedded/complex")
-    size: int | None = Field(None, ge=1, description="rows to take; required for grammars")
+    size: int | None = Field(None, ge=1, le=100_000_000, description="rows to take; required for grammars")
     seed: int = Field(0, ge=0, description="seed of a grammar")
     column: str = Field("prompt", min_length=1, description="column that holds the prompt")
     subjects: str | None = Field(
@@ -564,7 +572,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "cannot be parsed")
         raise UserError(f"{where}:{line} is not valid YAML ({problem}); check its indentation and quotes") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not valid YAML ({error})") from None

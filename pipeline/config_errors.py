@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Collection
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+_BEGINNING = reprlib.Repr()
+_BEGINNING.maxstring = _BEGINNING.maxlong = _BEGINNING.maxother = 80
 
 
 def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str]) -> str:
@@ -55,5 +59,9 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """A value's beginning, in bounded time: a few YAML aliases can name more items than fit any memory."""
+    try:
+        text = _BEGINNING.repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ CASES: dict[str, tuple[Break, str]] = {
     "unknown grammar": (_top(corpus=[{"source": "embedded/sonnets", "size": 3}]), "embedded/sonnets"),
     "grammar without size": (_top(corpus=[{"source": "embedded/simple"}]), "size"),
     "no corpus": (_top(corpus=[]), "corpus"),
+    "size beyond any run": (_top(corpus=[{"source": "embedded/simple", "size": 2**70}]), "corpus.0: size"),
+    "size that takes days to read": (_top(corpus=[{"source": "embedded/simple", "size": 10**12}]), "corpus.0.size"),
     "size beyond the file": (_corpus("p.txt", "a cat\n", size=5), "5"),
     # fields
     "rounds −1": (_set("optimizer", rounds=-1), "optimizer.rounds"),
@@ -155,6 +158,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "question without a place": (_set("scorers", question="Is it good?"), "scorers.question"),
     "guidance not finite": (_set("generators", guidance_scale=float("nan")), "generators.guidance_scale"),
     "seed below 0": (_top(seed=-1), "seed"),
+    "integer beyond 64 bits": (_set("generators", height=2**64), "generators: height"),
     "height off the grid": (_set("generators", height=30), "generators.height"),
     "no format": (_set("output", formats=[]), "output.formats"),
     "judges of one name": (_top(judges=[{"name": "j", "model": "embedded/judge"}] * 2), "judges"),
@@ -251,8 +255,27 @@ def test_a_wrong_path_is_one_sentence_and_exit_code_2(
     assert message.count("\n") == 1
 
 
+BILLION_LAUGHS = "\n".join(
+    ["a: &a [x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghijkl")), "name: *l"]
+)
+
+
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("text", ["corpus: [", "- a\n- b\n", "", "a: !!python/object:os.system x\n", "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "corpus: [",
+        "- a\n- b\n",
+        "",
+        "\xff",
+        "a: !!python/object:os.system x\n",
+        "seed: 1" + "0" * 5000,
+        "seed: [0x" + "f" * 5000 + "]",
+        "name: &a [*a]",
+        BILLION_LAUGHS,
+    ],
+    ids=lambda text: text[:12],
+)
 def test_a_config_that_is_no_config(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
