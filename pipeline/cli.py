@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pipeline import __version__
 from pipeline.config import RunConfig, load_config
-from pipeline.errors import RunError, UserError
+from pipeline.errors import RunError, UserError, one_line
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench, Trial
@@ -32,7 +32,7 @@ embedded_app = typer.Typer(help="The built-in tiny models: train them anew, eval
 app.add_typer(embedded_app, name="embedded")
 bench_app = typer.Typer(help="Comparisons, fair and with intervals.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml")]
 Overrides = Annotated[
@@ -330,12 +330,12 @@ def _options(
 
 def main() -> None:
     """Run the command; a user's mistake is one line on stderr and exit code 2."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     try:
         app()
     except UserError as error:
-        errors.print(f"error: {error}", markup=False)
+        errors.print(f"error: {one_line(error)}")
         sys.exit(2)
     except RunError as error:
-        errors.print(f"error: {error}; what is written is safe, run the same command to resume", markup=False)
+        errors.print(f"error: {one_line(error)}; what is written is safe, run the same command to resume")
         sys.exit(1)

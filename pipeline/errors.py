@@ -1,5 +1,9 @@
 """The one error a user sees: a sentence that names the field or file and the remedy."""
 
+import re
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, bidi, surrogates
+
 
 class UserError(Exception):
     """A mistake in a config, corpus, path or model. The command prints the message alone and exits with 2."""
@@ -21,3 +25,8 @@ def reason(error: BaseException, limit: int = 200) -> str:
     """The first line of an error's message, or its class where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line that a terminal shows and does not obey: names and values in it are the user's."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(error))

@@ -184,6 +184,9 @@ CASES: dict[str, tuple[Break, str]] = {
     # output
     "directory that is not ours": (_occupied, "occupied"),
     "directory under a file": (_under_a_file, "output.dir"),
+    "names that would steer a terminal": (
+        _top(corpus=[{"source": "no\nsuch\x1b[31m\u202efile.txt"}]), r"no\nsuch\x1b[31m\u202efile.txt",
+    ),
     # command line
     "override without a value": (_arguments("optimizer.rounds"), "optimizer.rounds"),
     "override of nothing": (_arguments("optimizer.rounds.deep=1"), "optimizer.rounds"),
@@ -312,3 +315,20 @@ def test_a_plan_for_models_that_are_not_here_says_how_to_fetch_them(
     assert "model_index.json" in message
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_name_is_shown_as_it_is_written(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    model = shutil.copytree(tiny_sd, "[bold]sd")
+    path = write_config(
+        tmp_path, tiny_sd, tiny_llava, generators={"model": str(model)}, output={"dir": "[/red]:smile:"}
+    )
+    assert _command(monkeypatch, "plan", str(path)) == 0
+    shown = capsys.readouterr()
+    assert "[bold]sd" in shown.out
+    assert "[/red]:smile:" in shown.out
+    assert not shown.err
