@@ -40,7 +40,7 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
 
 def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Rows of one Parquet shard."""
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as source, pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=list(columns)):
             for row in batch.to_pylist():
                 for name in IMAGES:
@@ -53,7 +53,7 @@ def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Rows of one WebDataset shard. Dates and decimals come as text, since JSON has no form for them."""
     kinds = {"png": "image", "initial.png": "image_initial", "txt": "prompt"}
     key, row = "", dict[str, Any]()
-    with tarfile.open(path) as tar:
+    with path.open("rb") as source, tarfile.open(fileobj=source) as tar:
         for member in tar:
             stem, _, kind = member.name.partition(".")
             if stem != key and row:

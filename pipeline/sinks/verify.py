@@ -81,7 +81,8 @@ def _check_file(run_dir: Path, file: DataFile) -> str | None:
 def _check_rows(path: Path, header: Header, entry: Entry) -> Iterator[str]:
     """One file's schema, ids and images."""
     if path.suffix == ".parquet":
-        columns = column_types(pq.read_schema(path))
+        with path.open("rb") as file:
+            columns = column_types(pq.read_schema(file))
         if columns != header.columns:
             yield f"has columns {columns} where the manifest says {header.columns}"
             return

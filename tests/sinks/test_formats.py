@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.prompts.columns import plain_type
 from pipeline.records import Row
-from pipeline.sinks import read_rows, shards
+from pipeline.sinks import read_rows, shards, verify_run
 from pipeline.sinks.reader import read_tar
 from pipeline.sinks.schema import column_types, row_schema, sample_json, to_table
-from tests.sinks.conftest import PROVENANCE, Run, png, result
+from tests.sinks.conftest import PROVENANCE, ROWS, Run, png, result
 
 # fmt: off
 COLUMNS = [
@@ -201,6 +201,14 @@ class TestReadRows:
         assert rows[7]["image_initial"] == png(1007)
         assert rows[7]["recipe"]["gammas"] == [0.1 + 0.2]
         assert list(read_rows(run.dir, ["n", "prompt"]))[:2] == [{"n": n, "prompt": "a cat"} for n in range(2)]
+
+    def test_a_directory_with_a_colon_is_no_url(
+        self, make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run = make_run(output={"dir": "night:1/run"}).write_all()
+        assert len(list(read_rows(run.dir))) == ROWS
+        assert verify_run(run.dir) == []
 
     def test_images_are_not_read_unless_asked_for(self, make_run: Callable[..., Run]) -> None:
         run = make_run(output={"formats": ["parquet"]}).write_all()
