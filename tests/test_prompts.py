@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import pickle
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
@@ -32,6 +34,16 @@ FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.functi
 def corpus(source: Path | str, **section: Any) -> Corpus:
     top = {"max_prompt_chars": section.pop("max_prompt_chars", 2000)}
     return open_corpus(RunConfig.model_validate({"corpus": {"source": str(source), **section}, **top}))
+
+
+@dataclass
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    path: str
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path(self.path),)
 
 
 def prompts(opened: Corpus) -> list[str]:
@@ -357,6 +369,35 @@ class TestDatasets:
         with pytest.raises(UserError, match=r"column 'photo' holds binary data, .*remove that column"):
             corpus(tmp_path / "images")
 
+    @pytest.mark.parametrize("name", ["json", "text", "pandas", "webdataset"])
+    def test_the_name_of_a_format_is_no_dataset(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """The library would take every file of the working directory for it."""
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path / "private.json", '{"prompt": "a cat"}\n')
+        with pytest.raises(UserError, match=rf"corpus\.source: {name} is a file format; give a file"):
+            corpus(name)
+
+    @pytest.mark.parametrize("name", ["train.pkl", "train.pickle", "train.py", "loader.yaml"])
+    def test_nothing_that_could_run_is_read(self, tmp_path: Path, name: str) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        write(folder / name, pickle.dumps(Touch(str(tmp_path / "pwned"))))
+        with pytest.raises(UserError, match=r"corpus\.source: .*cannot be opened as a dataset"):
+            corpus(folder)
+        assert not (tmp_path / "pwned").exists()
+
+    def test_a_damaged_file_is_one_sentence(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """The library logs, draws bars and hides the cause."""
+        datasets.enable_progress_bars()
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        write(folder / "train.jsonl", b'{"prompt": "a cat"}\n{"prompt": }\n')
+        with pytest.raises(UserError, match=r"cannot be opened as a dataset \(.*Invalid value"):
+            corpus(folder)
+        assert capfd.readouterr().err == ""
+
     def test_unreachable_name_and_empty_directory(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         for source in ("nobody/nothing-of-this-name", tmp_path / "empty"):
@@ -454,6 +495,15 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"corpus\.1\.size: asks for 3"):
             open_corpus(RunConfig.model_validate({"corpus": sections}))
 
+    @pytest.mark.parametrize("name", ["p.csv", "p.parquet", "folder"])
+    def test_a_path_with_a_colon_is_no_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        path = Path("s3:x", name)
+        path.parent.mkdir()
+        data = datasets.Dataset.from_dict({"prompt": ["a cat"]})
+        {"p.csv": data.to_csv, "p.parquet": data.to_parquet, "folder": data.save_to_disk}[name](path.absolute())
+        assert prompts(corpus(path)) == ["a cat"]
+
     @pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl"])
     def test_a_file_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         source = write(tmp_path / name, "a cat\n")
@@ -478,6 +528,15 @@ class TestRefusals:
             pq.write_table(pa.table(table), path)
             with pytest.raises(UserError, match=message):
                 corpus(path)
+
+    @pytest.mark.parametrize(
+        "values", [pa.array([b"a", b"\xff"]).view(pa.string()), pa.array([0, 2**62]).cast(pa.timestamp("us"))]
+    )
+    def test_parquet_values_that_have_no_python_value(self, tmp_path: Path, values: pa.Array) -> None:
+        path = tmp_path / "p.parquet"
+        pq.write_table(pa.table({"prompt": ["a cat", "a dog"], "x": values}), path)
+        with pytest.raises(UserError, match=r"holds a value at row 1 or after that cannot be read \(.+\); write"):
+            corpus(path)
 
     def test_damage_in_the_middle_of_a_parquet_file(self, tmp_path: Path) -> None:
         path = tmp_path / "p.parquet"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -94,7 +96,14 @@ class _ArrowSource:
     def _split(self, tables: Iterable[Any]) -> Iterator[Batch]:
         start = 1
         for table in tables:
-            columns = table.to_pydict()
+            try:
+                table.validate(full=True)  # a damaged file's offsets may point anywhere
+                columns = table.to_pydict()
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{self.name}: holds a value at row {start} or after that cannot be read ({first_line(error)}); "
+                    "write it anew"
+                ) from None
             prompts = columns.pop(self.column)
             yield Batch(range(start, start + len(prompts)), prompts, columns)
             start += len(prompts)
@@ -104,9 +113,9 @@ class ParquetSource(_ArrowSource):
     """One Parquet file."""
 
     def __init__(self, section: CorpusConfig, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()  # pyarrow would take a:b/c for a URL
         self.name = section.source
-        super().__init__(section, self._guarded(lambda: pq.read_schema(path)))
+        super().__init__(section, self._guarded(lambda: pq.read_schema(self.path)))
 
     def batches(self) -> Iterator[Batch]:
         file = self._guarded(lambda: pq.ParquetFile(self.path))
@@ -146,17 +155,26 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
         UserError: it cannot be opened, or has no such split.
     """
     import datasets
+    import huggingface_hub
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 
+    if directory is None and section.source in FORMATS:  # it would read every such file of the working directory
+        raise UserError(f"corpus.source: {section.source} is a file format; give a file, a directory or a Hub name")
+    for library in (datasets, huggingface_hub):
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # what they would log is in the error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         if directory is None:
             data = datasets.load_dataset(section.source, split=section.split, revision=section.revision)
         elif (directory / "state.json").exists() or (directory / "dataset_dict.json").exists():
-            data = datasets.load_from_disk(str(directory))
+            data = datasets.load_from_disk(str(directory.absolute()))
         else:
-            data = datasets.load_dataset(str(directory), split=section.split)
+            data = datasets.load_dataset(str(directory.absolute()), split=section.split)
     except Exception as error:  # the library raises dozens of kinds, none of them a bug of ours
+        why = first_line(error.__cause__ or error)
         raise UserError(
-            f"corpus.source: {section.source}: cannot be opened as a dataset ({first_line(error)}); "
+            f"corpus.source: {section.source}: cannot be opened as a dataset ({why}); "
             "check the name, corpus.split and the network, or give a file"
         ) from None
     if isinstance(data, dict):
