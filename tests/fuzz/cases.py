@@ -1,0 +1,211 @@
+"""One hostile case: made in a folder of its own, given to the real command, and judged."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import FrameType
+from unittest import mock
+
+import yaml
+
+from pipeline import cli
+from pipeline.config import RunConfig
+from pipeline.prompts import Corpus
+from pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
+from pipeline.sinks import RunState, RunWriter, verify_run
+from tests.fuzz.corpora import write_corpus
+from tests.fuzz.mutations import mutated_config, override, plain_config, value
+
+SECONDS = 60  # a command that takes longer counts as hanging
+WRITTEN = 64  # larger corpora are read to their end, but not written
+ONE_SENTENCE = re.compile(r"error: [^\n]*\n")
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
+)
+PROVENANCE = Provenance("m", "g", "r", "s", "r", "yes")
+
+
+class Hang(BaseException):
+    """No ``except Exception`` may swallow it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code and what it said, and what of that breaks a promise."""
+
+    code: object
+    said: str
+    fault: str | None
+
+
+def make_case(seed: int, number: int, folder: Path) -> list[str]:
+    """Write the files of one case into ``folder``; returns the command's arguments. The same numbers, the same case."""
+    random = Random(f"{seed} {number}")
+    hostile_corpus = random.random() < 0.5
+    config = plain_config(random, local=hostile_corpus or random.random() < 0.7)
+    if hostile_corpus:
+        section = {"source": write_corpus(random, folder)}
+        if random.random() < 0.1:
+            section[random.choice(("column", "subjects", "size", "split", "revision", "seed"))] = value(random)
+        config["corpus"] = [section]
+    content = yaml.safe_dump(config).encode()
+    if not hostile_corpus or random.random() < 0.1:
+        content = mutated_config(random, config)
+    (folder / "config.yaml").write_bytes(content)
+    arguments = [override(random) for _ in range(random.choice((0,) * 9 + (1, 2)))]
+    return ["config.yaml", *(argument for argument in arguments if not argument.startswith("-"))]
+
+
+def check_case(seed: int, number: int, folder: Path) -> list[Outcome]:
+    """Make one case in ``folder``; give it to ``plan``, and twice to ``run``, of which only the search is left out."""
+    with contextlib.chdir(_inner(folder)):
+        arguments = make_case(seed, number, Path())
+        return [_command(verb, arguments, folder) for verb in ("plan", "run", "run")]
+
+
+def check_process(seed: int, number: int, folder: Path) -> Outcome:
+    """Make one case in ``folder`` and give it to ``plan`` as a shell does."""
+    inner = _inner(folder)
+    with contextlib.chdir(inner):
+        arguments = make_case(seed, number, Path())
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "plan", *arguments]
+    ended = subprocess.run(command, cwd=inner, capture_output=True, text=True, timeout=10 * SECONDS)
+    return Outcome(ended.returncode, ended.stderr, judge(ended.returncode, ended.stderr))
+
+
+def _inner(folder: Path) -> Path:
+    """Where the case lies: paths with .. in them stay below ``folder``."""
+    inner = folder / "a" / "b" / "c"
+    inner.mkdir(parents=True)
+    return inner
+
+
+def _command(verb: str, arguments: list[str], folder: Path) -> Outcome:
+    before = _files(folder)
+    code, out, err, trouble = _call(verb, arguments)
+    new = _files(folder) - before
+    if trouble is None:
+        trouble = judge(code, err)
+    if trouble is None and new and (verb == "plan" or code == 2):
+        trouble = f"it wrote {sorted(new)[:3]}"
+    if any("pwned" in name for name in new):
+        trouble = "it ran code of its input"
+    return Outcome(code, err or out, trouble and f"{verb} {arguments}: {trouble}\n{out}{err}")
+
+
+def judge(code: object, err: str) -> str | None:
+    """Whether an ended command broke a promise; stderr has one sentence, and none where all is well."""
+    if code not in (0, 2):
+        return f"exit code {code}"
+    if code == 2 and not ONE_SENTENCE.fullmatch(err):
+        return "no one sentence on stderr"
+    return "words on stderr" if code == 0 and err else None
+
+
+def _call(verb: str, arguments: list[str]) -> tuple[object, str, str, str | None]:
+    """Exit code, stdout, stderr, and what went wrong, such as a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    trouble = None
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _descriptor_2() as beneath,
+        warnings.catch_warnings(record=True) as warned,
+        mock.patch.object(sys, "argv", ["noisesmith", verb, *arguments]),
+        mock.patch.object(cli, "_drive", _write_rows),
+        mock.patch.object(os, "fsync"),
+        _limited(),
+    ):
+        warnings.simplefilter("default")
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            trouble = traceback.format_exc()
+    loud = [str(one.message) for one in warned if not issubclass(one.category, DeprecationWarning | ResourceWarning)]
+    return code, out.getvalue(), err.getvalue() + "".join(beneath), trouble or (f"warnings {loud}" if loud else None)
+
+
+@contextlib.contextmanager
+def _descriptor_2() -> Iterator[list[str]]:
+    """What goes to stderr past ``sys.stderr``, as from loggers made earlier and native code; filled at the end."""
+    said: list[str] = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            said.append(file.read())
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _write_rows(config: RunConfig, corpus: Corpus, state: RunState) -> None:
+    """In place of the search: every row is read, and those of a small corpus are written with an image made up."""
+    rows = list(corpus.rows(skip=state.done))
+    assert len({row.id for row in rows}) == len(rows) == corpus.size - len(state.done)
+    if corpus.size > WRITTEN:
+        return
+    writer = RunWriter(state.run_dir, config, corpus.extra_schema, corpus.size, PROVENANCE)
+    for row in rows:
+        writer.put(_result(row, config))
+    writer.finish()
+    problems = verify_run(state.run_dir)
+    assert not problems, problems
+
+
+def _result(row: Row, config: RunConfig) -> Result:
+    return Result(
+        row=row,
+        image=PNG,
+        image_initial=PNG,
+        width=1,
+        height=1,
+        scores=(0.5,),
+        steps=(2,),
+        evaluations=(2.0,),
+        score=0.5,
+        rounds=0,
+        stop_reason="rounds",
+        judges={judge.name: (0.5, 0.5) for judge in config.judges},
+        seed=config.seed,
+        recipe=Recipe("none", config.seed, (1, 1, 1), (), (), (), 1, 2, 1, "00"),
+        noise=NoiseStats(0.0, 1.0, 1.0, 0.1),
+        noise_fp16=b"00" if config.stores_noise else None,
+    )
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
