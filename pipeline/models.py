@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,11 @@ class ModelSource:
         }
 
 
+def user_path(text: str) -> Path:
+    """A path as a shell reads it, but that ``~nobody`` stays as it is, and so is found nowhere."""
+    return Path(os.path.expanduser(text))
+
+
 def quiet_libraries() -> None:
     """Keep the model libraries' notices and bars off a command's output."""
     import diffusers
@@ -129,7 +135,7 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
         UserError: no such folder, no such Hub model, or no class named in the index file.
     """
     embedded = EMBEDDED[field.split(".")[0]]
-    location = str(weights(embedded[model])) if model in embedded else str(Path(model).expanduser())
+    location = str(weights(embedded[model]) if model in embedded else user_path(model))
     if not Path(location).exists():
         if Path(model).suffix in {".safetensors", *PICKLED}:
             raise UserError(f"{field}: no file {model!r}; give a model's file or folder, or a Hub id")
@@ -187,7 +193,7 @@ def licence(model: str, revision: str | None) -> str | None:
     """
     from huggingface_hub import hf_hub_download, metadata_load
 
-    card = Path(model).expanduser() / "README.md"
+    card = user_path(model) / "README.md"
     try:
         if not card.is_file() and _HUB_ID.match(model) and not Path(model).exists():
             card = Path(hf_hub_download(model, "README.md", revision=revision))

@@ -163,6 +163,11 @@ CASES: dict[str, tuple[Break, str]] = {
     "no format": (_set("output", formats=[]), "output.formats"),
     "judges of one name": (_top(judges=[{"name": "j", "model": "embedded/judge"}] * 2), "judges"),
     # models
+    "home of nobody": (_set("generators", model="~nobody-here/sd"), "~nobody-here/sd"),
+    "LoRA in the home of nobody": (
+        _set("generators", lora=[{"path": "~nobody-here/x.safetensors"}]), "generators.lora.0.path",
+    ),
+    "judge in the home of nobody": (_top(judges=[{"name": "j", "model": "~nobody-here"}]), "judges.j.model"),
     "unknown model folder": (_set("generators", model="/no/such/model"), "/no/such/model"),
     "model that is a file": (_set("scorers", model=__file__), "scorers.model"),
     "generator that is not here": (_set("generators", model="some/sd"), "hf download some/sd"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
@@ -13,7 +12,7 @@ from pipeline.generators.base import Generator, LatentSpec
 from pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
 from pipeline.generators.samplers import check_sampler
 from pipeline.generators.spec import read_spec
-from pipeline.models import PICKLED, ModelSource, locate
+from pipeline.models import PICKLED, ModelSource, locate, user_path
 
 if TYPE_CHECKING:
     from pipeline.generators.adapter import Adapter
@@ -102,7 +101,7 @@ def _family(source: ModelSource) -> type[Adapter]:
 
 
 def _locate(config: GeneratorConfig) -> ModelSource:
-    file = Path(config.model).expanduser()
+    file = user_path(config.model)
     if not file.is_file():
         if config.config is not None:
             raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import GeneratorConfig
 from pipeline.errors import UserError
-from pipeline.models import PICKLED, ModelSource, download_command
+from pipeline.models import PICKLED, ModelSource, download_command, user_path
 
 if TYPE_CHECKING:
     from pipeline.generators.adapter import Adapter
@@ -120,7 +120,7 @@ def check_lora(config: GeneratorConfig) -> None:
         UserError: names the entry.
     """
     for place, lora in enumerate(config.lora):
-        path = Path(lora.path).expanduser()
+        path = user_path(lora.path)
         if path.suffix != ".safetensors":
             raise UserError(f"generators.lora.{place}.path: {lora.path!r} is no .safetensors file; give one")
         if not path.is_file():

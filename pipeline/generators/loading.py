@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.config import GeneratorConfig, LoraConfig
 from pipeline.errors import UserError, reason
-from pipeline.models import ModelSource, fingerprint
+from pipeline.models import ModelSource, fingerprint, user_path
 
 if TYPE_CHECKING:
     from pipeline.generators.adapter import Adapter
@@ -55,7 +54,7 @@ def lora_revision(config: GeneratorConfig) -> str:
     """What the LoRAs add to a model's revision: for each ``+lora-`` with its scale and fingerprint."""
     parts = []
     for lora in config.lora:
-        path = Path(lora.path).expanduser()
+        path = user_path(lora.path)
         parts.append(f"+lora-{lora.scale:g}-{fingerprint([path], path.parent)}")
     return "".join(parts)
 
@@ -66,7 +65,7 @@ def _merge_loras(pipe: Any, loras: tuple[LoraConfig, ...]) -> None:
         return
     names = [f"lora{place}" for place in range(len(loras))]
     for place, (name, lora) in enumerate(zip(names, loras, strict=True)):
-        path = Path(lora.path).expanduser()
+        path = user_path(lora.path)
         try:
             pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, use_safetensors=True)
             if not any(name in present for present in pipe.get_list_adapters().values()):
