@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,13 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
         yes, no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
         expected = logits.softmax(-1)[yes] if readout == "yes" else logits[[yes, no]].softmax(-1)[0]
         assert float(ours[place].exp()) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["{prompt}", "{question}", "{0.__class__} {", "%s $HOME {{ x }} {% raw %}"])
+def test_a_prompt_is_asked_as_it_is_written(tiny_llava: Path, prompt: str) -> None:
+    scorer: Any = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    question = f'Does this figure show "{prompt}"? Please answer yes or no.'
+    assert scorer.texts([prompt]) == [f"USER: <image>\n{question} ASSISTANT:"]
 
 
 def test_batch_of_mixed_prompt_lengths_equals_one_by_one(decoder: Decoder, tiny_llava: Path) -> None:
