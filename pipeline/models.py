@@ -145,8 +145,8 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
     elif not Path(location).is_dir():
         raise UserError(f"{field}: {model!r} is a file; give the model's folder")
     index = _read_json(model, location, revision, index_file, field)
-    names = [index.get("_class_name")] if index_file == "model_index.json" else index.get("architectures") or []
-    if not names or not isinstance(names[0], str):
+    names = [index.get("_class_name")] if index_file == "model_index.json" else index.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise UserError(f"{field}: {index_file} of {model!r} names no model class; save the model with save_pretrained")
     return ModelSource(model, location, revision, names[0], field)
 

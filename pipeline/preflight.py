@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
-from pipeline.models import ModelSource
+from pipeline.models import ModelSource, quiet_libraries
 from pipeline.optimizers import build_optimizer
 from pipeline.scorers import find_judge, find_scorer
 from pipeline.scorers.openai_server import SERVER
@@ -32,6 +32,7 @@ def find_models(config: RunConfig) -> Models:
         UserError: one is missing, of an unsupported class or without the gradient that the method needs; the message
             names the field.
     """
+    quiet_libraries()
     generator = find_generator(config.generators)
     spec = latent_spec(config.generators, generator)
     check_attention(config.optimizer, generator, spec)

@@ -180,6 +180,9 @@ CASES: dict[str, tuple[Break, str]] = {
     "wrong pipeline class": (
         _model("generators", _index("model_index.json", _class_name="AudioLDMPipeline")), "AudioLDMPipeline",
     ),
+    "classes that are no list": (_model("scorers", _index("config.json", architectures=3)), "config.json"),
+    "VAE without blocks": (_model("generators", _index("vae/config.json", block_out_channels=0)), "block_out_channels"),
+    "image of no size": (_model("generators", _index("unet/config.json", sample_size=0)), "generators.height"),
     "wrong scorer class": (_model("scorers", _index("config.json", architectures=["BertModel"])), "BertModel"),
     "index that is no JSON": (
         _model("generators", lambda copy: (copy / "model_index.json").write_text("{")), "model_index.json",

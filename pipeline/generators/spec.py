@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipeline.config import GeneratorConfig
 from pipeline.errors import UserError
@@ -24,21 +24,28 @@ def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Adapter
         UserError: the size does not fit, or the model takes more than a noisy image.
     """
     denoiser, vae = source.read_json(f"{family.denoiser}/config.json"), source.read_json("vae/config.json")
-    channels = denoiser.get("in_channels", vae["latent_channels"])
-    if channels != vae["latent_channels"]:
+    latent_channels, blocks = vae.get("latent_channels"), vae.get("block_out_channels")
+    patch = denoiser.get("patch_size", 1)
+    if not (_is_count(latent_channels) and isinstance(blocks, list) and blocks and _is_count(patch)):
         raise UserError(
-            f"{source.field}: {source.id!r} takes {channels} channels where an image has {vae['latent_channels']}, so "
+            f"{source.field}: the configs of {source.id!r} have no proper latent_channels, block_out_channels or "
+            "patch_size; save the model again"
+        )
+    channels = denoiser.get("in_channels", latent_channels)
+    if channels != latent_channels:
+        raise UserError(
+            f"{source.field}: {source.id!r} takes {channels} channels where an image has {latent_channels}, so "
             "it edits or inpaints; give a model that starts from noise alone"
         )
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    cell = factor * denoiser.get("patch_size", 1)
+    factor = 2 ** (len(blocks) - 1)
+    cell = factor * patch
     multiple = math.lcm(family.multiple, cell)
     positions = denoiser.get("pos_embed_max_size")
     sizes = []
     for name in ("height", "width"):
         pixels = getattr(config, name)
         if pixels is None:
-            if not isinstance(denoiser.get("sample_size"), int):
+            if not _is_count(denoiser.get("sample_size")):
                 raise UserError(f"generators.{name}: {source.id!r} names no size of its own; give {name} in pixels")
             pixels = denoiser["sample_size"] * factor
         if pixels % multiple:
@@ -52,4 +59,8 @@ def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Adapter
             )
         sizes.append(pixels)
     height, width = sizes
-    return LatentSpec((channels, height // factor, width // factor), height, width)
+    return LatentSpec((latent_channels, height // factor, width // factor), height, width)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0

@@ -27,6 +27,7 @@ from pipeline.prompts import Corpus
 from pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
 from pipeline.sinks import RunState, RunWriter, verify_run
 from tests.fuzz.corpora import write_corpus
+from tests.fuzz.models import damage_model
 from tests.fuzz.mutations import mutated_config, override, plain_config, value
 
 SECONDS = 60  # a command that takes longer counts as hanging
@@ -55,15 +56,17 @@ class Outcome:
 def make_case(seed: int, number: int, folder: Path) -> list[str]:
     """Write the files of one case into ``folder``; returns the command's arguments. The same numbers, the same case."""
     random = Random(f"{seed} {number}")
-    hostile_corpus = random.random() < 0.5
-    config = plain_config(random, local=hostile_corpus or random.random() < 0.7)
-    if hostile_corpus:
+    kind = random.choices(("config", "corpus", "model"), (45, 45, 10))[0]
+    config = plain_config(random, local=kind != "config" or random.random() < 0.7)
+    if kind == "model":
+        damage_model(random, config, folder)
+    if kind == "corpus":
         section = {"source": write_corpus(random, folder)}
         if random.random() < 0.1:
             section[random.choice(("column", "subjects", "size", "split", "revision", "seed"))] = value(random)
         config["corpus"] = [section]
     content = yaml.safe_dump(config).encode()
-    if not hostile_corpus or random.random() < 0.1:
+    if kind == "config" or random.random() < 0.1:
         content = mutated_config(random, config)
     (folder / "config.yaml").write_bytes(content)
     arguments = [override(random) for _ in range(random.choice((0,) * 9 + (1, 2)))]

@@ -115,7 +115,8 @@ def _dataset(random: Random, folder: Path) -> str:
     import datasets
 
     if random.random() < 0.3:
-        datasets.Dataset.from_list(_rows(random, 3)[:1] * 3).save_to_disk(folder)
+        columns = {"prompt": ["a cat", "a dog"], random.choice(COLUMNS): [1, 2]}
+        datasets.Dataset.from_dict(columns).save_to_disk(folder)
     else:
         folder.mkdir()
         name = random.choice((*FILES, "data.py", "data.pkl", "loading_script.py", "README.md", "train.yaml", "x.tar"))
