@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz.cases import check_case, check_process
 
 SEED = 1
-CASES = 250
+CASES = 200
 
 
 @pytest.fixture(autouse=True)
