@@ -115,7 +115,7 @@ def _dataset(random: Random, folder: Path) -> str:
     import datasets
 
     if random.random() < 0.3:
-        columns = {"prompt": ["a cat", "a dog"], random.choice(COLUMNS): [1, 2]}
+        columns = {"prompt": ["a cat", "a dog"], random.choice(("n", "score", "a.b", "[/b]")): [1, 2]}
         datasets.Dataset.from_dict(columns).save_to_disk(folder)
     else:
         folder.mkdir()
