@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 from pipeline import cli
+from pipeline.config import RunConfig
+from pipeline.prompts import Corpus
+from pipeline.sinks import RunState
 from tests.runs import write_config
 
 Break = Callable[[Path, dict], "list[str] | None"]
@@ -340,3 +343,26 @@ def test_a_name_is_shown_as_it_is_written(
     assert "[bold]sd" in shown.out
     assert "[/red]:smile:" in shown.out
     assert not shown.err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_corpus_that_changes_under_a_run_stops_it_and_is_refused_until_it_is_restored(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, prompts = write_config(tmp_path, tiny_sd, tiny_llava), tmp_path / "prompts.txt"
+    content = prompts.read_text()
+
+    def change(config: RunConfig, corpus: Corpus, state: RunState) -> None:
+        prompts.write_text("a yellow bear\n" + content)
+        pytest.fail(f"got {next(corpus.rows())}")
+
+    monkeypatch.setattr(cli, "_drive", change)
+    assert _command(monkeypatch, "run", str(path)) == 1
+    message = capsys.readouterr().err
+    assert "prompts.txt has changed since the run began (it differs at line 1 or after); restore it" in message
+    assert message.count("\n") == 1
+    assert _command(monkeypatch, "run", str(path)) == 2
+    assert "begun with another corpus" in capsys.readouterr().err
+    prompts.write_text(content)
+    monkeypatch.setattr(cli, "_drive", lambda config, corpus, state: list(corpus.rows()))
+    assert _command(monkeypatch, "run", str(path)) == 0
