@@ -18,8 +18,9 @@ from pathlib import Path
 
 import datasets
 
-from tests.fuzz.cases import check_case
+from tests.fuzz.cases import check_case, check_process
 
+SAMPLED = 500  # cases of which one is given to a process of its own too
 MEMORY = 32 << 30  # bytes of address space: what a config makes explode fails here and not on the machine
 
 
@@ -38,6 +39,8 @@ def main() -> int:
         for number in range(options.first, options.first + options.cases):
             outcomes = check_case(options.seed, number, Path(top) / str(number))
             codes[" ".join(str(outcome.code) for outcome in outcomes)] += 1
+            if number % SAMPLED == 0:
+                outcomes.append(check_process(options.seed, number, Path(top) / f"{number}-process"))
             if options.verbose:
                 print(number, outcomes[1].said, end="")
             for outcome in outcomes:
