@@ -546,6 +546,8 @@ def read_yaml(path: Path, kind: str, remedy: str) -> Any:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the {kind} as UTF-8 text") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(text) > 1 << 20:  # parsing takes a second a megabyte
+        raise UserError(f"{path}: has {len(text)} characters, more than any {kind}; give the YAML {kind} file")
     return _parse_yaml(text, str(path))
 
 

@@ -286,6 +286,7 @@ BILLION_LAUGHS = "\n".join(
         "seed: 1" + "0" * 5000,
         "seed: [0x" + "f" * 5000 + "]",
         "name: &a [*a]",
+        "a cat and a dog\n" * 100_000,
         BILLION_LAUGHS,
     ],
     ids=lambda text: text[:12],

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pipeline.config import RunConfig
 from pipeline.embedded import grammar
 from pipeline.errors import RunError, UserError
-from pipeline.prompts import Corpus, index_of, open_corpus, row_id
+from pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
 FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,6 +86,12 @@ class TestText:
         assert prompts(opened) == ["a cat", "  two  spaces ", "a dog"]
         assert opened.size == 3
         assert opened.extra_schema.names == []
+
+    def test_a_line_without_end_is_not_read_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "MAX_LINE", 1000)
+        assert corpus(write(tmp_path / "a.txt", "x" * 998 + "\n" + "y" * 999)).size == 2
+        with pytest.raises(UserError, match=r"b\.txt: line 2: has 1000 bytes or more; write one prompt a line"):
+            corpus(write(tmp_path / "b.txt", "a cat\n" + "x" * 5000))
 
     @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n \n"])
     def test_byte_order_mark_windows_ends_and_blank_end_do_not_matter(self, tmp_path: Path, end: bytes) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from pipeline.embedded import grammar
 from pipeline.errors import UserError
 
 BATCH = 1024
+MAX_LINE = 1 << 26  # bytes: a file without line ends must not fill the memory
 _FILE_NAME = re.compile(r".*\.[A-Za-z][A-Za-z0-9]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -187,11 +189,13 @@ def decoded_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """Numbered lines of UTF-8 text without their ends (``\\n`` or ``\\r\\n``) and without a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, or a line is not UTF-8.
+        UserError: the file cannot be read, or a line is not UTF-8 or endless.
     """
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
+                if len(raw) == MAX_LINE:
+                    raise UserError(f"{name}: line {number}: has {MAX_LINE} bytes or more; write one prompt a line")
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 try:
