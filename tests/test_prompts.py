@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pipeline.config import RunConfig
 from pipeline.embedded import grammar
 from pipeline.errors import RunError, UserError
-from pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources
+from pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources, tabular
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
 FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -403,6 +403,16 @@ class TestDatasets:
         with pytest.raises(UserError, match=r"cannot be opened as a dataset \(.*Invalid value"):
             corpus(folder)
         assert capfd.readouterr().err == ""
+
+    def test_a_folder_of_everything_is_no_dataset(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The library would look at every file below it."""
+        monkeypatch.setattr(tabular, "MAX_FILES", 3)
+        for n in range(4):
+            (tmp_path / f"{n}").mkdir()
+            write(tmp_path / f"{n}" / "x.jsonl", '{"prompt": "a cat"}\n')
+        with pytest.raises(UserError, match=r"holds more than 3 files; give the folder of one dataset"):
+            corpus(tmp_path)
+        assert prompts(corpus(tmp_path / "0")) == ["a cat"]
 
     def test_unreachable_name_and_empty_directory(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

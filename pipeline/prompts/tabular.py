@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -17,6 +18,8 @@ from pipeline.config import CorpusConfig
 from pipeline.errors import UserError
 from pipeline.prompts.columns import first_line, plain_type
 from pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
+
+MAX_FILES = 10_000
 
 
 class CsvSource(FileSource):
@@ -158,6 +161,12 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
     import huggingface_hub
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 
+    if directory is not None:
+        files = (name for _, _, names in os.walk(directory) for name in names)
+        if next(islice(files, MAX_FILES, None), None) is not None:  # the library would look at each, for hours under /
+            raise UserError(
+                f"corpus.source: {section.source}: holds more than {MAX_FILES} files; give the folder of one dataset"
+            )
     if directory is None and section.source in FORMATS:  # it would read every such file of the working directory
         raise UserError(f"corpus.source: {section.source} is a file format; give a file, a directory or a Hub name")
     for library in (datasets, huggingface_hub):
