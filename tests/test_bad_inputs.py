@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -344,6 +345,17 @@ def test_a_name_is_shown_as_it_is_written(
     assert "[bold]sd" in shown.out
     assert "[/red]:smile:" in shown.out
     assert not shown.err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_terminal_without_unicode_is_enough(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path, tiny_sd, tiny_llava)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert _command(monkeypatch, "plan", str(path)) == 0
+    assert b"16?16 px" in shown.getvalue()
 
 
 @pytest.mark.usefixtures("no_model")
