@@ -31,10 +31,12 @@ class _Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _integers_fit_64_bits(cls, fields: Any) -> Any:
+    def _can_be_written(cls, fields: Any) -> Any:
         for name, value in fields.items() if isinstance(fields, dict) else ():
             if isinstance(value, int) and value.bit_length() > 63:
                 raise ValueError(f"{name} is an integer beyond 64 bits; give a smaller one")
+            if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+                raise ValueError(f"{name} holds half a surrogate pair, which is not valid Unicode; remove it")
         return fields
 
 

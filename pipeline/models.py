@@ -136,7 +136,7 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
     """
     embedded = EMBEDDED[field.split(".")[0]]
     location = str(weights(embedded[model]) if model in embedded else user_path(model))
-    if not Path(location).exists():
+    if not os.path.exists(location):  # unlike Path's own, no error where the system cannot take such a name
         if Path(model).suffix in {".safetensors", *PICKLED}:
             raise UserError(f"{field}: no file {model!r}; give a model's file or folder, or a Hub id")
         if not _HUB_ID.match(model):
@@ -153,7 +153,7 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
 
 def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> dict[str, Any]:
     path = Path(location) / filename
-    if not Path(location).is_dir():
+    if not os.path.isdir(location):
         path = _download(location, revision, filename, field)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

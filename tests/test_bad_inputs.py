@@ -162,11 +162,15 @@ CASES: dict[str, tuple[Break, str]] = {
     "question without a place": (_set("scorers", question="Is it good?"), "scorers.question"),
     "guidance not finite": (_set("generators", guidance_scale=float("nan")), "generators.guidance_scale"),
     "seed below 0": (_top(seed=-1), "seed"),
+    "half a surrogate pair": (_set("generators", negative_prompt="\ud800"), "generators: negative_prompt"),
     "integer beyond 64 bits": (_set("generators", height=2**64), "generators: height"),
     "height off the grid": (_set("generators", height=30), "generators.height"),
     "no format": (_set("output", formats=[]), "output.formats"),
     "judges of one name": (_top(judges=[{"name": "j", "model": "embedded/judge"}] * 2), "judges"),
     # models
+    "model of a name too long": (_set("generators", model="x" * 5000), "generators.model"),
+    "Hub id too long": (_set("scorers", model="a/" + "x" * 5000), "scorers.model"),
+    "LoRA of a name too long": (_set("generators", lora=[{"path": f"{'x' * 5000}.safetensors"}]), "generators.lora.0"),
     "home of nobody": (_set("generators", model="~nobody-here/sd"), "~nobody-here/sd"),
     "LoRA in the home of nobody": (
         _set("generators", lora=[{"path": "~nobody-here/x.safetensors"}]), "generators.lora.0.path",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -102,7 +103,7 @@ def _family(source: ModelSource) -> type[Adapter]:
 
 def _locate(config: GeneratorConfig) -> ModelSource:
     file = user_path(config.model)
-    if not file.is_file():
+    if not os.path.isfile(file):
         if config.config is not None:
             raise UserError(
                 f"generators.config: only a single-file model needs one, but {config.model!r} is none; remove it"

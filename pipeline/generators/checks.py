@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -123,7 +124,7 @@ def check_lora(config: GeneratorConfig) -> None:
         path = user_path(lora.path)
         if path.suffix != ".safetensors":
             raise UserError(f"generators.lora.{place}.path: {lora.path!r} is no .safetensors file; give one")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(
                 f"generators.lora.{place}.path: no file {lora.path!r}; "
                 "fetch it with `hf download REPO FILE --local-dir DIR` and give its path"
