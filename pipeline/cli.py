@@ -17,6 +17,7 @@ from rich.text import Text
 from pipeline import __version__
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import RunError, UserError, one_line
+from pipeline.stores import is_remote, to_path
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench, Trial
@@ -40,7 +41,16 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.rounds=10")
 ]
 OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory (output.dir)")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory")]
+
+
+def _place(text: str) -> Path:
+    try:
+        return to_path(text)
+    except ValueError as error:
+        raise UserError(f"RUN: {error}") from None
+
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, or its URL", parser=_place)]
 
 
 @app.command()
@@ -96,9 +106,13 @@ def _interruptible() -> Iterator[None]:
 
 
 def _hint(run_dir: Path) -> None:
+    source = repr(str(run_dir))
+    if is_remote(run_dir):
+        kind, files = ("parquet", "*.parquet") if any(run_dir.glob("data/*.parquet")) else ("webdataset", "*.tar")
+        source = f"{kind!r}, data_files='{run_dir}/data/{files}'"
     console.print(
         f"dataset: {run_dir}\n"
-        f'next: python -c "from datasets import load_dataset; print(load_dataset({str(run_dir)!r}))"\n'
+        f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
         f"      noisesmith verify {run_dir}"
     )
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pipeline.config_errors import sentence
 from pipeline.errors import UserError
+from pipeline.stores import to_path
 
 STOCHASTIC = (
     "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
@@ -370,11 +371,19 @@ METHODS = tuple(method.model_fields["method"].default for method in get_args(get
 class OutputConfig(_Section):
     """What is written, and where."""
 
-    dir: str | None = Field(None, description="run directory; runs/NAME when absent")
+    dir: str | None = Field(
+        None, description="run directory, or its URL in a store such as s3://bucket/my-run; runs/NAME when absent"
+    )
     formats: tuple[Literal["parquet", "webdataset"], ...] = ("parquet", "webdataset")
     rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
     image_initial: bool = Field(True, description="keep the first image beside the best one")
     noise: bool = Field(True, description="keep the noise itself (fp16) where no recipe can rebuild it")
+
+    @field_validator("dir")
+    @classmethod
+    def _known_place(cls, value: str | None) -> str | None:
+        to_path(value or "")
+        return value
 
     @field_validator("formats")
     @classmethod
@@ -464,7 +473,7 @@ class RunConfig(_Section):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.output.dir or f"runs/{self.name}")
+        return to_path(self.output.dir or f"runs/{self.name}")
 
     @property
     def stores_noise(self) -> bool:
@@ -520,7 +529,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     Raises:
         UserError: the file, a key or a value is wrong; the message names it.
     """
-    path = Path(path)
+    path = to_path(path)
     raw = read_yaml(path, "config", "see configs/ for ready ones")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")

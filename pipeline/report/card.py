@@ -167,7 +167,10 @@ def _columns(run_dir: Path, config: RunConfig) -> list[tuple[str, str]]:
         )
         meanings[f"judge_{judge.name}"] = f"{judge.name}'s verdict on the kept image"
     shard = min((run_dir / "data").glob("*.parquet"), default=None)
-    names = pq.read_schema(shard).names if shard else list(meanings)
+    names = list(meanings)
+    if shard:
+        with shard.open("rb") as file:
+            names = pq.read_schema(file).names
     return [(name, meanings.get(name, "from the prompt list")) for name in names]
 
 

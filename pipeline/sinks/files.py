@@ -1,4 +1,8 @@
-"""Durable file operations: what has returned survives a crash, what has not leaves no trace under its final name."""
+"""Durable file operations: what has returned survives a crash, what has not leaves no trace under its final name.
+
+On a local disk by fsync and rename. In an object store by uploading a local file whole and reading it back: there is
+no half an object, no directory to sync and no appending, so a line is added by writing the object anew (one writer).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.stores import is_remote
+
 
 def temporary(target: Path) -> Path:
-    """A fresh name beside ``target``, which :func:`is_temporary` recognises."""
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    """A fresh name that :func:`is_temporary` recognises, beside ``target`` or, for a store, in the local ``TMPDIR``."""
+    name = f".{target.name}.{uuid.uuid4().hex}.tmp"
+    return Path(tempfile.gettempdir(), name) if is_remote(target) else target.with_name(name)
 
 
 def is_temporary(path: Path) -> bool:
@@ -36,9 +45,19 @@ def durable(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename within a directory, durably."""
-    os.replace(source, target)
-    sync_dir(target.parent)
+    """Give a temporary file its final name, durably.
+
+    Raises:
+        OSError: also when a store returns other bytes than it was sent.
+    """
+    if not is_remote(target):
+        os.replace(source, target)
+        sync_dir(target.parent)
+        return
+    try:
+        target.upload(source)
+    finally:
+        source.unlink()
 
 
 def write_atomic(target: Path, content: bytes) -> None:
@@ -50,6 +69,8 @@ def write_atomic(target: Path, content: bytes) -> None:
 
 
 def sync_dir(path: Path) -> None:
+    if is_remote(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,6 +80,8 @@ def sync_dir(path: Path) -> None:
 
 def make_dir(path: Path) -> None:
     """A directory that survives a crash, with its parents."""
+    if is_remote(path):
+        return
     missing = [path, *path.parents]
     missing = missing[: next((n for n, folder in enumerate(missing) if folder.exists()), len(missing))]
     path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +91,10 @@ def make_dir(path: Path) -> None:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON line, durably. A line half written by a crash is dropped by :func:`read_lines`."""
-    is_new = not path.exists()
+    is_new, in_store = not path.exists(), is_remote(path)
+    if in_store:
+        write_atomic(path, (b"" if is_new else path.read_bytes()) + json_line(record))
+        return
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -111,12 +137,19 @@ def drop_half_line(path: Path) -> None:
     """Cut what a crash left after the last complete line, so that the next line starts on its own."""
     if not path.exists():
         return
-    with path.open("r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-            os.fsync(file.fileno())
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        write_atomic(path, content[:whole])
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all in it. What cannot be removed stays, and is swept when the run is opened again."""
+    if is_remote(path):
+        with suppress(OSError):
+            path.remove_tree()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

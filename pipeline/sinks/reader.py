@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.prompts.columns import first_line
 from pipeline.sinks.manifest import read_manifest
 from pipeline.sinks.schema import IMAGES, from_sample_json
+from pipeline.stores import to_path
 
 BATCH = 64
 
@@ -27,15 +28,14 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     Raises:
         UserError: the directory is no run, has no such column, or a shard is missing or damaged.
     """
-    manifest = read_manifest(Path(run_dir))
+    run_dir = to_path(run_dir)
+    manifest = read_manifest(run_dir)
     known = list(manifest.header.columns)
     wanted = known if columns is None else list(columns)
     for name in wanted:
         if name not in known:
             raise UserError(f"{run_dir}: has no column {name!r}; it has {', '.join(known)}")
-    return _rows(
-        Path(run_dir), [file for _, entry in sorted(manifest.entries.items()) for file in entry.files[:1]], wanted
-    )
+    return _rows(run_dir, [file for _, entry in sorted(manifest.entries.items()) for file in entry.files[:1]], wanted)
 
 
 def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from pipeline.sinks.done import DoneRows, read_done, recover
 from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_header
 from pipeline.sinks.plan import ShardPlan, manifest_file
 from pipeline.sinks.schema import column_types, row_schema
+from pipeline.stores import is_remote
 
 if TYPE_CHECKING:
     from pipeline.prompts import Corpus
@@ -69,11 +70,7 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
     if "\0" in str(run_dir):
         raise UserError(f"output.dir: {str(run_dir)!r} holds a NUL character; choose another output.dir")
     try:
-        nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
-        if not nearest.is_dir():
-            raise UserError(f"output.dir: {nearest} is not a directory; choose another output.dir")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"output.dir: {nearest} cannot be written; choose another output.dir or allow writing")
+        _check_place(run_dir)
         if manifest_file(run_dir).exists():
             manifest = read_manifest(run_dir)
             _refuse_other_run(run_dir, manifest.header, _header(config, corpus))
@@ -83,6 +80,17 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
     except OSError as error:
         raise _unwritable(run_dir, error) from None
     return None
+
+
+def _check_place(run_dir: Path) -> None:
+    if is_remote(run_dir):
+        run_dir.check()
+        return
+    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise UserError(f"output.dir: {nearest} is not a directory; choose another output.dir")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"output.dir: {nearest} cannot be written; choose another output.dir or allow writing")
 
 
 def _header(config: RunConfig, corpus: Corpus) -> Header:
@@ -117,4 +125,11 @@ def _refuse_other_run(run_dir: Path, old: Header, new: Header) -> None:
 
 
 def _unwritable(run_dir: Path, error: OSError) -> UserError:
-    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); choose another output.dir")
+    remedy = "choose another output.dir"
+    if is_remote(run_dir):
+        remedy = "check the store's address and the network"
+        if isinstance(error, FileNotFoundError):
+            remedy = "make the bucket, or choose another output.dir"
+        elif isinstance(error, PermissionError):
+            remedy = "renew the credentials in the environment, or choose an output.dir they may write to"
+    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); {remedy}")

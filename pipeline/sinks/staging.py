@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
 
 def drop_staged(run_dir: Path, shard: int) -> None:
     """Remove the staging folder of a committed shard."""
-    shutil.rmtree(staging_dir(run_dir, shard), ignore_errors=True)
+    files.remove_tree(staging_dir(run_dir, shard))
 
 
 def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:

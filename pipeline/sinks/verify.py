@@ -19,6 +19,7 @@ from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
 from pipeline.sinks.reader import read_parquet, read_tar
 from pipeline.sinks.schema import IMAGES, column_types
+from pipeline.stores import to_path
 
 
 def verify_run(run_dir: Path) -> list[str]:
@@ -30,7 +31,7 @@ def verify_run(run_dir: Path) -> list[str]:
     Raises:
         UserError: the directory is no run, or its manifest is damaged.
     """
-    run_dir = Path(run_dir)
+    run_dir = to_path(run_dir)
     manifest = read_manifest(run_dir)
     problems: list[str] = []
     for _, entry in sorted(manifest.entries.items()):

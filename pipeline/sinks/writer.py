@@ -23,7 +23,7 @@ class RunWriter:
     def __init__(
         self, run_dir: Path, config: RunConfig, extra_schema: pa.Schema, size: int, provenance: Provenance
     ) -> None:
-        self.run_dir = Path(run_dir)
+        self.run_dir = run_dir
         self.formats = config.output.formats
         self.schema = row_schema(config, extra_schema)
         self.provenance = provenance

@@ -141,7 +141,7 @@ def test_half_a_manifest_line(fresh: Callable[[], Run], cut: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     writer = run.writer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.sinks.staging.shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             writer.put(result(run.rows[2]))
     manifest.write_bytes(manifest.read_bytes()[:-cut])
