@@ -13,10 +13,12 @@ import io
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeGuard, cast
 from urllib.parse import unquote, urlsplit
 
+from fsspec import AbstractFileSystem
 from upath.extensions import ProxyUPath
 
 from pipeline.errors import reason
@@ -26,26 +28,35 @@ BLOCK_BYTES = 8 * 2**20
 
 class Store(NamedTuple):
     """A kind of object store: the package that speaks its protocol, how to get it, and the options of its client,
-    which waits for a store that does not answer through a run (``patient``) and not before one (``prompt``)."""
+    which waits long for a store that does not answer, but not when a run is started."""
 
     package: str
     install: str
-    patient: dict[str, Any]
-    prompt: dict[str, Any]
+    options: dict[str, Any]
+    options_at_start: dict[str, Any]
 
 
 def _s3(attempts: int) -> dict[str, Any]:
-    """botocore waits a random part of 1, 2, 4, 8, 16, then 20 s after each timeout or 5xx answer; s3fs, which repeats
-    some of these five times more, knows no such setting."""
+    """botocore waits a random part of 1, 2, 4, 8, 16, then 20 s after a timeout or 5xx answer; s3fs repeats some of
+    these all over, up to five times."""
     retries = {"mode": "standard", "total_max_attempts": attempts}
     return {"config_kwargs": {"retries": retries, "connect_timeout": 10, "read_timeout": 60}}
 
 
 STORES = {
-    "s3": Store("s3fs", "noisesmith[s3]", _s3(int(os.environ.get("AWS_MAX_ATTEMPTS", 20))), _s3(2)),
+    "s3": Store("s3fs", "noisesmith[s3]", _s3(20), _s3(2)),
     "gs": Store("gcsfs", "noisesmith[gcs]", {}, {}),
     "hf": Store("huggingface_hub", "huggingface_hub", {}, {}),
 }
+
+
+@cache
+def _drop_expect_header() -> None:
+    """Let botocore send bodies without asking first: aiohttp forgets its read timeout when a server has said
+    ``100 Continue``, and an upload that gets no other answer would wait for ever."""
+    from botocore import handlers
+
+    handlers.BUILTIN_HANDLERS.remove(("before-call.s3", handlers.add_expect_header))
 
 
 def to_path(place: str | Path) -> Path:
@@ -58,6 +69,8 @@ def to_path(place: str | Path) -> Path:
         return Path(place) if isinstance(place, str) else place
     parts = urlsplit(place)
     if parts.scheme == "file":
+        if parts.netloc or not parts.path:
+            raise ValueError("file:// must be followed by an absolute path, as in file:///data/my-run")
         return Path(unquote(parts.path))
     store = STORES.get(parts.scheme)
     if store is None:
@@ -70,7 +83,7 @@ def to_path(place: str | Path) -> Path:
         importlib.import_module(store.package)
     except ImportError:
         raise ValueError(f"{parts.scheme}:// needs {store.package}; run pip install '{store.install}'") from None
-    return cast(Path, StorePath(place.rstrip("/"), use_listings_cache=False, **store.patient))
+    return cast(Path, StorePath(parts.geturl().rstrip("/"), **store.options))
 
 
 def is_remote(path: object) -> TypeGuard[StorePath]:
@@ -80,6 +93,12 @@ def is_remote(path: object) -> TypeGuard[StorePath]:
 
 class StorePath(ProxyUPath):
     """A path in an object store. Everything it cannot answer or do is an ``OSError``, whatever the store's client."""
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        if self.protocol == "s3":
+            _drop_expect_header()
+        return super().fs
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         return self._kind() is not None
@@ -137,7 +156,7 @@ class StorePath(ProxyUPath):
         Raises:
             OSError: it does not, or refuses.
         """
-        now = StorePath(str(self), use_listings_cache=False, **STORES[self.protocol].prompt)
+        now = StorePath(str(self), **STORES[self.protocol].options_at_start)
         try:
             now._ask("ls")
         except FileNotFoundError as error:
@@ -164,6 +183,7 @@ class StorePath(ProxyUPath):
     def _ask(self, operation: str, *, source: Path | None = None, **options: Any) -> Any:
         """An operation of the store on this path. Its client retries; errors of the client's own become OSErrors."""
         try:
+            self.fs.invalidate_cache(self.path)  # other processes write too
             call = getattr(self.fs, operation)
             return call(self.path, **options) if source is None else call(str(source), self.path, **options)
         except OSError:

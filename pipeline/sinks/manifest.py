@@ -78,11 +78,11 @@ def read_manifest(run_dir: Path) -> Manifest:
         UserError: the directory is no run, or the manifest is damaged.
     """
     path = manifest_file(run_dir)
-    if not path.is_file():
-        raise UserError(
-            f"{run_dir}: is not a run directory, since it has no {path.name}; give one that a run has written"
-        )
     try:
+        if not path.is_file():
+            raise UserError(
+                f"{run_dir}: is not a run directory, since it has no {path.name}; give one that a run has written"
+            )
         header, *lines = files.read_lines(path)
         if header.pop("kind", None) != "run" or header.pop("version", None) != VERSION:
             raise ValueError(f"line 1 is no header of version {VERSION}")
