@@ -323,8 +323,9 @@ def _check_machine(settings: RunConfig) -> None:
 
 
 def _run_config(run_dir: Path) -> RunConfig:
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: no run directory (it has no config.yaml); give the directory of a run")
+    from pipeline.sinks.manifest import read_manifest
+
+    read_manifest(run_dir)
     return load_config(run_dir / "config.yaml")
 
 

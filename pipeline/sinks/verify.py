@@ -63,7 +63,7 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
 def _check_letters(run_dir: Path, entry: Entry) -> Iterator[str]:
     try:
         letters = [letter["id"] for letter in staging.read_letters(run_dir, entry.shard).values()]
-    except UserError as error:
+    except (UserError, OSError) as error:
         yield str(error)
         return
     if letters != list(entry.failed):
@@ -72,11 +72,14 @@ def _check_letters(run_dir: Path, entry: Entry) -> Iterator[str]:
 
 def _check_file(run_dir: Path, file: DataFile) -> str | None:
     path = run_dir / file.path
-    if not path.is_file():
-        return "is missing"
-    if path.stat().st_size != file.bytes:
-        return f"has {path.stat().st_size} bytes where the manifest says {file.bytes}"
-    return None if files.sha256_of(path) == file.sha256 else "differs from its SHA-256 in the manifest"
+    try:
+        if not path.is_file():
+            return "is missing"
+        if path.stat().st_size != file.bytes:
+            return f"has {path.stat().st_size} bytes where the manifest says {file.bytes}"
+        return None if files.sha256_of(path) == file.sha256 else "differs from its SHA-256 in the manifest"
+    except OSError as error:
+        return f"cannot be read ({first_line(error)})"
 
 
 def _check_rows(path: Path, header: Header, entry: Entry) -> Iterator[str]:
