@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from fsspec import AbstractFileSystem
 from upath.extensions import ProxyUPath
+from upath.types import StatResultType
 
 from pipeline.errors import reason
 
@@ -109,6 +111,10 @@ class StorePath(ProxyUPath):
     def is_dir(self) -> bool:
         return self._kind() == "directory"
 
+    def stat(self, *, follow_symlinks: bool = True) -> StatResultType:
+        with self._os_errors():
+            return super().stat()
+
     def iterdir(self) -> Iterator[Self]:
         for name in sorted(self._ask("ls", detail=False)):
             if name.strip("/") != self.path.strip("/"):  # some tools mark a folder with an empty object of its name
@@ -181,11 +187,16 @@ class StorePath(ProxyUPath):
             return None
 
     def _ask(self, operation: str, *, source: Path | None = None, **options: Any) -> Any:
-        """An operation of the store on this path. Its client retries; errors of the client's own become OSErrors."""
-        try:
+        """An operation of the store on this path, which its client repeats where that may help."""
+        with self._os_errors():
             self.fs.invalidate_cache(self.path)  # other processes write too
             call = getattr(self.fs, operation)
             return call(self.path, **options) if source is None else call(str(source), self.path, **options)
+
+    @contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError:
             raise
         except Exception as error:  # botocore's, google's and httpx's errors have no common kind

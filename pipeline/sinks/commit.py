@@ -3,6 +3,7 @@ a crash after it leaves a committed shard and a staging folder to sweep."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 from pipeline.sinks import files, staging
 from pipeline.sinks.done import DoneRows
 from pipeline.sinks.manifest import DataFile, Entry, append_entry
+from pipeline.sinks.plan import staging_dir
 from pipeline.sinks.shards import write_parquet, write_tar
 
 
@@ -21,10 +23,16 @@ def commit_complete(run_dir: Path, done: DoneRows, formats: Sequence[str], schem
 
 
 def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Sequence[str], schema: pa.Schema) -> bool:
-    """Commit an open shard, and note it in ``done``, if each of its rows is staged or a dead letter."""
+    """Commit an open shard, and note it in ``done``, if each of its rows is staged or a dead letter.
+
+    Raises:
+        OSError: it cannot be written, or rows once staged are no longer there.
+    """
     if not done.is_complete(shard):
         return False
     rows = staging.staged_rows(run_dir, shard)
+    if vanished := len(done.staged.get(shard, set()) - rows.keys()):
+        raise FileNotFoundError(errno.ENOENT, f"{vanished} staged rows have vanished", str(staging_dir(run_dir, shard)))
     data_files = [
         _write(run_dir, done.plan.data_file(shard, kind), list(rows.values()), schema) for kind in formats if rows
     ]

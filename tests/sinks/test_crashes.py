@@ -186,6 +186,17 @@ def test_half_a_dead_letter_is_tried_again(fresh: Callable[[], Run]) -> None:
     assert json.loads(letters.read_bytes())["index"] == DEAD
 
 
+def test_staged_rows_that_vanish_are_not_left_out(fresh: Callable[[], Run]) -> None:
+    run = fresh()
+    writer = run.writer()
+    writer.put(result(run.rows[0]))
+    shutil.rmtree(run.dir / "staging" / "shard-00000")
+    with pytest.raises(FileNotFoundError, match="1 staged rows have vanished"):
+        writer.fail(failure(run.rows[DEAD]))
+    work(run, set())
+    check_whole(run)
+
+
 def test_a_full_disk_leaves_the_manifest_whole(fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:
     run = fresh()
     writer = run.writer()
