@@ -62,6 +62,7 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     """
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
+    from pipeline.report import renew_report
     from pipeline.sinks import open_run
 
     settings = _settings(config, overrides, out)
@@ -70,6 +71,7 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     corpus = open_corpus(settings)
     state = open_run(settings, corpus)
     if len(state.done) == corpus.size:
+        renew_report(state.run_dir, settings)
         console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
         _hint(state.run_dir)
         return

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.errors import RunError, reason
 from pipeline.records import Provenance
-from pipeline.report.card import write_card
+from pipeline.report.card import describes, write_card
 from pipeline.report.contact_sheet import write_contact_sheet
 from pipeline.report.sample import spread_rows
 from pipeline.report.summary import Summary, columns, summarise, summary_table
@@ -16,7 +17,7 @@ from pipeline.sinks.files import write_atomic
 from pipeline.sinks.manifest import read_manifest
 from pipeline.sinks.reader import read_rows
 
-__all__ = ["Summary", "summary_table", "write_report"]
+__all__ = ["Summary", "renew_report", "summary_table", "write_report"]
 
 SHEET_ROWS = 24
 
@@ -29,14 +30,31 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
 
     Raises:
         UserError: ``run_dir`` is no run, or a shard is missing or damaged.
+        RunError: it cannot be written.
     """
     judges = [judge.name for judge in config.judges]
     summary = summarise(read_rows(run_dir, columns(judges)), judges)
     failed = sum(len(entry.failed) for entry in read_manifest(run_dir).entries.values())
     stats = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
-    write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
-    write_card(run_dir, config, summary, provenance, summary.rows, failed)
     shown = ["prompt", "image", "score", "score_initial"] + ["image_initial"] * config.output.image_initial
     shown += [name for name in columns(judges) if name.startswith("judge_")]
-    write_contact_sheet(run_dir / "contact_sheet.png", spread_rows(run_dir, shown, SHEET_ROWS), SHEET_ROWS)
+    try:
+        write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
+        write_contact_sheet(run_dir / "contact_sheet.png", spread_rows(run_dir, shown, SHEET_ROWS), SHEET_ROWS)
+        write_card(run_dir, config, summary, provenance, summary.rows, failed)
+    except OSError as error:
+        raise RunError(f"the report cannot be written ({reason(error)})") from error
     return summary
+
+
+def renew_report(run_dir: Path, config: RunConfig) -> None:
+    """Write the report of a run whose rows are all done, where a crash came between its last commit and its report.
+
+    Raises:
+        UserError, RunError: as for :func:`write_report`.
+    """
+    if describes(run_dir):
+        return
+    row = next(read_rows(run_dir, list(Provenance.__dataclass_fields__)), None)
+    if row is not None:
+        write_report(run_dir, config, Provenance(**row), {"seconds": 0.0, "rows_written": 0})

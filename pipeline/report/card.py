@@ -74,7 +74,17 @@ def render_card(
         columns=_columns(run_dir, config),
         embedded=_is_embedded(config),
     )
-    return f"---\n{_metadata(config, files, rows, sha256_of(manifest_file(run_dir))).to_yaml()}\n---\n{body}"
+    return f"---\n{_metadata(config, files, rows, _mark(run_dir)).to_yaml()}\n---\n{body}"
+
+
+def describes(run_dir: Path) -> bool:
+    """Whether the card of a run directory is of the rows it holds now."""
+    card = run_dir / "README.md"
+    return card.is_file() and _mark(run_dir) in card.read_text(encoding="utf-8")
+
+
+def _mark(run_dir: Path) -> str:
+    return f"manifest {sha256_of(manifest_file(run_dir))[:16]}"
 
 
 def escape(value: object) -> str:
@@ -94,7 +104,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("card.md.j2")
 
 
-def _metadata(config: RunConfig, files: list[str], rows: int, manifest: str) -> DatasetCardData:
+def _metadata(config: RunConfig, files: list[str], rows: int, mark: str) -> DatasetCardData:
     """Front matter for the Hub.
 
     Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader. The
@@ -104,7 +114,7 @@ def _metadata(config: RunConfig, files: list[str], rows: int, manifest: str) -> 
     extra: dict[str, Any] = {} if _is_embedded(config) else {"license_name": "of-the-models-used"}
     if files:
         split = {"split": "train", "path": f"data/*{files[0]}"}
-        description = f"{rows} rows, manifest {manifest[:16]}"
+        description = f"{rows} rows, {mark}"
         extra["configs"] = [
             {"config_name": "default", "default": True, "description": description, "data_files": [split]}
         ]

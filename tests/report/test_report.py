@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import datasets
 import pytest
@@ -18,8 +19,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from pipeline.config import RunConfig
+from pipeline.errors import RunError
 from pipeline.records import Provenance
-from pipeline.report import write_report
+from pipeline.report import renew_report, write_report
 from pipeline.report.card import escape
 from pipeline.report.sample import spread, spread_rows
 from pipeline.sinks import read_rows
@@ -83,10 +85,30 @@ def test_a_report_written_again_says_the_same(make_run: MakeRun) -> None:
     assert report(made)[1] == report(made)[1]
 
 
+def test_a_report_cut_off_is_written_at_the_next_start_and_only_then(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_run(3)
+    run_dir, config, _ = made
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr("pipeline.report.write_card", Mock(side_effect=full))
+        with pytest.raises(RunError, match=r"the report cannot be written \(.*No space left on device"):
+            report(made)
+    renew_report(run_dir, config)
+    renewed = (run_dir / "README.md").read_text()
+    (run_dir / "stats.json").unlink()
+    renew_report(run_dir, config)
+    assert not (run_dir / "stats.json").exists()
+    assert report(made)[1] == renewed
+
+
 def test_a_run_without_a_row_has_a_report_too(make_run: MakeRun) -> None:
     run_dir, card = report(make_run(0, failed=2))
     assert "configs" not in front_matter(card)
     assert json.loads((run_dir / "stats.json").read_text())["summary"]["score"] is None
+    renew_report(run_dir, make_run(0, failed=2)[1])
+    assert (run_dir / "README.md").read_text() == card
 
 
 def test_the_front_matter_is_what_the_hub_accepts(make_run: MakeRun) -> None:
