@@ -11,10 +11,11 @@ import hashlib
 import importlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeGuard, cast
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,7 @@ from upath.types import StatResultType
 from pipeline.errors import reason
 
 BLOCK_BYTES = 8 * 2**20
+TOGETHER = 32  # objects fetched at once
 
 
 class Store(NamedTuple):
@@ -79,6 +81,8 @@ def to_path(place: str | Path) -> Path:
         raise ValueError(f"{parts.scheme}:// is no known store; use {', '.join(f'{name}://' for name in STORES)}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("must be a plain URL without credentials; those belong into the environment")
+    if "*" in place or "[" in place:
+        raise ValueError("must not hold * or [, which stores' clients read as patterns")
     if not parts.netloc or not parts.path.strip("/"):
         raise ValueError(f"must name a bucket and a folder in it, such as {parts.scheme}://bucket/my-run")
     try:
@@ -91,6 +95,17 @@ def to_path(place: str | Path) -> Path:
 def is_remote(path: object) -> TypeGuard[StorePath]:
     """Whether a path is in an object store: no directories, no renames, no appending, whole objects only."""
     return isinstance(path, StorePath)
+
+
+def read_each(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+    """Files whole, in order; those in a store a few dozen at a time, since each answer takes its time to come."""
+    rest = iter(paths)
+    while batch := list(islice(rest, TOGETHER)):
+        if is_remote(batch[0]):
+            contents = batch[0].read_together([path.path for path in cast(list[StorePath], batch)])
+            yield from zip(batch, contents, strict=True)
+        else:
+            yield from ((path, path.read_bytes()) for path in batch)
 
 
 class StorePath(ProxyUPath):
@@ -137,6 +152,12 @@ class StorePath(ProxyUPath):
 
     def read_bytes(self) -> bytes:
         return self._ask("cat_file")
+
+    def read_together(self, names: list[str]) -> list[bytes]:
+        """Objects of this store by their names in it, bucket and all."""
+        with self._os_errors():
+            found = self.fs.cat(names)
+        return [found[name] for name in names]
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")

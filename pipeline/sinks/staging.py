@@ -13,6 +13,7 @@ from pipeline.prompts.ids import index_of
 from pipeline.records import Failure
 from pipeline.sinks import files
 from pipeline.sinks.plan import letters_file, staging_dir
+from pipeline.stores import read_each
 
 SUFFIX = ".arrow"
 
@@ -40,9 +41,9 @@ def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
     Raises:
         UserError: a file is damaged.
     """
-    for path in paths:
+    for path, content in read_each(paths):
         try:
-            yield pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
+            yield pa.ipc.open_file(pa.py_buffer(content)).read_all()
         except pa.ArrowInvalid:
             raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
 
