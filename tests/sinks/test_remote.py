@@ -51,9 +51,9 @@ def url(s3: S3) -> str:
     return f"s3://{s3.make_bucket(f'bucket-{next(BUCKETS)}')}/some/run"
 
 
-def impatient(monkeypatch: pytest.MonkeyPatch, **client: Any) -> None:
-    """The client gives up after its first retry."""
-    config = {"retries": {"mode": "standard", "total_max_attempts": 2}} | client
+def set_client(monkeypatch: pytest.MonkeyPatch, attempts: int, **others: Any) -> None:
+    """Let botocore try each request so often."""
+    config = {"retries": {"mode": "standard", "total_max_attempts": attempts}, **others}
     monkeypatch.setitem(stores.STORES, "s3", stores.STORES["s3"]._replace(options={"config_kwargs": config}))
 
 
@@ -175,8 +175,7 @@ class TestFaults:
 
     def test_503s_and_timeouts_pass(self, s3: S3, make_run: MakeRun, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Requests are refused, then left without an answer until the client gives up on them."""
-        patient = {"retries": {"mode": "standard", "total_max_attempts": 20}, "read_timeout": 0.5}
-        impatient(monkeypatch, **patient)
+        set_client(monkeypatch, 20, read_timeout=0.5)
         run = make_run(4, output={"dir": url})
         writer = run.writer()
         with s3.failing("503 Slow Down", "SlowDown", times=3) as failed:
@@ -210,7 +209,7 @@ class TestFaults:
     def test_a_run_cut_off_goes_on_where_it_was(
         self, s3: S3, make_run: MakeRun, url: str, monkeypatch: pytest.MonkeyPatch, where: str, status: str, code: str
     ) -> None:
-        impatient(monkeypatch)
+        set_client(monkeypatch, 1)
         run = make_run(5, output={"dir": url})
         run.writer().fail(failure(run.rows[1]))
         with s3.failing(status, code, f"PUT .*{where}"), pytest.raises(OSError, match=code):
