@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import islice
@@ -60,7 +60,8 @@ def _drop_expect_header() -> None:
     ``100 Continue``, and an upload that gets no other answer would wait for ever."""
     from botocore import handlers
 
-    handlers.BUILTIN_HANDLERS.remove(("before-call.s3", handlers.add_expect_header))
+    with suppress(ValueError, AttributeError):  # a botocore without it has nothing to drop
+        handlers.BUILTIN_HANDLERS.remove(("before-call.s3", handlers.add_expect_header))
 
 
 def to_path(place: str | Path) -> Path:
