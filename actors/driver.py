@@ -148,6 +148,7 @@ class Driver:
     def _finish_writing(self) -> None:
         pool = self._pools["write"]
         slot = pool.slots[0]
+        self._state.check_lock()
         while True:
             try:
                 ray.get(slot.handle.finish.remote())
@@ -211,6 +212,7 @@ class Driver:
             prompts = [flight.search.row.prompt for flight in flights for _ in range(2)]
             returns = [actor.judge.remote(prompts, *(png for f in flights for png in (f.first_png, f.kept_png)))]
         else:
+            self._state.check_lock()
             returns = [self._write(actor, flights[0])]
         slot.queued += 1
         self._calls[returns[0]] = Call(kind, flights, slot, actor, returns[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,19 +64,19 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
     from pipeline.report import renew_report
-    from pipeline.sinks import open_run
+    from pipeline.sinks import hold_run
 
     settings = _settings(config, overrides, out)
     find_models(settings)
     _check_machine(settings)
     corpus = open_corpus(settings)
-    state = open_run(settings, corpus)
-    if len(state.done) == corpus.size:
-        renew_report(state.run_dir, settings)
-        console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
-        _hint(state.run_dir)
-        return
-    _drive(settings, corpus, state)
+    with _interruptible(), hold_run(settings, corpus, console.print) as state:
+        if len(state.done) == corpus.size:
+            renew_report(state.run_dir, settings)
+            console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
+            _hint(state.run_dir)
+        else:
+            _drive(settings, corpus, state)
 
 
 def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
@@ -85,7 +86,7 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
 
     progress = Progress(console)
     progress.note("starting Ray and loading models")
-    with _interruptible(), session(settings, progress.note) as runs:
+    with session(settings, progress.note) as runs:
         outcome, summary = runs.drive(settings, corpus, state, progress)
     console.print(summary_table(summary))
     if not outcome.complete:
@@ -100,6 +101,8 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it holds is released."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -299,13 +302,13 @@ def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
     from actors.session import session
     from pipeline.bench import refuse_if_all_failed
     from pipeline.progress import Progress
-    from pipeline.sinks import open_run
+    from pipeline.sinks import hold_run
 
     with _interruptible(), session(plan.settings, console.print) as runs:
         for number, trial in enumerate(trials, 1):
             console.print(f"{trial.name} ({number} of {len(trials)}): loading models")
-            state = open_run(trial.config, plan.corpus)
-            outcome, _ = runs.drive(trial.config, plan.corpus, state, Progress(console))
+            with hold_run(trial.config, plan.corpus, console.print) as state:
+                outcome, _ = runs.drive(trial.config, plan.corpus, state, Progress(console))
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)

@@ -7,6 +7,7 @@ no half an object, no directory to sync and no appending, so a line is added by 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -87,6 +88,21 @@ def make_dir(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_dir(folder.parent)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Alone among this machine's processes, for moments; an object store and some network disks do not offer it."""
+    if is_remote(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from pipeline.errors import UserError
 from pipeline.sinks import files
 from pipeline.sinks.commit import commit_complete
 from pipeline.sinks.done import DoneRows, read_done, recover
+from pipeline.sinks.lock import Lock, hold
 from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_header
-from pipeline.sinks.plan import ShardPlan, manifest_file
+from pipeline.sinks.plan import ShardPlan, lock_file, manifest_file
 from pipeline.sinks.schema import column_types, row_schema
 from pipeline.stores import is_remote
 
@@ -23,11 +26,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunState:
-    """An opened run: whether it existed, and which rows are done. Once all are, every shard is committed."""
+    """An opened run: whether it existed, and which rows are done. Once all are, every shard is committed.
+
+    ``lock`` is held by whoever goes on to write; without it nobody else may.
+    """
 
     run_dir: Path
     resumed: bool
     done: DoneRows
+    lock: Lock | None = None
+
+    def check_lock(self) -> None:
+        """
+        Raises:
+            RunError: the directory is no longer this session's to write.
+        """
+        if self.lock is not None:
+            self.lock.check()
+
+
+@contextmanager
+def hold_run(config: RunConfig, corpus: Corpus, note: Callable[[str], None]) -> Iterator[RunState]:
+    """:func:`open_run`, as the directory's only writer while the block runs.
+
+    Args:
+        note: told in one sentence when a lock is waited for or taken over.
+
+    Raises:
+        UserError: as for :func:`open_run`, or another session writes the directory.
+    """
+    check_run_dir(config, corpus)
+    with hold(config.run_dir, note) as lock:
+        yield replace(open_run(config, corpus), lock=lock)
 
 
 def open_run(config: RunConfig, corpus: Corpus) -> RunState:
@@ -75,7 +105,7 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
             manifest = read_manifest(run_dir)
             _refuse_other_run(run_dir, manifest.header, _header(config, corpus))
             return manifest
-        if run_dir.exists() and not all(files.is_temporary(path) for path in run_dir.iterdir()):
+        if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
     except OSError as error:
         raise _unwritable(run_dir, error) from None
@@ -91,6 +121,11 @@ def _check_place(run_dir: Path) -> None:
         raise UserError(f"output.dir: {nearest} is not a directory; choose another output.dir")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"output.dir: {nearest} cannot be written; choose another output.dir or allow writing")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none that a run leaves before it has a manifest."""
+    return not files.is_temporary(path) and path != lock_file(path.parent)
 
 
 def _header(config: RunConfig, corpus: Corpus) -> Header:
