@@ -21,13 +21,14 @@ from actors.scorer import ScorerActor
 from actors.writer import WriterActor
 from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import RunError, reason
+from pipeline.events import BatchHalved, RowFailed, RowRetried, RowWritten, RunStarted, ShardCommitted, Snapshot
 from pipeline.noise import NoiseKey
 from pipeline.optimizers import build_optimizer
-from pipeline.progress import Progress, Snapshot
 from pipeline.prompts import Corpus
 from pipeline.records import Failure, Provenance, Row
 from pipeline.search import GenerateTask, RowSearch, ScoreTask
 from pipeline.sinks import RunState
+from pipeline.telemetry import Telemetry
 
 MAX_DEATHS = 3  # actors in a row that die with one row alone before that row is given up
 MAX_LOSSES = 10  # searches of one row that are begun anew for lost objects
@@ -39,7 +40,6 @@ class Outcome:
 
     complete: bool
     provenance: Provenance
-    operations: dict[str, Any]
 
 
 def _actor(actor_class: Any, side: GeneratorConfig | ScorerConfig, config: RunConfig) -> Any:
@@ -54,13 +54,16 @@ def _writer(arguments: tuple[Any, ...]) -> Any:
 class Driver:
     """Two dynamic batch queues over actors that keep no row state."""
 
-    def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, progress: Progress) -> None:
-        self._config, self._corpus, self._state, self._progress = config, corpus, state, progress
+    def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, telemetry: Telemetry) -> None:
+        self._config, self._corpus, self._state = config, corpus, state
+        self._telemetry, self._tell = telemetry, telemetry.tell
         self._optimizer = build_optimizer(config.optimizer)
         sides = (config.generators, config.scorers)
         self._pools = {
-            "generate": Pool("generator", config.generators.count, partial(_actor, GeneratorActor, sides[0], config)),
-            "score": Pool("scorer", config.scorers.count, partial(_actor, ScorerActor, sides[1], config)),
+            "generate": Pool(
+                "generator", config.generators.count, partial(_actor, GeneratorActor, sides[0], config), self._tell
+            ),
+            "score": Pool("scorer", config.scorers.count, partial(_actor, ScorerActor, sides[1], config), self._tell),
         }
         self._batch = {"generate": config.generators.batch_size, "score": config.scorers.batch_size}
         self._batch["judge"] = max(1, config.scorers.batch_size // 2)
@@ -104,13 +107,14 @@ class Driver:
         )
         run_dir = self._state.run_dir.absolute()
         arguments = (run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
-        self._pools["write"] = Pool("writer", 1, partial(_writer, arguments))
+        self._pools["write"] = Pool("writer", 1, partial(_writer, arguments), self._tell)
         self._pools["write"].start()
         self._started = time.monotonic()
-        self._progress.begin(self._corpus.size, len(self._state.done))
+        self._tell(RunStarted(self._corpus.size, len(self._state.done)))
         exhausted = self._loop(self._corpus.rows(skip=self._state.done))
         self._finish_writing()
-        return Outcome(exhausted, provenance, self._operations())
+        self._tell(self._snapshot())
+        return Outcome(exhausted, provenance)
 
     def close(self) -> None:
         """End the actors."""
@@ -137,7 +141,7 @@ class Driver:
             for kind, flight in self._waiting.due():
                 self._queues[kind].append(flight)
             self._dispatch()
-            self._progress.update(self._snapshot())
+            self._tell(self._snapshot())
             if not self._in_flight:
                 return exhausted
             self._wait()
@@ -151,7 +155,7 @@ class Driver:
         self._state.check_lock()
         while True:
             try:
-                ray.get(slot.handle.finish.remote())
+                self._committed(ray.get(slot.handle.finish.remote()))
                 return
             except RayError as error:
                 if not pool.failed(slot, slot.handle, error):
@@ -287,10 +291,19 @@ class Driver:
     def _after_write(self, call: Call, shards: list[int]) -> None:
         (flight,) = call.flights
         self._in_flight -= 1
-        self._progress.row_done(flight.search, flight.given_up)
-        if flight.given_up:
-            self._ceiling.failed(flight.attempts[-1]["error"], flight.attempts[-1]["message"])
-            self._ceiling.check(self._progress.rows)
+        self._committed(shards)
+        search, seconds = flight.search, round(time.monotonic() - flight.admitted, 3)
+        if not flight.given_up:
+            scores = (search.scores[0], search.scores[search.kept])
+            self._tell(RowWritten(search.row.id, len(flight.attempts) + 1, search.rounds, *scores, seconds))
+            return
+        self._tell(RowFailed(search.row.id, **flight.last_attempt, seconds=seconds))
+        self._ceiling.failed(flight.attempts[-1]["error"], flight.attempts[-1]["message"])
+        self._ceiling.check(self._telemetry.rows)
+
+    def _committed(self, shards: list[int]) -> None:
+        for shard in shards:
+            self._tell(ShardCommitted(shard))
 
     def _failed(self, call: Call, error: RayError) -> None:
         """Put the rows of a failed call back where they can go on, or give them up."""
@@ -302,6 +315,7 @@ class Driver:
             return
         if fault is Fault.MEMORY and len(call.flights) > 1:
             self._batch[call.kind] = min(self._batch[call.kind], len(call.flights) // 2)
+            self._tell(BatchHalved(call.kind, call.slot.where, self._batch[call.kind]))
             self._queues[call.kind].extendleft(reversed(call.flights))
             return
         for flight in call.flights:
@@ -310,6 +324,8 @@ class Driver:
                 self._retry(call.kind, flight, fault, error)
             else:  # whose fault it was shows when each is alone
                 self._queues[call.kind].append(flight)
+            if not flight.given_up:
+                self._tell(RowRetried(flight.search.row.id, **flight.last_attempt))
 
     def _retry(self, kind: str, flight: Flight, fault: Fault, error: RayError) -> None:
         """Decide what becomes of a row whose call failed with it alone, or whose objects are lost."""
@@ -334,23 +350,10 @@ class Driver:
             self._queues["write"].append(flight)
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self._in_flight, self._busy("generate"), self._busy("score"))
+        queues = {kind: len(queue) for kind, queue in self._queues.items()} | {"retry": len(self._waiting)}
+        return Snapshot(self._in_flight, queues, self._busy("generate"), self._busy("score"))
 
     def _busy(self, kind: str) -> float:
         """The share of their time that one side's actors have worked."""
         wall = time.monotonic() - self._started
         return min(1.0, self._pools[kind].seconds / (wall * self._pools[kind].count)) if wall > 0 else 0.0
-
-    def _operations(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self._started
-        return {
-            "seconds": round(seconds, 3),
-            "rows_written": self._progress.rows,
-            "rows_failed": self._progress.failed,
-            "rounds": self._progress.rounds,
-            "rows_per_minute": round(60 * self._progress.rows / seconds, 3) if seconds else 0.0,
-            "busy_generators": round(self._busy("generate"), 4),
-            "busy_scorers": round(self._busy("score"), 4),
-            "generators": self._config.generators.count,
-            "scorers": self._config.scorers.count,
-        }

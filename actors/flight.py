@@ -39,6 +39,13 @@ class Flight:
     losses: int = 0
     suspect: bool = False
     given_up: bool = False
+    admitted: float = field(default_factory=time.monotonic)
+
+    @property
+    def last_attempt(self) -> dict[str, Any]:
+        """The last failed call, as events tell it."""
+        fields = {name: self.attempts[-1][name] for name in ("where", "actor", "error", "message")}
+        return {"attempt": len(self.attempts), **fields}
 
     def blame(self, call: Call, error: RayError) -> None:
         """Record a failed call that carried this row."""

@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.faults import Fault, fault_of
 from pipeline.errors import RunError, UserError, reason
+from pipeline.events import ActorReplaced, Event
 
 MAX_QUEUED = 2  # batches an actor holds: one at work, one waiting
 MAX_DEATHS = 8  # of one place in a row, without a batch done in between
@@ -54,6 +55,7 @@ class Pool:
     name: str
     count: int
     make: Callable[[], Any]
+    tell: Callable[[Event], None]
     slots: list[Slot] = field(default_factory=list)
     seconds: float = 0.0
     info: Any = None
@@ -144,6 +146,7 @@ class Pool:
             raise RunError(
                 f"a {self.name} died {slot.deaths} times in a row without finishing a batch ({reason(error)})"
             )
+        self.tell(ActorReplaced(self.name, slot.where, slot.deaths, reason(error)))
         ray.kill(slot.handle)
         fresh = self._begin()
         slot.handle, slot.loading, slot.queued, slot.alone = fresh.handle, fresh.loading, 0, False

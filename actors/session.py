@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 from actors.driver import Driver, Outcome
+from actors.metrics import RayMetrics
 from actors.placement import cluster
 from pipeline.config import RunConfig
+from pipeline.errors import reason
+from pipeline.events import RunEnded
 from pipeline.progress import Progress
 from pipeline.prompts import Corpus
 from pipeline.report import Summary, write_report
 from pipeline.sinks import RunState
+from pipeline.telemetry import Telemetry
 
 
 class Session:
@@ -38,14 +42,22 @@ class Session:
             RunError: the run cannot go on; see :meth:`actors.driver.Driver.run`.
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
-        self._driver, self._grace = Driver(config, corpus, state, progress), config.faults.grace_seconds
+        actors = {"generators": config.generators.count, "scorers": config.scorers.count}
+        telemetry = Telemetry(state.run_dir, actors, progress.tell, RayMetrics(config.name).tell)
+        self._driver, self._grace = Driver(config, corpus, state, telemetry), config.faults.grace_seconds
         self._drain()
         try:
             outcome = self._driver.run()
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            telemetry.tell(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
+            raise
         finally:
             progress.end()
         self._driver.close()
-        return outcome, write_report(state.run_dir, config, outcome.provenance, outcome.operations)
+        state.check_lock()
+        telemetry.tell(RunEnded("finished" if outcome.complete else "stopped"))
+        return outcome, write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""

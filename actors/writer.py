@@ -39,5 +39,5 @@ class WriterActor:
     def fail(self, failure: Failure) -> list[int]:
         return self._writer.fail(failure)
 
-    def finish(self) -> None:
-        self._writer.finish()
+    def finish(self) -> list[int]:
+        return self._writer.finish()

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from pipeline.search import RowSearch
+from pipeline.events import Event, RowFailed, RowWritten, RunStarted, Snapshot
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The driver's state at a moment: rows in flight, and each side's busy share in [0, 1]."""
-
-    in_flight: int
-    busy_generators: float
-    busy_scorers: float
 
 
 class Progress:
@@ -39,8 +29,21 @@ class Progress:
         """One line about what happens now."""
         self._console.print(message, highlight=False)
 
-    def begin(self, total: int, before: int) -> None:
-        """Start the clock: ``total`` rows in the corpus, ``before`` of them done by earlier sessions."""
+    def tell(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._begin(event.rows, event.done)
+            case RowWritten():
+                self.rows += 1
+                self.rounds += event.rounds
+                self._first += event.score_initial
+                self._best += event.score
+            case RowFailed():
+                self.failed += 1
+            case Snapshot():
+                self._update(event)
+
+    def _begin(self, total: int, before: int) -> None:
         self._total, self._before = total, before
         self._started = self._printed = time.monotonic()
         if before:
@@ -53,17 +56,7 @@ class Progress:
             self._task = self._live.add_task("rows", total=total, completed=before, text="")
             self._live.start()
 
-    def row_done(self, search: RowSearch, failed: bool) -> None:
-        """Count one row that is written, or given up."""
-        if failed:
-            self.failed += 1
-            return
-        self.rows += 1
-        self.rounds += search.rounds
-        self._first += search.scores[0]
-        self._best += search.scores[search.kept]
-
-    def update(self, snapshot: Snapshot) -> None:
+    def _update(self, snapshot: Snapshot) -> None:
         """Show the state: at once on a terminal, every :data:`PLAIN_INTERVAL` seconds elsewhere."""
         now = time.monotonic()
         if self._live is not None:

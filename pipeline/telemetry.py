@@ -1,0 +1,166 @@
+"""What operators can read of a run while it works and afterwards: ``stats.json`` and ``logs/run.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from pipeline.events import (
+    ActorReplaced,
+    BatchHalved,
+    Event,
+    RowFailed,
+    RowRetried,
+    RowWritten,
+    RunEnded,
+    RunStarted,
+    Snapshot,
+)
+from pipeline.sinks import files
+
+INTERVAL = 10.0  # seconds between two writes of stats.json
+LOG_BYTES = 64 * 2**20  # of one log file; four older ones are kept
+_LEVELS = {RowRetried: logging.WARNING, ActorReplaced: logging.WARNING, BatchHalved: logging.WARNING}
+
+
+class Telemetry:
+    """Takes a run's events, counts them, writes them down, and passes them on to ``others``.
+
+    What cannot be written is left out: a run does not end for want of a log.
+    """
+
+    def __init__(self, run_dir: Path, settings: dict[str, Any], *others: Callable[[Event], None]) -> None:
+        """``settings`` are figures for ``stats.json`` that stay as they are, such as the number of actors."""
+        self._run_dir, self._settings, self._others = run_dir, settings, others
+        self._logger = _logger(run_dir)
+        self._started, self._begun = datetime.now(UTC), time.monotonic()
+        self._written = 0.0
+        self._total = self._before = self._retries = self._rounds = self.rows = 0
+        self._failed: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._now = Snapshot(0, {}, 0.0, 0.0)
+        self._state, self._message = "running", ""
+
+    def tell(self, event: Event) -> None:
+        self._count(event)
+        if not isinstance(event, Snapshot):
+            name = re.sub("(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+            failed = isinstance(event, RowFailed) or (isinstance(event, RunEnded) and event.state == "failed")
+            level = logging.ERROR if failed else _LEVELS.get(type(event), logging.INFO)
+            self._logger.log(level, name, extra={"fields": asdict(event)})
+        for tell in self._others:
+            tell(event)
+        if isinstance(event, RunStarted | RunEnded) or time.monotonic() - self._written >= INTERVAL:
+            self._write()
+
+    def operations(self) -> dict[str, Any]:
+        """The state of this session and what it has measured, ready for JSON; seconds and shares in [0, 1]."""
+        seconds, failed = time.monotonic() - self._begun, self._failed.total()
+        done = self._before + self.rows + failed
+        rate = (self.rows + failed) / seconds if seconds else 0.0
+        return {
+            "state": self._state,
+            "message": self._message,
+            "started": self._started.isoformat(timespec="seconds"),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rows": self._total,
+            "rows_done": done,
+            "seconds": round(seconds, 3),
+            "rows_written": self.rows,
+            "rows_failed": failed,
+            "rows_failed_by_error": dict(self._failed),
+            "retries": self._retries,
+            "errors": dict(self._errors),
+            "rounds": self._rounds,
+            "rows_per_minute": round(60 * self.rows / seconds, 3) if seconds else 0.0,
+            "eta_seconds": round((self._total - done) / rate) if rate else None,
+            "in_flight": self._now.in_flight,
+            "queues": self._now.queues,
+            "busy_generators": round(self._now.busy_generators, 4),
+            "busy_scorers": round(self._now.busy_scorers, 4),
+            **self._settings,
+        }
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._total, self._before, self._begun = event.rows, event.done, time.monotonic()
+            case RowWritten():
+                self.rows += 1
+                self._rounds += event.rounds
+            case RowRetried():
+                self._retries += 1
+                self._errors[event.error] += 1
+            case RowFailed():
+                self._failed[event.error] += 1
+                self._errors[event.error] += 1
+            case RunEnded():
+                self._state, self._message = event.state, event.message
+            case Snapshot():
+                self._now = event
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        for handler in self._logger.handlers:
+            handler.flush()
+        with suppress(OSError):
+            content = json.dumps({"operations": self.operations()}, indent=2, ensure_ascii=False)
+            files.write_atomic(self._run_dir / "stats.json", content.encode() + b"\n")
+
+
+def _logger(run_dir: Path) -> logging.Logger:
+    """A logger of its own whose lines are JSON."""
+    logger = logging.Logger("noisesmith", logging.INFO)
+    handler: logging.Handler
+    if isinstance(run_dir, Path):
+        with suppress(OSError):
+            files.make_dir(run_dir / "logs")
+        handler = _File(run_dir / "logs" / "run.jsonl", maxBytes=LOG_BYTES, backupCount=4, delay=True, encoding="utf-8")
+    else:
+        handler = _Objects(run_dir / "logs")
+    handler.setFormatter(_Json())
+    logger.addHandler(handler)
+    return logger
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": when, "level": record.levelname, "event": record.getMessage(), **record.__dict__["fields"]}
+        return files.json_line(line).decode().removesuffix("\n")
+
+
+class _File(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+class _Objects(logging.Handler):
+    """A store takes whole objects only: one a session, written anew at each flush, and the next when it is large."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder, self._session, self._part = folder, datetime.now(UTC).strftime("%Y%m%dT%H%M%S"), 0
+        self._lines: list[bytes] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record).encode() + b"\n")
+
+    def flush(self) -> None:
+        content = b"".join(self._lines)
+        if not content:
+            return
+        with suppress(OSError):
+            files.write_atomic(self._folder / f"run-{self._session}-{self._part:04}.jsonl", content)
+            if len(content) > LOG_BYTES // 8:
+                self._lines, self._part = [], self._part + 1
