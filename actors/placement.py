@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
@@ -39,7 +40,9 @@ def _connect(config: RunConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if config.ray.address is None:
         check_resources(config, have := machine_resources(), "this machine")
-        ray.init(address="local", num_cpus=int(have["CPU"]), include_dashboard=False, **quiet)
+        ray_constants.ENABLE_RAY_CLUSTER = False  # else its ports, which ask for no password, are open to the network
+        quiet |= {"include_dashboard": False, "_metrics_export_port": config.ray.metrics_port}
+        ray.init(address="local", num_cpus=int(have["CPU"]), **quiet)
     else:
         try:
             ray.init(address=config.ray.address, **quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -214,6 +215,38 @@ def verify(run_dir: RunDir) -> None:
         console.print(f"{len(problems)} problems")
         raise typer.Exit(1)
     console.print(f"{run_dir}: all is well", markup=False)
+
+
+@app.command()
+def status(
+    run_dir: RunDir,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Say how a run fares, while it works or after it ended or died; write nothing."""
+    from pipeline.progress import clock
+    from pipeline.status import read_status
+
+    found = read_status(run_dir)
+    if as_json:
+        console.print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False), markup=False)
+        return
+    owner, running = (f" ({found.owner})" if found.owner else ""), found.state == "running"
+    lines = {
+        "state": found.state + owner + (f": {found.message}" if found.message and not running else ""),
+        "rows": f"{found.rows_done:,} of {found.rows:,} done",
+        "shards": f"{found.shards_committed:,} of {found.shards:,} committed",
+        "failed": ", ".join(f"{error} {count:,}" for error, count in found.failed.items()) or "none",
+    }
+    if found.updated_seconds is not None:
+        lines["rate"] = f"{found.rows_per_minute:g} rows/min"
+        if running:
+            lines["rate"] += f", ETA {clock(found.eta_seconds)}" if found.eta_seconds is not None else ""
+            lines["in flight"] = f"{found.in_flight} rows"
+            lines["queues"] = ", ".join(f"{step} {length}" for step, length in (found.queues or {}).items())
+        lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
+        lines["updated"] = f"{clock(found.updated_seconds)} ago"
+    for name, value in lines.items():
+        console.print(f"{name:<10}{value}", markup=False)
 
 
 @embedded_app.command("train")

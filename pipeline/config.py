@@ -397,6 +397,12 @@ class RayConfig(_Section):
     """Which Ray cluster to use."""
 
     address: str | None = Field(None, description="auto, HOST:PORT, ray://…; absent starts a local cluster")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Prometheus port of a local cluster, on 127.0.0.1; absent takes a free one",
+    )
 
 
 class FaultsConfig(_Section):

@@ -80,7 +80,7 @@ class Progress:
             parts += [
                 f"score {self._first / self.rows:.3f} → {self._best / self.rows:.3f}",
                 f"{rate:.1f} rows/min",
-                f"ETA {_clock(60 * left / rate)}",
+                f"ETA {clock(60 * left / rate)}",
             ]
         if self.failed:
             parts.append(f"failed {self.failed}")
@@ -88,7 +88,8 @@ class Progress:
         return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``M:SS``, or ``H:MM:SS``."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

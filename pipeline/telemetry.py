@@ -44,7 +44,7 @@ class Telemetry:
         self._run_dir, self._settings, self._others = run_dir, settings, others
         self._logger = _logger(run_dir)
         self._started, self._begun = datetime.now(UTC), time.monotonic()
-        self._written = 0.0
+        self._written = -INTERVAL
         self._total = self._before = self._retries = self._rounds = self.rows = 0
         self._failed: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
@@ -60,7 +60,8 @@ class Telemetry:
             self._logger.log(level, name, extra={"fields": asdict(event)})
         for tell in self._others:
             tell(event)
-        if isinstance(event, RunStarted | RunEnded) or time.monotonic() - self._written >= INTERVAL:
+        due = isinstance(event, Snapshot) and time.monotonic() - self._written >= INTERVAL
+        if due or isinstance(event, RunEnded):
             self._write()
 
     def operations(self) -> dict[str, Any]:
