@@ -116,7 +116,7 @@ class Telemetry:
             handler.flush()
         with suppress(OSError):
             content = json.dumps({"operations": self.operations()}, indent=2, ensure_ascii=False)
-            files.write_atomic(self._run_dir / "stats.json", content.encode() + b"\n")
+            files.write_atomic(self._run_dir / "stats.json", content.encode(errors="backslashreplace") + b"\n")
 
 
 def _logger(run_dir: Path) -> logging.Logger:

@@ -2,7 +2,8 @@
 
 It sees in an image how red it is: P(yes) is the mean red level / 255, spread over three spellings. ``STUB_KEY``, where
 set, is the key it wants. Modes: good, slow, busy (503 and 429 twice each, then good), down (always 503), and the
-nonsense of chatty, no_logprobs, html and echo (an error that repeats the key).
+nonsense of chatty, no_logprobs, html, echo (an error that repeats the key) and
+echo_once (then good).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image, ImageStat
 
 MODE, MODELS = sys.argv[1], sys.argv[2:]
 REFUSALS = [503, 429, 503, 429]
+ECHOES = [True]
 
 
 def tokens(red: float) -> dict[str, float]:
@@ -44,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(5)
         if MODE == "html":
             self._send(200, "<html>hello</html>")
-        elif MODE == "echo":
+        elif MODE == "echo" or (MODE == "echo_once" and ECHOES and ECHOES.pop()):
             self._send(400, {"error": {"message": f"bad key {self.headers['Authorization']}"}})
         elif MODE == "down" or (MODE == "busy" and REFUSALS):
             self._send(503 if MODE == "down" else REFUSALS.pop(), {"error": {"message": "busy"}})

@@ -1,0 +1,66 @@
+"""How a run fares, from what is on disk: the living, the dead and the finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.events import RunEnded, Snapshot
+from pipeline.sinks import hold
+from pipeline.sinks.lock import read_owner
+from pipeline.status import read_status
+from pipeline.telemetry import Telemetry
+from tests.sinks.conftest import Run, failure, result
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+
+def test_status_counts_rows_shards_and_errors(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    writer = run.writer()
+    for row in run.rows[:6]:
+        writer.fail(failure(row)) if row.index in (1, 5) else writer.put(result(row))
+    found = read_status(run.dir)
+    assert (found.rows, found.rows_done, found.shards, found.shards_committed) == (10, 6, 3, 1)
+    assert found.failed == {"OutOfMemoryError": 2}
+    assert (found.state, found.owner, found.rows_per_minute, found.busy) == ("stopped", None, None, None)
+    for row in run.rows[6:]:
+        writer.put(result(row))
+    assert read_status(run.dir).state == "finished"
+
+
+def test_status_tells_the_living_from_the_dead(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.writer()
+    session = Telemetry(run.dir, {})
+    session.tell(Snapshot(3, {"generate": 2}, 0.5, 0.25))
+    with hold(run.dir, print):
+        owner = read_owner(run.dir)
+        assert owner is not None
+        assert read_status(run.dir).state == "running"
+        for changes, state in (
+            ({"process_start": 1}, "died"),
+            ({"machine": "another", "beaten": ago(5)}, "running"),
+            ({"machine": "another", "beaten": ago(300)}, "died"),
+        ):
+            (run.dir / ".lock").write_text(json.dumps(asdict(replace(owner, **changes))))
+            assert read_status(run.dir).state == state
+    (run.dir / ".lock").unlink(missing_ok=True)
+    assert read_status(run.dir).state == "died", "it never said how it ended"
+    session.tell(RunEnded("failed", "no scorer has found a place"))
+    assert (read_status(run.dir).state, read_status(run.dir).message) == ("failed", "no scorer has found a place")
+    (run.dir / "stats.json").write_text('{"operations": ')
+    assert read_status(run.dir).state == "stopped"
+
+
+def test_status_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run directory"):
+        read_status(tmp_path)
