@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from actors.driver import Driver, Outcome
 from actors.metrics import RayMetrics
 from actors.placement import cluster
 from pipeline.config import RunConfig
-from pipeline.errors import reason
+from pipeline.errors import RunError, reason
 from pipeline.events import RunEnded
 from pipeline.progress import Progress
 from pipeline.prompts import Corpus
@@ -50,7 +50,9 @@ class Session:
             outcome = self._driver.run()
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            telemetry.tell(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
+            with suppress(RunError):  # who has lost the directory writes nothing more there
+                state.check_lock()
+                telemetry.tell(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
             raise
         finally:
             progress.end()

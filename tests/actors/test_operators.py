@@ -104,10 +104,14 @@ def test_nothing_listens_beyond_this_machine(running: tuple[Popen[str], Path]) -
     assert {address.removeprefix("::ffff:") for _, address in listening} <= {"127.0.0.1", "::1"}, listening
 
 
-def test_a_killed_run_has_died_until_its_successor_takes_over(running: tuple[Popen[str], Path]) -> None:
+def test_a_run_that_has_lost_its_directory_ends_and_is_followed(running: tuple[Popen[str], Path]) -> None:
     process, config = running
-    os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
+    lock, stats = config.parent / "run" / ".lock", config.parent / "run" / "stats.json"
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"id": "another"}))
+    code, output = finish(process)
+    assert code == 1, output
+    assert "is no longer this run's to write: pid" in output
+    assert json.loads(stats.read_text())["operations"]["state"] == "running", "it wrote no more"
     found = status(config)
     assert (found["state"], found["rows"]) == ("died", 100_000)
     successor = start("run", config)
@@ -116,8 +120,8 @@ def test_a_killed_run_has_died_until_its_successor_takes_over(running: tuple[Pop
         if "starting Ray" in line:
             break
         assert f"from pid {process.pid} on {socket.gethostname()}, which has ended" in line
-    os.kill(successor.pid, signal.SIGTERM)  # before Ray has set its handlers, or later
+    os.kill(successor.pid, signal.SIGTERM)
     code, output = finish(successor)
-    assert code in (130, 143), output
+    assert code in (130, 143, signal.SIGTERM), output  # before Ray starts, after, and by its own handler amid that
     assert not (config.parent / "run" / ".lock").exists()
     assert status(config)["state"] in ("stopped", "died")
