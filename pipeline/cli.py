@@ -94,7 +94,10 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
         console.print("stopped; run the same command to resume")
         raise typer.Exit(runs.exit_code)
     if progress.failed:
-        console.print(f"{progress.failed} rows failed; why is in {state.run_dir}/failed/")
+        console.print(
+            f"{progress.failed} rows failed; why is in {state.run_dir}/failed/\n"
+            f"to try them again: noisesmith retry {state.run_dir}"
+        )
         if not progress.rows:
             raise typer.Exit(1)
     _hint(state.run_dir)
@@ -121,6 +124,29 @@ def _hint(run_dir: Path) -> None:
         f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
         f"      noisesmith verify {run_dir}"
     )
+
+
+@app.command()
+def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
+    """Try the rows again that a run has given up, with whatever else it lacks.
+
+    Overrides may change what decides where and how fast rows are made, such as generators.batch_size=1.
+    """
+    from pipeline.preflight import find_models
+    from pipeline.prompts import open_corpus
+    from pipeline.sinks import hold_run, reopen_failed
+
+    settings = _run_config(run_dir, overrides)
+    find_models(settings)
+    _check_machine(settings)
+    corpus = open_corpus(settings)
+    with _interruptible(), hold_run(settings, corpus, console.print) as opened:
+        state, again = reopen_failed(settings, corpus, opened)
+        if len(state.done) == corpus.size:
+            console.print(f"no row of {run_dir} has failed; nothing to retry", markup=False)
+            return
+        console.print(f"{again} failed rows are tried again")
+        _drive(settings, corpus, state)
 
 
 @app.command()
@@ -360,11 +386,12 @@ def _check_machine(settings: RunConfig) -> None:
         check_resources(settings, machine_resources(), "this machine")
 
 
-def _run_config(run_dir: Path) -> RunConfig:
+def _run_config(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
+    """The config a run was made from, as it is to be read where the run lies now."""
     from pipeline.sinks.manifest import read_manifest
 
     read_manifest(run_dir)
-    return load_config(run_dir / "config.yaml")
+    return _settings(run_dir / "config.yaml", overrides, str(run_dir))
 
 
 def _version(value: bool) -> None:

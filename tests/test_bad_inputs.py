@@ -261,6 +261,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
         (["run", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "."], "directory"),
         (["verify", "nowhere"], "nowhere"),
+        (["retry", "nowhere"], "nowhere"),
         (["replay", "nowhere", "00000000-00000000"], "nowhere"),
     ],
 )

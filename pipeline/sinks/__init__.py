@@ -3,6 +3,7 @@
 from pipeline.sinks.done import DoneRows
 from pipeline.sinks.lock import hold
 from pipeline.sinks.reader import read_rows
+from pipeline.sinks.reopen import reopen_failed
 from pipeline.sinks.run import RunState, check_run_dir, hold_run, open_run
 from pipeline.sinks.verify import verify_run
 from pipeline.sinks.writer import RunWriter
@@ -16,5 +17,6 @@ __all__ = [
     "hold_run",
     "open_run",
     "read_rows",
+    "reopen_failed",
     "verify_run",
 ]

@@ -77,14 +77,14 @@ def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
         UserError: a file of dead letters is damaged.
     """
     done = DoneRows(manifest.header.plan, manifest.entries)
-    for shard in _named(run_dir / "staging") - done.committed.keys():
+    for shard in shards_in(run_dir / "staging") - done.committed.keys():
         done.staged[shard] = set(staging.staged_rows(run_dir, shard))
-    for shard in _named(run_dir / "failed") - done.committed.keys():
+    for shard in shards_in(run_dir / "failed") - done.committed.keys():
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
     return done
 
 
-def _named(folder: Path) -> set[int]:
+def shards_in(folder: Path) -> set[int]:
     """Shards with something of their name in a folder."""
     return {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*")}
 
@@ -97,5 +97,5 @@ def _sweep(run_dir: Path, manifest: Manifest) -> None:
             orphan = folder.name == "data" and DATA_FILE.fullmatch(path.name) and path not in listed
             if orphan or files.is_temporary(path):
                 path.unlink()
-    for shard in _named(run_dir / "staging") & manifest.entries.keys():
+    for shard in shards_in(run_dir / "staging") & manifest.entries.keys():
         staging.drop_staged(run_dir, shard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,15 @@ class Manifest:
     entries: dict[int, Entry]
 
 
-def write_header(run_dir: Path, header: Header) -> None:
-    """Begin a run's manifest."""
-    line = files.json_line({"kind": "run", "version": VERSION, **asdict(header)})
-    files.write_atomic(manifest_file(run_dir), line)
+def write_manifest(run_dir: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
+    """Begin a run's manifest, or replace it whole."""
+    records = [{"kind": "run", "version": VERSION, **asdict(header)}, *map(_record, entries)]
+    files.write_atomic(manifest_file(run_dir), b"".join(map(files.json_line, records)))
 
 
 def append_entry(run_dir: Path, entry: Entry) -> None:
     """Commit a shard: from the moment this returns its rows are in the dataset."""
-    files.append_line(manifest_file(run_dir), {"kind": "shard", **asdict(entry)})
+    files.append_line(manifest_file(run_dir), _record(entry))
 
 
 def read_manifest(run_dir: Path) -> Manifest:
@@ -92,6 +93,10 @@ def read_manifest(run_dir: Path) -> Manifest:
         raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    return {"kind": "shard", **asdict(entry)}
 
 
 def _entry(line: dict[str, Any]) -> Entry:

@@ -38,6 +38,11 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     return _rows(run_dir, [file for _, entry in sorted(manifest.entries.items()) for file in entry.files[:1]], wanted)
 
 
+def read_file(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Rows of one shard's file, images as PNG bytes. Dates and decimals of a tar come as text."""
+    return (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
+
+
 def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Rows of one Parquet shard."""
     with path.open("rb") as source, pq.ParquetFile(source) as file:
@@ -74,6 +79,6 @@ def _rows(run_dir: Path, data_files: list[Any], columns: list[str]) -> Iterator[
     for file in data_files:
         path = run_dir / file.path
         try:
-            yield from (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
+            yield from read_file(path, columns)
         except (OSError, KeyError, ValueError, pa.ArrowException, tarfile.TarError) as error:
             raise UserError(f"{path}: cannot be read ({first_line(error)}); run noisesmith verify {run_dir}") from None

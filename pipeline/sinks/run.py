@@ -15,7 +15,7 @@ from pipeline.sinks import files
 from pipeline.sinks.commit import commit_complete
 from pipeline.sinks.done import DoneRows, read_done, recover
 from pipeline.sinks.lock import Lock, hold
-from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_header
+from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_manifest
 from pipeline.sinks.plan import ShardPlan, lock_file, manifest_file
 from pipeline.sinks.schema import column_types, row_schema
 from pipeline.stores import is_remote
@@ -71,7 +71,7 @@ def open_run(config: RunConfig, corpus: Corpus) -> RunState:
     try:
         if old is None:
             files.make_dir(run_dir)
-            write_header(run_dir, _header(config, corpus))
+            write_manifest(run_dir, _header(config, corpus))
         files.make_dir(run_dir / "data")
         files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
         done = recover(run_dir)

@@ -99,8 +99,8 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
     row: dict[str, Any] = {
         "id": result.row.id,
         "prompt": result.row.prompt,
-        "image": {"bytes": result.image, "path": None},
-        "image_initial": {"bytes": result.image_initial, "path": None},
+        "image": result.image,
+        "image_initial": result.image_initial,
         "score": result.score,
         "score_initial": result.score_initial,
         "scores": result.scores,
@@ -119,7 +119,17 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
     }
     for judge, (first, kept) in result.judges.items():
         row |= {f"judge_{judge}_initial": first, f"judge_{judge}": kept}
-    return pa.Table.from_pylist([row], schema=schema)
+    return row_table(row, schema)
+
+
+def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """A row of values, its images as encoded bytes, as a table of one row.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value does not fit its column.
+    """
+    images = {name: {"bytes": row[name], "path": None} for name in image_columns(schema)}
+    return pa.Table.from_pylist([{**row, **images}], schema=schema)
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:

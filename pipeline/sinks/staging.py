@@ -73,12 +73,20 @@ def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:
 def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
     """Index → dead letter of a shard, in order; a later letter of a row replaces an earlier one.
 
+    A row that is being tried again has none, and should it fail anew, a letter with its earlier attempts too.
+
     Raises:
         UserError: the file is damaged.
     """
     path = letters_file(run_dir, shard)
+    letters, earlier = dict[int, dict[str, Any]](), dict[int, list[Any]]()
     try:
-        letters = {letter["index"]: letter for letter in files.read_lines(path)}
+        for line in files.read_lines(path):
+            index = line["index"]
+            if "retried" in line:
+                earlier[index] = letters.pop(index)["attempts"]
+            else:
+                letters[index] = line | {"attempts": [*earlier.get(index, []), *line["attempts"]]}
         return {index: letters[index] for index in sorted(letters)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows anew") from None
@@ -86,13 +94,23 @@ def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
 
 def keep_letters(run_dir: Path, shard: int, indices: set[int]) -> None:
     """Leave of a shard's dead letters only these rows', since the others have succeeded after all."""
-    letters = read_letters(run_dir, shard)
-    if letters.keys() == indices:
-        return
     path = letters_file(run_dir, shard)
+    if not path.exists():
+        return
+    letters = read_letters(run_dir, shard)
     kept = b"".join(files.json_line(letter) for index, letter in letters.items() if index in indices)
-    if kept:
-        files.write_atomic(path, kept)
-    else:
+    if not kept:
         path.unlink()
         files.sync_dir(path.parent)
+    elif kept != path.read_bytes():
+        files.write_atomic(path, kept)
+
+
+def withdraw_letters(run_dir: Path, shard: int) -> None:
+    """Let the dead rows of an open shard be tried again. Their attempts stay on file until they succeed."""
+    path = letters_file(run_dir, shard)
+    marks = [
+        {"id": letter["id"], "index": index, "retried": True} for index, letter in read_letters(run_dir, shard).items()
+    ]
+    if marks:
+        files.write_atomic(path, path.read_bytes() + b"".join(map(files.json_line, marks)))

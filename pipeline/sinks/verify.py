@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
-from pipeline.sinks.reader import read_parquet, read_tar
+from pipeline.sinks.reader import read_file
 from pipeline.sinks.schema import IMAGES, column_types
 from pipeline.stores import to_path
 
@@ -46,7 +46,7 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
     yield from _check_letters(run_dir, entry)
     whole = []
     for file in entry.files:
-        if problem := _check_file(run_dir, file):
+        if problem := check_file(run_dir, file):
             yield f"{file.path}: {problem}"
         else:
             whole.append(file.path)
@@ -70,7 +70,8 @@ def _check_letters(run_dir: Path, entry: Entry) -> Iterator[str]:
         yield f"shard {entry.shard}: dead letters {letters} where the manifest names {list(entry.failed)}"
 
 
-def _check_file(run_dir: Path, file: DataFile) -> str | None:
+def check_file(run_dir: Path, file: DataFile) -> str | None:
+    """What is wrong with a listed file as bytes; ``None`` when it is whole."""
     path = run_dir / file.path
     try:
         if not path.is_file():
@@ -94,17 +95,24 @@ def _check_rows(path: Path, header: Header, entry: Entry) -> Iterator[str]:
     expected = [index for index in header.plan.rows(entry.shard) if index not in failed]
     ids = []
     images = [name for name in IMAGES if name in header.columns]
-    for row in _rows(path, ["id", "prompt", "width", "height", *images]):
+    for row in read_file(path, ["id", "prompt", "width", "height", "score", "score_initial", "scores", *images]):
         ids.append(row["id"])
-        if row["id"] != row_id(index_of(row["id"]), row["prompt"]):
-            yield f"row {row['id']}: the prompt is not the one of that id"
-        for name in images:
-            if problem := _check_image(row[name], (row["width"], row["height"])):
-                yield f"row {row['id']}: {name} {problem}"
+        yield from (f"row {row['id']}: {problem}" for problem in check_row(row))
     if [index_of(name) for name in ids] != expected or len(ids) != entry.rows:
         yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
     elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
         yield "holds other ids than the manifest says"
+
+
+def check_row(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a row in itself: its prompt, its scores or those of its images that are given."""
+    if row["id"] != row_id(index_of(row["id"]), row["prompt"]):
+        yield "the prompt is not the one of that id"
+    if row["score"] not in row["scores"] or row["score_initial"] != row["scores"][0]:
+        yield "its score is none of its scores, or its first score not the first of them"
+    for name in IMAGES:
+        if name in row and (problem := _check_image(row[name], (row["width"], row["height"]))):
+            yield f"{name} {problem}"
 
 
 def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:
@@ -112,7 +120,7 @@ def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:
     if first == second:
         return
     columns = ["id", "prompt", "image"]
-    for one, other in zip_longest(_rows(run_dir / first, columns), _rows(run_dir / second, columns)):
+    for one, other in zip_longest(read_file(run_dir / first, columns), read_file(run_dir / second, columns)):
         if one != other:
             yield f"differs from {first} in row {(one or other)['id']}"
 
@@ -125,7 +133,3 @@ def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
     except Exception as error:  # Pillow raises many kinds on damaged bytes
         return f"does not decode ({first_line(error)})"
     return None if image.size == size else f"is {image.size} where the row says {size}"
-
-
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    return (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)

@@ -135,8 +135,10 @@ def test_larger_batches_draw_the_same_candidates(
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)
 
 
-def test_a_row_that_cannot_be_scored_is_a_dead_letter(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    """A scorer whose weights are not a number: no row is lost in silence."""
+def test_a_row_that_cannot_be_scored_is_a_dead_letter_until_retried(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """A scorer whose weights are not a number: no row is lost in silence, and mended weights make all of them."""
     import shutil
 
     broken = tmp_path / "broken"
@@ -150,11 +152,19 @@ def test_a_row_that_cannot_be_scored_is_a_dead_letter(tmp_path: Path, tiny_sd: P
     code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken, rows=3, faults={"retries": 1}))
     assert code == 1, output
     assert "3 rows failed" in output
+    assert "to try them again: noisesmith retry" in output
     letters = [json.loads(line) for path in (tmp_path / "run" / "failed").iterdir() for line in path.open()]
     assert len(letters) == 3
     for letter in letters:
         assert {attempt["error"] for attempt in letter["attempts"]} == {"FloatingPointError"}
         assert sum(attempt["batch_size"] == 1 for attempt in letter["attempts"]) == 2
+
+    shutil.copy(tiny_llava / "model.safetensors", broken / "model.safetensors")
+    code, output = noisesmith("retry", tmp_path / "run", "retries=0")
+    assert code == 0, output
+    assert "3 failed rows are tried again" in output
+    assert [row["prompt"] for row in _rows(tmp_path / "run")] == PROMPTS[:3]
+    assert verify_run(tmp_path / "run") == []
 
 
 def test_an_unreadable_model_is_one_sentence(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:

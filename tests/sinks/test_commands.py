@@ -1,0 +1,46 @@
+"""``retry`` and ``verify`` as a user calls them, where no model is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from pipeline import cli
+from tests.sinks.conftest import Run, failure, result
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``command(*arguments)``: exit code and output of ``noisesmith ARGUMENTS``."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["noisesmith", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+class TestRetry:
+    def test_without_failed_rows_says_so(self, make_run: Callable[..., Run], command: Command) -> None:
+        run = make_run().write_all()
+        code, output = command("retry", run.dir)
+        assert code == 0
+        assert output == f"no row of {run.dir} has failed; nothing to retry\n"
+
+    def test_refuses_another_config_and_changes_nothing(self, make_run: Callable[..., Run], command: Command) -> None:
+        run = make_run(2)
+        writer = run.writer()
+        writer.put(result(run.rows[0]))
+        writer.fail(failure(run.rows[1]))
+        before = (run.dir / "manifest.jsonl").read_bytes()
+        code, output = command("retry", run.dir, "optimizer.rounds=3")
+        assert code == 2
+        assert "optimizer.rounds was 50 and is now 3" in output
+        assert (run.dir / "manifest.jsonl").read_bytes() == before
