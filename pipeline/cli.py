@@ -230,17 +230,21 @@ def replay(
 
 
 @app.command()
-def verify(run_dir: RunDir) -> None:
-    """Check a run's files against its manifest: hashes, row counts, unique ids, readable images."""
-    from pipeline.sinks import verify_run
+def verify(
+    run_dir: RunDir,
+    replay: Annotated[int, typer.Option("--replay", metavar="N", min=0, help="rows whose noise is rebuilt")] = 2,
+) -> None:
+    """Check a run's files against its manifest: hashes, row counts, unique ids, readable images, recipes."""
+    from pipeline.sinks import sample_rows, verify_run
 
-    problems = verify_run(run_dir)
+    sample = sample_rows(run_dir, replay) if _run_config(run_dir).replayable else frozenset()
+    problems = verify_run(run_dir, sample)
     for problem in problems:
         console.print(problem, markup=False)
     if problems:
         console.print(f"{len(problems)} problems")
         raise typer.Exit(1)
-    console.print(f"{run_dir}: all is well", markup=False)
+    console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows", markup=False)
 
 
 @app.command()

@@ -486,6 +486,11 @@ class RunConfig(_Section):
         """Whether rows carry their noise, since no recipe rebuilds it."""
         return self.output.noise and not self.optimizer.folds
 
+    @property
+    def replayable(self) -> bool:
+        """Whether rows tell their noise, by a recipe or by the noise itself."""
+        return self.output.noise or self.optimizer.folds
+
     def most_per_row(self) -> tuple[int, int]:
         """Images, and U-Net evaluations of the plain sampler, that one row can take at most."""
         method, steps, budget = self.optimizer, self.generators.steps, self.optimizer.unet_evaluations

@@ -154,6 +154,11 @@ def replay(recipe: Recipe, row_id: str) -> Tensor:
     return noise
 
 
+def rebuild(recipe: Recipe, row_id: str, stored: bytes | None) -> Tensor:
+    """The kept z_T of a written row: the noise stored with it, where there is one, or else :func:`replay`'s."""
+    return replay(recipe, row_id) if stored is None else from_bytes(stored, recipe.shape)
+
+
 def digest(noise: Tensor) -> str:
     """BLAKE2b of the float32 little-endian bytes of a noise, 32 hex digits: equal digests mean equal bits."""
     data = noise.detach().contiguous().numpy().astype("<f4", copy=False)

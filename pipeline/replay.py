@@ -11,7 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.generators import find_generator
 from pipeline.models import device_for, threads_for
-from pipeline.noise import NoiseKey, digest, from_bytes, replay
+from pipeline.noise import NoiseKey, digest, rebuild
 from pipeline.prompts.corpus import subject_list
 from pipeline.records import Recipe
 from pipeline.rounds import Rounds
@@ -43,7 +43,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     Raises:
         UserError: the run has no such row, did not keep the noise it would need, or its model cannot be loaded.
     """
-    if not (config.optimizer.folds or config.stores_noise):
+    if not config.replayable:
         raise UserError(
             f"{run_dir}: {config.optimizer.method} has no recipe for its noise, and output.noise was false, so no row "
             "of this run can be made again"
@@ -60,7 +60,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
     decoder = load_decoder(placement, find_generator(placement), device)
-    noise = from_bytes(row[NOISE_BYTES], recipe.shape) if config.stores_noise else replay(recipe, row_id)
+    noise = rebuild(recipe, row_id, row.get(NOISE_BYTES))
     subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
     task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
     latents, _ = rounds.denoise([task], noise[None])

@@ -5,7 +5,7 @@ from pipeline.sinks.lock import hold
 from pipeline.sinks.reader import read_rows
 from pipeline.sinks.reopen import reopen_failed
 from pipeline.sinks.run import RunState, check_run_dir, hold_run, open_run
-from pipeline.sinks.verify import verify_run
+from pipeline.sinks.verify import sample_rows, verify_run
 from pipeline.sinks.writer import RunWriter
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "open_run",
     "read_rows",
     "reopen_failed",
+    "sample_rows",
     "verify_run",
 ]

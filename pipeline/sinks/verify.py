@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Collection, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,21 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
+from pipeline.records import Recipe
 from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
 from pipeline.sinks.reader import read_file
-from pipeline.sinks.schema import IMAGES, column_types
+from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
 from pipeline.stores import to_path
 
+CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores", "recipe", NOISE_BYTES, *IMAGES)
 
-def verify_run(run_dir: Path) -> list[str]:
+
+def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
     """Check every committed shard in full: sizes, hashes, schema, ids, images, agreement of formats, dead letters.
+
+    Args:
+        replayed: indices of rows whose noise is rebuilt too, from their recipes or from the noise stored.
 
     Returns:
         One sentence a problem; none for a complete and sound run.
@@ -35,14 +42,26 @@ def verify_run(run_dir: Path) -> list[str]:
     manifest = read_manifest(run_dir)
     problems: list[str] = []
     for _, entry in sorted(manifest.entries.items()):
-        problems += _check_shard(run_dir, manifest.header, entry)
+        problems += check_shard(run_dir, manifest.header, entry, replayed)
     missing = manifest.header.shards - len(manifest.entries)
     if missing:
         problems.append(f"{missing} of {manifest.header.shards} shards are not committed yet: run the config again")
     return problems
 
 
-def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
+def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
+    """Indices of ``count`` committed rows, or all where there are fewer; a fixed seed draws them.
+
+    Raises:
+        UserError: the directory is no run, or its manifest is damaged.
+    """
+    manifest = read_manifest(run_dir)
+    rows = [index for _, entry in sorted(manifest.entries.items()) for index in _written(manifest.header, entry)]
+    return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
+
+
+def check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collection[int] = ()) -> Iterator[str]:
+    """What is wrong with a committed shard."""
     yield from _check_letters(run_dir, entry)
     whole = []
     for file in entry.files:
@@ -54,7 +73,7 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry) -> Iterator[str]:
         yield f"shard {entry.shard}: has {len(entry.files)} files for the formats {', '.join(header.formats)}"
     for path in whole:
         try:
-            problems = [*_check_rows(run_dir / path, header, entry), *_check_same(run_dir, whole[0], path)]
+            problems = [*_check_rows(run_dir / path, header, entry, replayed), *_check_same(run_dir, whole[0], path)]
         except Exception as error:  # a damaged file can make its reader raise anything
             problems = [f"cannot be read ({first_line(error)})"]
         yield from (f"{path}: {problem}" for problem in problems)
@@ -83,21 +102,21 @@ def check_file(run_dir: Path, file: DataFile) -> str | None:
         return f"cannot be read ({first_line(error)})"
 
 
-def _check_rows(path: Path, header: Header, entry: Entry) -> Iterator[str]:
-    """One file's schema, ids and images."""
+def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
+    """One file's schema, ids, images and noises."""
     if path.suffix == ".parquet":
         with path.open("rb") as file:
             columns = column_types(pq.read_schema(file))
         if columns != header.columns:
             yield f"has columns {columns} where the manifest says {header.columns}"
             return
-    failed = set(map(index_of, entry.failed))
-    expected = [index for index in header.plan.rows(entry.shard) if index not in failed]
+    expected = _written(header, entry)
     ids = []
-    images = [name for name in IMAGES if name in header.columns]
-    for row in read_file(path, ["id", "prompt", "width", "height", "score", "score_initial", "scores", *images]):
+    for row in read_file(path, [name for name in CHECKED if name in header.columns]):
         ids.append(row["id"])
         yield from (f"row {row['id']}: {problem}" for problem in check_row(row))
+        if index_of(row["id"]) in replayed and not replays(row):
+            yield f"row {row['id']}: its rebuilt noise has another digest"
     if [index_of(name) for name in ids] != expected or len(ids) != entry.rows:
         yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
     elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
@@ -113,6 +132,20 @@ def check_row(row: Mapping[str, Any]) -> Iterator[str]:
     for name in IMAGES:
         if name in row and (problem := _check_image(row[name], (row["width"], row["height"]))):
             yield f"{name} {problem}"
+
+
+def replays(row: Mapping[str, Any]) -> bool:
+    """Whether a row's noise, rebuilt from its recipe or read from where it is stored, has the digest it had."""
+    from pipeline.noise import digest, rebuild  # imports torch, which all else here can do without
+
+    recipe = Recipe.from_row(row["recipe"])
+    return digest(rebuild(recipe, row["id"], row.get(NOISE_BYTES))) == recipe.digest
+
+
+def _written(header: Header, entry: Entry) -> list[int]:
+    """Indices of the rows a shard's files hold."""
+    failed = set(map(index_of, entry.failed))
+    return [index for index in header.plan.rows(entry.shard) if index not in failed]
 
 
 def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:

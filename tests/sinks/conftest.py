@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import PIL.Image
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.noise import digest, replay
 from pipeline.prompts import Corpus, open_corpus
 from pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from pipeline.sinks import RunWriter, open_run
@@ -31,6 +33,7 @@ def png(seed: int, size: tuple[int, int] = (8, 6)) -> bytes:
 def result(row: Row, score: float = 0.75) -> Result:
     """A finished row whose every value follows from its index, so that a remade row equals the first."""
     scores = (0.1 + row.index / 1000, score)
+    recipe = Recipe("noise_diffusion", 7, (4, 8, 8), (1,), (0.1 + 0.2,), (row.index,), 50, 2, 8, "")
     return Result(
         row=row,
         image=png(row.index),
@@ -45,7 +48,7 @@ def result(row: Row, score: float = 0.75) -> Result:
         stop_reason="rounds",
         judges={"eye": (None, 0.1 + 0.2)},
         seed=2**63 - 1,
-        recipe=Recipe("noise_diffusion", 7, (4, 8, 8), (1,), (0.1 + 0.2,), (row.index,), 50, 2, 8, "00ff"),
+        recipe=replace(recipe, digest=digest(replay(recipe, row.id))),
         noise=NoiseStats(0.01, 1.0, 1.0, 1 / 3),
     )
 

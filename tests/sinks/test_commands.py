@@ -44,3 +44,15 @@ class TestRetry:
         assert code == 2
         assert "optimizer.rounds was 50 and is now 3" in output
         assert (run.dir / "manifest.jsonl").read_bytes() == before
+
+
+class TestVerify:
+    def test_a_sound_run_is_well(self, make_run: Callable[..., Run], command: Command) -> None:
+        run = make_run().write_all()
+        assert command("verify", run.dir) == (0, f"{run.dir}: all is well; noise rebuilt for 2 rows\n")
+        assert command("verify", run.dir, "--replay", 0) == (0, f"{run.dir}: all is well; noise rebuilt for 0 rows\n")
+
+    def test_damage_is_listed_with_exit_code_1(self, make_run: Callable[..., Run], command: Command) -> None:
+        run = make_run().write_all()
+        (run.dir / "data" / "train-00001-of-00003.tar").unlink()
+        assert command("verify", run.dir) == (1, "data/train-00001-of-00003.tar: is missing\n1 problems\n")

@@ -67,7 +67,8 @@ class TestParquet:
         assert last["n"] == 9
 
     def test_values_are_exact(self, make_run: Callable[..., Run]) -> None:
-        row = load("parquet", make_run().write_all().dir)[1]
+        run = make_run().write_all()
+        row = load("parquet", run.dir)[1]
         assert row["scores"] == [0.101, 0.75]
         assert row["score_initial"] == 0.101
         assert row["judge_eye"] == 0.1 + 0.2
@@ -83,7 +84,7 @@ class TestParquet:
             "candidates": 50,
             "steps": 2,
             "batch_size": 8,
-            "digest": "00ff",
+            "digest": result(run.rows[1]).recipe.digest,
         }
         assert row["noise"]["ks"] == 1 / 3
 

@@ -31,7 +31,7 @@ def run(make_run: Callable[..., Run], request: pytest.FixtureRequest) -> Run:
 
 
 def test_only_dead_rows_are_to_do_again(run: Run) -> None:
-    state, again = reopen_failed(run.config, run.corpus)
+    state, again = reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
     assert again == 2
     assert [row.index for row in run.rows if row.index not in state.done] == [*DEAD]
     assert list(read_manifest(run.dir).entries) == [2]
@@ -39,7 +39,7 @@ def test_only_dead_rows_are_to_do_again(run: Run) -> None:
 
 
 def test_once_they_succeed_the_run_equals_one_without_failures(run: Run) -> None:
-    reopen_failed(run.config, run.corpus)
+    reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
     writer = run.writer()
     assert [writer.put(result(run.rows[index])) for index in DEAD] == [[0], [1]]
     assert not list((run.dir / "failed").iterdir())
@@ -52,7 +52,7 @@ def test_once_they_succeed_the_run_equals_one_without_failures(run: Run) -> None
 def test_a_row_that_fails_again_keeps_its_earlier_attempts(run: Run) -> None:
     for times in (1, 2, 3):
         assert [len(read_letters(run.dir, shard)[DEAD[shard]]["attempts"]) for shard in (0, 1)] == [2 * times] * 2
-        assert reopen_failed(run.config, run.corpus)[1] == 2
+        assert reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))[1] == 2
         assert read_letters(run.dir, 0) == {}
         writer = run.writer()
         for index in DEAD:
@@ -71,9 +71,9 @@ def test_a_dead_row_of_an_open_shard_is_tried_again(make_run: Callable[..., Run]
     writer = run.writer()
     writer.put(result(run.rows[0]))
     writer.fail(failure(run.rows[1]))
-    state, again = reopen_failed(run.config, run.corpus)
+    state, again = reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
     assert (list(state.done), again) == ([0], 1)
-    assert reopen_failed(run.config, run.corpus)[1] == 0, "it is still to do"
+    assert reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))[1] == 0, "it is still to do"
     writer = run.writer()
     for row in run.rows[1:]:
         writer.put(result(row))
@@ -83,7 +83,7 @@ def test_a_dead_row_of_an_open_shard_is_tried_again(make_run: Callable[..., Run]
 def test_without_dead_rows_nothing_changes(make_run: Callable[..., Run]) -> None:
     run = make_run().write_all()
     before = (run.dir / "manifest.jsonl").read_bytes()
-    state, again = reopen_failed(run.config, run.corpus)
+    state, again = reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
     assert (len(state.done), again) == (10, 0)
     assert (run.dir / "manifest.jsonl").read_bytes() == before
 
@@ -97,7 +97,7 @@ def test_the_corpus_own_columns_come_back_as_they_were(make_run: Callable[..., R
     writer = run.writer()
     writer.put(result(run.rows[0]))
     writer.fail(failure(run.rows[1]))
-    reopen_failed(run.config, run.corpus)
+    reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
     run.writer().put(result(run.rows[1]))
     assert verify_run(run.dir) == []
     written = pq.read_table(run.dir / "data" / "train-00000-of-00001.parquet")

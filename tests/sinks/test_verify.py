@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.errors import UserError
-from pipeline.sinks import verify_run
+from pipeline.noise import digest, from_bytes, to_bytes
+from pipeline.sinks import sample_rows, verify_run
 from tests.sinks.conftest import Run, failure, png, result
 
 PARQUET, TAR = "data/train-00000-of-00001.parquet", "data/train-00000-of-00001.tar"
@@ -117,6 +120,41 @@ def test_images_that_do_not_decode_or_have_another_size(run: Run) -> None:
     rewrite_table(run, with_column("image", images))
     assert f"row {run.rows[1].id}: image does not decode" in problems(run)
     assert f"row {run.rows[3].id}: image is (4, 4) where the row says (8, 6)" in problems(run)
+
+
+def test_a_score_that_the_search_never_saw(run: Run) -> None:
+    rewrite_table(run, with_column("score", [0.75, 0.76, 0.75]))
+    assert f"row {run.rows[1].id}: its score is none of its scores" in problems(run)
+
+
+def test_recipes_of_the_rows_asked_for_rebuild_their_noise(run: Run) -> None:
+    assert verify_run(run.dir, range(4)) == []
+    recipes = pq.read_table(run.dir / PARQUET)["recipe"].to_pylist()
+    recipes[1]["gammas"] = [0.31]
+    rewrite_table(run, with_column("recipe", recipes))
+    assert verify_run(run.dir, [0, 3]) == []
+    expected = f"{PARQUET}: row {run.rows[1].id}: its rebuilt noise has another digest"
+    assert verify_run(run.dir, [1]) == [expected]
+
+
+def test_a_stored_noise_has_its_digest(make_run: Callable[..., Run]) -> None:
+    run = make_run(2, optimizer={"method": "pgd"})
+    writer = run.writer()
+    noise = to_bytes(torch.arange(256.0).reshape(4, 8, 8))
+    for row, stored in zip(run.rows, (noise, noise[:-2] + b"ab"), strict=True):
+        made = result(row)
+        recipe = replace(made.recipe, digest=digest(from_bytes(noise, (4, 8, 8))))
+        writer.put(replace(made, recipe=recipe, noise_fp16=stored))
+    assert [problem.partition(": ")[2] for problem in verify_run(run.dir, range(2))] == [
+        f"row {run.rows[1].id}: its rebuilt noise has another digest"
+    ] * 2
+
+
+def test_a_sample_is_drawn_from_written_rows_always_the_same(run: Run) -> None:
+    assert sample_rows(run.dir, 0) == set()
+    assert sample_rows(run.dir, 9) == {0, 1, 3}
+    assert sample_rows(run.dir, 2) == sample_rows(run.dir, 2)
+    assert len(sample_rows(run.dir, 2)) == 2
 
 
 def test_dead_letters_lost_or_damaged(run: Run) -> None:
