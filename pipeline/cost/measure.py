@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 _aten = torch.ops.aten
@@ -67,9 +67,9 @@ class _ShapesAlone(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = [*_tensors(args), *_tensors(kwargs.values())]
         symbolic = any(tensor.is_meta for tensor in given)
-        if symbolic:
+        if symbolic and not all(tensor.is_meta for tensor in given):
             if func in _INDEXING:
                 args = (args[0], _places(args[1]), *args[2:])
             args, kwargs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
@@ -83,8 +83,8 @@ class _ShapesAlone(TorchDispatchMode):
 
     def _account(self, given: Sequence[Tensor], result: Any) -> None:
         old = {tensor.untyped_storage()._cdata for tensor in given}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+        for tensor in _tensors(result if isinstance(result, tuple | list) else (result,)):
+            if tensor.is_meta:
                 storage = tensor.untyped_storage()
                 if storage._cdata not in old:
                     self._hold(storage)
@@ -127,6 +127,15 @@ def _fused(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
     return attended
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's values, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
 
 
 def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
