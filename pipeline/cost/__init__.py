@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
 from pipeline.cost.generator import generate_cost, hollow_part
-from pipeline.cost.hollow import parameters
+from pipeline.cost.hollow import parameters, weight_bytes
 from pipeline.cost.measure import Cost
 from pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
 from pipeline.errors import reason
@@ -24,7 +24,7 @@ SUSTAINED = 100e12  # operations a second assumed where seconds are given: a thi
 
 @dataclass(frozen=True)
 class Side:
-    """One actor: its parameters, what their types make of them in bytes, and the cost of a batch.
+    """One actor: its parameters, the bytes of all weights, and the cost of a batch.
 
     Attributes:
         cost: ``None`` where it could not be measured.
@@ -102,8 +102,8 @@ def _scorer(config: RunConfig, models: Models) -> Side:
 
 
 def _side(models: Mapping[str, Any], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
-    held = [parameters(model) for model in models.values()]
-    return Side(sum(count for count, _ in held), sum(size for _, size in held), batch_size, cost, tuple(gaps))
+    held = models.values()
+    return Side(sum(map(parameters, held)), sum(map(weight_bytes, held)), batch_size, cost, tuple(gaps))
 
 
 @contextmanager

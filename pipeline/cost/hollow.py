@@ -36,15 +36,18 @@ def hollow_transformer(source: ModelSource, class_name: str, dtype: torch.dtype,
 
 def as_loaded(model: Any, dtype: torch.dtype) -> Any:
     """A frozen ``transformers`` model in ``dtype``, but for the layers that its class keeps in float32."""
-    model.to(dtype).eval().requires_grad_(False)
-    for pattern, kept in model._get_dtype_plan(dtype).items():
-        for name, parameter in model.named_parameters():
-            if pattern in name:  # anywhere in it, as the library looks for it
-                parameter.data = parameter.data.to(kept)
-    return model
+    plan = model._get_dtype_plan(dtype)
+    for name, parameter in model.named_parameters():  # a pattern counts anywhere in the name, as for the library
+        kept = next((kind for pattern, kind in plan.items() if pattern in name), dtype)
+        parameter.data = parameter.data.to(kept)
+    return model.eval().requires_grad_(False)
 
 
-def parameters(model: Any) -> tuple[int, int]:
-    """How many parameters a model has, shared ones once, and their bytes."""
-    held = list(model.parameters())
-    return sum(one.numel() for one in held), sum(one.nbytes for one in held)
+def parameters(model: Any) -> int:
+    """How many parameters a model has, shared ones once."""
+    return sum(one.numel() for one in model.parameters())
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of a model's parameters and buffers: a table of positions can be a buffer."""
+    return sum(one.nbytes for one in [*model.parameters(), *model.buffers()])

@@ -1,0 +1,168 @@
+"""What plan says of memory and work, against the same models with weights, and against published figures."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from pipeline.cli import main
+from pipeline.config import GeneratorConfig, ScorerConfig, load_config
+from pipeline.cost.generator import generate_cost, hollow_part
+from pipeline.cost.hollow import parameters, weight_bytes
+from pipeline.cost.scorer import FORWARDS, TEXT_TOKENS, _image_in_text, hollow_decoder, hollow_scorer, look, score_cost
+from pipeline.generators import find_generator, latent_spec, load_generator, model_parts
+from pipeline.scorers import find_scorer, load_scorer
+from pipeline.scorers.decoder import load_decoder
+from tests import published, tiny, tiny_families, tiny_generators, tiny_scorers
+from tests.runs import write_config
+
+_aten = torch.ops.aten
+CPU_ATTENTION = {  # the counter knows CUDA's kernels alone
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
+}
+SCORERS: dict[str, Callable[[Path], Path]] = {
+    "llava": tiny.llava,
+    "llava_next": tiny_families.llava_next,
+    "qwen2_vl": tiny_families.qwen2_vl,
+    "qwen2_5_vl": tiny_families.qwen2_5_vl,
+    "qwen3_vl": tiny_families.qwen3_vl,
+    "clip": tiny_families.clip,
+    "siglip": tiny_families.siglip,
+    "siglip2": tiny_families.siglip2,
+    "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
+    "instructblip_vicuna": lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
+    "clip_flant5": tiny_scorers.clip_flant5,
+}
+BILLIONS = {  # parameters in the published files, of the denoiser and of the scorer without the decoder
+    "sd15-clipflant5": (0.859520964, 2.849757184 + 0.303507456),
+    "sd21-llava": (0.865910724, 7.063427072),
+    "sd35-clipflant5xxl": (2.243171520, 11.135332352 + 0.303507456),
+    "sdxl-qwenvl": (2.567463684, 8.292166656),
+    "sdxl-turbo-small": (2.567463684, 3.754622976),
+}
+
+
+@contextmanager
+def _real_flops() -> Iterator[list[int]]:
+    """Operations of what runs inside, on numbers."""
+    total: list[int] = []
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        yield total
+    total.append(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("family", tiny_generators.FAMILIES)
+def test_a_generators_weights_and_operations_are_those_of_the_loaded_pipeline(family: str, tmp_path: Path) -> None:
+    model = str(tiny_generators.FAMILIES[family](tmp_path))
+    sampler: Any = "flow_euler" if family == "sd3" else "ddim"
+    for dtype in ("float32", "float16"):
+        config = GeneratorConfig(model=model, scheduler=sampler, steps=3, negative_prompt="a bowl", dtype=dtype)
+        source = find_generator(config)
+        real = load_generator(config, "cpu")
+        hollow = {name: hollow_part(config, source, name, *part) for name, part in model_parts(config, source).items()}
+        for name, part in hollow.items():
+            whole = getattr(real.pipe, name)
+            assert (parameters(part), weight_bytes(part)) == (parameters(whole), weight_bytes(whole)), (name, dtype)
+        if dtype == "float32":
+            cost = generate_cost(config, hollow, real.spec, 2)
+            with _real_flops() as flops:
+                real.sample(["a cat", "a dog"], torch.randn(2, *real.spec.shape), 3)
+            assert [cost.flops] == flops
+
+
+@pytest.mark.parametrize("family", SCORERS)
+def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
+    family: str, tmp_path: Path, tiny_sd: Path, record_property: Any
+) -> None:
+    """The same inputs through the model with weights: its operations, and its allocator's peak as torch records it."""
+    folder, batch = SCORERS[family](tmp_path), 2
+    generator = GeneratorConfig(model=str(tiny_sd))
+    source = find_generator(generator)
+    spec = latent_spec(generator, source)
+    for dtype in ("float16", "float32"):
+        if (family, dtype) == ("clip_flant5", "float16"):
+            continue  # refused
+        config = ScorerConfig(model=str(folder), dtype=dtype)
+        found = find_scorer(config)
+        hollow, real = hollow_scorer(found, dtype), load_scorer(config, "cpu").model
+        assert (parameters(hollow), weight_bytes(hollow)) == (parameters(real), weight_bytes(real)), dtype
+    vision = look(found, spec, batch)
+    cost = score_cost(hollow_decoder(generator, source), hollow, vision, spec, batch, gradient=True)
+
+    vae = load_decoder(generator, source, "cpu").vae
+    forward = FORWARDS.get(type(real).__name__, _image_in_text)(real, vision, batch, TEXT_TOKENS)
+
+    def work() -> None:
+        latents = torch.randn(batch, *spec.shape).requires_grad_()
+        images = (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+        logits = forward(vision | {"pixel_values": images.mean() + torch.zeros(vision["pixel_values"].shape)})
+        torch.log_softmax(logits.float(), dim=-1)[..., 0].sum().backward()
+
+    with _real_flops() as flops:
+        work()
+    assert [cost.flops] == flops
+    allocated = _allocated(work)
+    record_property("allocated / estimated", allocated / cost.peak_bytes)
+    assert allocated == pytest.approx(cost.peak_bytes, rel=0.15)
+
+
+def _allocated(work: Callable[[], None]) -> int:
+    """The most bytes that torch's CPU allocator had handed out at once."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("name", BILLIONS)
+def test_a_shipped_config_has_the_published_numbers_of_parameters(name: str, tmp_path: Path) -> None:
+    config = load_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    models = {side: published.folder_of(getattr(config, side).model, tmp_path) for side in ("generators", "scorers")}
+    generator = GeneratorConfig(model=str(models["generators"]), scheduler=config.generators.scheduler)
+    source = find_generator(generator)
+    part = "transformer" if "sd35" in name else "unet"
+    denoiser = hollow_part(generator, source, part, *model_parts(generator, source)[part])
+    scorer = hollow_scorer(find_scorer(ScorerConfig(model=str(models["scorers"]))), "bfloat16")
+    projector = sum(one.numel() for one in scorer.mm_projector.parameters()) if "flant5" in name else 0
+    found = (parameters(denoiser) / 1e9, (parameters(scorer) - projector) / 1e9)
+    assert found == pytest.approx(BILLIONS[name], abs=1e-9)
+
+
+def test_plan_prints_what_either_side_takes(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = _plan(write_config(tmp_path, tiny_sd, tiny_llava), monkeypatch, capsys)
+    assert plan.count("TFLOP an image") == plan.count("of activations at batch") == 2
+    assert "100 TFLOP/s sustained (an assumption)" in plan
+
+
+def test_plan_goes_on_without_the_files_that_only_its_estimate_reads(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator, scorer = (Path(shutil.copytree(one, tmp_path / one.name)) for one in (tiny_sd, tiny_llava))
+    (generator / "text_encoder" / "config.json").unlink()
+    (scorer / "processor_config.json").unlink()
+    plan = _plan(write_config(tmp_path, generator, scorer), monkeypatch, capsys)
+    assert "without text_encoder (generators.model" in plan
+    assert "parameters only; without a batch" in plan
+    assert "unknown" in plan
+
+
+def _plan(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", ["noisesmith", "plan", str(path)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    return " ".join(capsys.readouterr().out.split())
