@@ -1,6 +1,6 @@
 """The architectures of the models that ``configs/`` names, as folders of their JSON files; weight files are empty.
 
-The values are those of the published ``config.json`` files. That they are right shows in the numbers of parameters.
+Written down from the published architectures and not copied from the files; the numbers of parameters bear them out.
 """
 
 from __future__ import annotations

@@ -91,4 +91,4 @@ def test_a_config_of_a_hub_model_says_offline_what_to_fetch(path: Path) -> None:
     assert f"`hf download {config.generators.model}`" in str(refused.value)
     text = path.read_text()
     assert all(f"hf download {model}" in text for model in (config.generators.model, config.scorers.model))
-    assert "estimated as parameters × bytes" in text
+    assert "estimated by `noisesmith plan`" in text
