@@ -63,6 +63,9 @@ class Telemetry:
         due = isinstance(event, Snapshot) and time.monotonic() - self._written >= INTERVAL
         if due or isinstance(event, RunEnded):
             self._write()
+        if isinstance(event, RunEnded):
+            for handler in self._logger.handlers:
+                handler.close()
 
     def operations(self) -> dict[str, Any]:
         """The state of this session and what it has measured, ready for JSON; seconds and shares in [0, 1]."""
@@ -165,3 +168,8 @@ class _Objects(logging.Handler):
             files.write_atomic(self._folder / f"run-{self._session}-{self._part:04}.jsonl", content)
             if len(content) > LOG_BYTES // 8:
                 self._lines, self._part = [], self._part + 1
+
+    def close(self) -> None:
+        """Leave nothing to write: ``logging`` flushes once more when the interpreter ends, and no store answers then."""
+        self._lines = []
+        super().close()

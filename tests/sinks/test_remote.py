@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline import cli, stores
 from pipeline.config import validated
 from pipeline.errors import UserError
-from pipeline.sinks import check_run_dir, files, open_run, read_rows, verify_run
+from pipeline.events import RunEnded, RunStarted
+from pipeline.sinks import check_run_dir, files, hold, hold_run, lock, open_run, read_rows, verify_run
 from pipeline.sinks.manifest import read_manifest
+from pipeline.status import read_status
 from pipeline.stores import StorePath, to_path
+from pipeline.telemetry import Telemetry
 from tests.runs import PROMPTS, finish, noisesmith, start, write_config
 from tests.s3 import S3
 from tests.sinks.conftest import Run, failure, result
@@ -335,3 +339,26 @@ def test_a_run_survives_the_loss_of_its_machine(
     assert rows["prompt"] == [PROMPTS[index % len(PROMPTS)] for index in range(6)]
     assert len(set(rows["id"])) == 6
     assert not (tmp_path / "run").exists()
+
+
+def test_lock_log_and_status_live_in_the_store_too(
+    url: str, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("BEAT", 0.05), ("POLL", 0.05), ("STALE", 1.0)):
+        monkeypatch.setattr(lock, name, seconds)
+    run = make_run(output={"dir": url})
+    with hold_run(run.config, run.corpus, print) as state:
+        with pytest.raises(UserError, match="is being written by"), hold(run.dir, print):
+            pass
+        telemetry = Telemetry(run.dir, {})
+        telemetry.tell(RunStarted(10, 0))
+        telemetry.tell(RunEnded("stopped"))
+        assert read_status(run.dir).state == "running"
+        (log,) = (run.dir / "logs").iterdir()
+        assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["run_started", "run_ended"]
+        state.check_lock()
+    assert read_status(run.dir).state == "stopped"
+    files.write_atomic(run.dir / ".lock", b"{}")
+    notes: list[str] = []
+    with hold_run(run.config, run.corpus, notes.append):
+        assert "no sign of life" in notes[-1]
