@@ -170,6 +170,6 @@ class _Objects(logging.Handler):
                 self._lines, self._part = [], self._part + 1
 
     def close(self) -> None:
-        """Leave nothing to write: ``logging`` flushes once more when the interpreter ends, and no store answers then."""
+        """Leave nothing to write: ``logging`` flushes once more at the end, when no store answers any more."""
         self._lines = []
         super().close()
