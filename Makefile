@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check clean
+.PHONY: help demo test fuzz chaos check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: $(VENV)/.installed-dev  ## run the whole test suite
 
 fuzz: $(VENV)/.installed-dev  ## give 10,000 hostile configs and corpus files to plan and run
 	$(BIN)/python -m tests.fuzz
+
+chaos: $(VENV)/.installed-dev  ## kill real processes at the moments of 20 seeds
+	$(BIN)/python -m pytest tests/chaos --chaos-seeds 20 --timeout 0
 
 check: $(VENV)/.installed-dev  ## lint, formatting, types
 	$(BIN)/ruff check .

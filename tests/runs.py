@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -32,11 +32,11 @@ def write_config(folder: Path, sd: Path, llava: Path, *, rows: int = 6, **overri
     return path
 
 
-def start(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, stdout: IO[str] | int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
     """``noisesmith ARGUMENTS`` in a process group of its own, as a shell starts it; ``env`` adds to its environment."""
     return subprocess.Popen(
         [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,

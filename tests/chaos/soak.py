@@ -1,0 +1,177 @@
+"""``python -m tests.chaos.soak --minutes 120 --out docs/soak``: a long run of the built-in models under constant kills.
+
+Every minute one generator, scorer or writer gets a SIGKILL. Rows a minute come from the run's own log; open files and
+resident memory are those of the driver's process and of the actors. Writes OUT.json and OUT.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from pipeline.sinks import read_rows, verify_run
+from tests.chaos.killing import ACTORS, actor_processes, kill_one
+from tests.runs import finish, start
+
+SAMPLE = 10.0  # seconds between two looks at files and memory
+
+
+def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Run for ``minutes`` of wall time and kill an actor ``every`` so many seconds.
+
+    Args:
+        overrides: sections of the config instead of the built-in models' and their settings.
+
+    Returns:
+        the kills, samples of files and memory, the times of rows in seconds from the first, and what verify says.
+    """
+    config = folder / "soak.yaml"
+    settings = {
+        "name": "soak",
+        "corpus": {"source": "embedded/complex", "size": 200_000},
+        "generators": {"steps": 12, "guidance_scale": 1.0, "batch_size": 8, "num_cpus": 0.75},
+        "scorers": {"batch_size": 8, "num_cpus": 0.75},
+        "optimizer": {"rounds": 4},
+        "output": {"dir": str(folder / "run"), "rows_per_shard": 64},
+    }
+    config.write_text(yaml.safe_dump(settings | overrides))
+    rng, kills, samples = random.Random(seed), [], []
+    output = (folder / "output.txt").open("w+")
+    process = start("run", config, stdout=output)
+    log = folder / "run" / "logs" / "run.jsonl"
+    _await_first_row(process, log)
+    begun = time.monotonic()
+    while process.poll() is None and (elapsed := time.monotonic() - begun) < 60 * minutes:
+        samples.append({"second": round(elapsed, 1), **_resources(process)})
+        if elapsed >= every * (len(kills) + 1):
+            kind = rng.choice(list(ACTORS))
+            if kill_one(kind, rng.choice):
+                kills.append([round(elapsed, 1), kind])
+        _await_end(process, min(SAMPLE, every / 3))
+    process.send_signal(signal.SIGINT)
+    code, _ = finish(process, timeout=600)
+    output.seek(0)
+    assert code == 130, output.read()
+    ids = [row["id"] for row in read_rows(folder / "run", ["id"])]
+    return {
+        "minutes": minutes,
+        "kill_every_seconds": every,
+        "seed": seed,
+        "kills": kills,
+        "samples": samples,
+        "row_seconds": _row_seconds(log.parent),
+        "committed_rows": len(ids),
+        "doubled_ids": len(ids) - len(set(ids)),
+        "problems": [problem for problem in verify_run(folder / "run") if "not committed yet" not in problem],
+        "dead_letters": sum(1 for path in (folder / "run" / "failed").glob("*") for _ in path.open()),
+    }
+
+
+def quarters(figures: dict[str, Any]) -> list[float]:
+    """Rows a minute in each quarter of the time."""
+    quarter = 60 * figures["minutes"] / 4
+    counts = [sum(n * quarter <= second < (n + 1) * quarter for second in figures["row_seconds"]) for n in range(4)]
+    return [round(60 * count / quarter, 2) for count in counts]
+
+
+def _await_first_row(process: subprocess.Popen[str], log: Path) -> None:
+    deadline = time.monotonic() + 400
+    while not (log.exists() and "row_written" in log.read_text()):
+        assert process.poll() is None, "the run has ended"
+        assert time.monotonic() < deadline, "the run makes no rows"
+        time.sleep(0.1)
+
+
+def _await_end(process: subprocess.Popen[str], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _resources(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Open files and resident MiB of the driver, and MiB of all actors at the moment."""
+    driver = psutil.Process(process.pid)
+    actors = 0.0
+    for kind in ACTORS:
+        for actor in actor_processes(kind):
+            try:
+                actors += actor.memory_info().rss / 2**20
+            except psutil.Error:
+                continue
+    return {
+        "driver_files": driver.num_fds(),
+        "driver_mib": round(driver.memory_info().rss / 2**20, 1),
+        "actors_mib": round(actors, 1),
+    }
+
+
+def _row_seconds(logs: Path) -> list[float]:
+    lines = [json.loads(line) for path in sorted(logs.glob("run.jsonl*")) for line in path.open()]
+    times = sorted(datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == "row_written")
+    return [round(when - times[0], 2) for when in times]
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    rate, memory, files = figure.subplots(3, 1, sharex=True)
+    minutes = [int(second // 60) for second in figures["row_seconds"]]
+    whole = range(int(figures["minutes"]))
+    rate.plot(whole, [minutes.count(minute) for minute in whole])
+    rate.set(ylabel="rows a minute", ylim=(0, None), title=f"{len(figures['kills'])} kills")
+    when = [sample["second"] / 60 for sample in figures["samples"]]
+    for name, label in (("driver_mib", "driver"), ("actors_mib", "actors")):
+        memory.plot(when, [sample[name] for sample in figures["samples"]], label=label)
+    memory.set(ylabel="resident MiB", ylim=(0, None))
+    memory.legend(frameon=False)
+    files.plot(when, [sample["driver_files"] for sample in figures["samples"]])
+    files.set(xlabel="minutes", ylabel="driver's open files", ylim=(0, None))
+    for axes in (rate, memory, files):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--every", type=float, default=60, help="seconds between kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="path of the figures without .json and .png")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = soak(Path(folder), options.minutes, options.every, options.seed, {})
+    by_quarter = quarters(figures)
+    tail = figures["samples"][-max(1, len(figures["samples"]) // 4) :]
+    head = figures["samples"][: max(1, len(figures["samples"]) // 4)]
+    figures["summary"] = {
+        "rows_per_minute_by_quarter": by_quarter,
+        "last_to_first_quarter": round(by_quarter[-1] / by_quarter[0], 3),
+        **{
+            f"{name}_{when}_quarter": round(statistics.median(sample[name] for sample in part), 1)
+            for name in ("driver_files", "driver_mib", "actors_mib")
+            for when, part in (("first", head), ("last", tail))
+        },
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps(figures["summary"] | {name: figures[name] for name in ("committed_rows", "problems")}, indent=1))
+    options.out.with_suffix(".json").write_text(json.dumps(figures) + "\n")
+    plot(figures, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
