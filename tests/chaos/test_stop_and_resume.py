@@ -39,6 +39,22 @@ def test_ctrl_c_finishes_what_is_in_flight_and_resumes(tmp_path: Path, tiny_sd: 
     _check_whole(tmp_path / "run")
 
 
+def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    """As a scheduler takes a spot machine away: what is durable stays, what is in flight is made again."""
+    endless = {"optimizer": {"rounds": 100_000}, "faults": {"grace_seconds": 1}}
+    config = write_config(tmp_path, tiny_sd, tiny_llava, rows=4, **endless)
+    process = start("run", config)
+    for line in process.stdout:
+        if line.startswith("rows "):
+            break
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert "finishing the rows in flight for at most 1 seconds" in output
+    assert "stopped; run the same command to resume" in output
+    assert noisesmith("verify", tmp_path / "run")[1].count("\n") == 2, "it lacks its shard, and nothing is wrong"
+
+
 def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, optimizer={"rounds": 400})
     process = start("run", config)
