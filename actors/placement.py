@@ -40,9 +40,9 @@ def _connect(config: RunConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if config.ray.address is None:
         check_resources(config, have := machine_resources(), "this machine")
-        ray_constants.ENABLE_RAY_CLUSTER = False  # else its ports, which ask for no password, are open to the network
         quiet |= {"include_dashboard": False, "_metrics_export_port": config.ray.metrics_port}
-        ray.init(address="local", num_cpus=int(have["CPU"]), **quiet)
+        with _loopback():
+            ray.init(address="local", num_cpus=int(have["CPU"]), **quiet)
     else:
         try:
             ray.init(address=config.ray.address, **quiet)
@@ -52,6 +52,16 @@ def _connect(config: RunConfig) -> None:
                 "start one with `ray start --head`, or leave ray.address out to use this machine"
             ) from None
     check_resources(config, ray.cluster_resources(), "the cluster")
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """A cluster begun in this block listens on this machine alone: its ports ask for no password."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def actor_options(side: GeneratorConfig | ScorerConfig) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class DoneRows(Collection[int]):
 
 
 def recover(run_dir: Path) -> DoneRows:
-    """Sweep what a crash left, and learn from the disk which rows are done.
+    """Sweep what a crash left below the run directory, and learn from the disk which rows are done.
+
+    The directory itself is left alone: while a writer begins, its driver may be writing there.
 
     Raises:
         UserError: the manifest or a file of dead letters is damaged.
@@ -92,7 +94,7 @@ def shards_in(folder: Path) -> set[int]:
 def _sweep(run_dir: Path, manifest: Manifest) -> None:
     """Remove temporary files, shards the manifest does not list, and staged rows of those it does."""
     listed = {run_dir / file.path for entry in manifest.entries.values() for file in entry.files}
-    for folder in (run_dir, run_dir / "data", run_dir / "failed", *(run_dir / "staging").glob("*")):
+    for folder in (run_dir / "data", run_dir / "failed", *(run_dir / "staging").glob("*")):
         for path in folder.glob("*"):
             orphan = folder.name == "data" and DATA_FILE.fullmatch(path.name) and path not in listed
             if orphan or files.is_temporary(path):

@@ -74,6 +74,8 @@ def open_run(config: RunConfig, corpus: Corpus) -> RunState:
             write_manifest(run_dir, _header(config, corpus))
         files.make_dir(run_dir / "data")
         files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
+        for path in filter(files.is_temporary, list(run_dir.iterdir())):
+            path.unlink(missing_ok=True)  # that of a beating lock may be gone by now
         done = recover(run_dir)
         commit_complete(run_dir, done, config.output.formats, row_schema(config, corpus.extra_schema))
     except OSError as error:
