@@ -160,7 +160,7 @@ def test_a_row_that_cannot_be_scored_is_a_dead_letter_until_retried(
         assert sum(attempt["batch_size"] == 1 for attempt in letter["attempts"]) == 2
 
     shutil.copy(tiny_llava / "model.safetensors", broken / "model.safetensors")
-    code, output = noisesmith("retry", tmp_path / "run", "retries=0")
+    code, output = noisesmith("retry", tmp_path / "run", "faults.retries=0")
     assert code == 0, output
     assert "3 failed rows are tried again" in output
     assert [row["prompt"] for row in _rows(tmp_path / "run")] == PROMPTS[:3]
