@@ -49,7 +49,7 @@ def _s3(attempts: int) -> dict[str, Any]:
 
 STORES = {
     "s3": Store("s3fs", "noisesmith[s3]", _s3(20), _s3(2)),
-    "gs": Store("gcsfs", "noisesmith[gcs]", {}, {}),
+    "gs": Store("gcsfs", "gcsfs", {}, {}),
     "hf": Store("huggingface_hub", "huggingface_hub", {}, {}),
 }
 
