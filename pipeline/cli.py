@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -233,11 +233,19 @@ def replay(
 def verify(
     run_dir: RunDir,
     replay: Annotated[int, typer.Option("--replay", metavar="N", min=0, help="rows whose noise is rebuilt")] = 2,
+    repair: Annotated[bool, typer.Option("--repair", help="keep what is sound, and open damaged shards again")] = False,
 ) -> None:
-    """Check a run's files against its manifest: hashes, row counts, unique ids, readable images, recipes."""
+    """Check a run's files against its manifest: hashes, row counts, unique ids, readable images, recipes.
+
+    Nothing is written, and the exit code is 1 where something is wrong, unless --repair is given.
+    """
     from pipeline.sinks import sample_rows, verify_run
 
-    sample = sample_rows(run_dir, replay) if _run_config(run_dir).replayable else frozenset()
+    settings = _run_config(run_dir)
+    sample = sample_rows(run_dir, replay) if settings.replayable else frozenset()
+    if repair:
+        _repair(settings, sample)
+        return
     problems = verify_run(run_dir, sample)
     for problem in problems:
         console.print(problem, markup=False)
@@ -245,6 +253,22 @@ def verify(
         console.print(f"{len(problems)} problems")
         raise typer.Exit(1)
     console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows", markup=False)
+
+
+def _repair(settings: RunConfig, sample: Collection[int]) -> None:
+    from pipeline.prompts import open_corpus
+    from pipeline.sinks import repair_run
+
+    corpus, run_dir = open_corpus(settings), settings.run_dir
+    with _interruptible():
+        found, state = repair_run(settings, corpus, console.print, sample)
+    for problem in found.problems:
+        console.print(problem, markup=False)
+    console.print(f"{len(found.problems)} problems repaired: what is sound was kept", markup=False)
+    if missing := corpus.size - len(state.done):
+        console.print(
+            f"run the same config again to make {missing} rows anew, or: noisesmith retry {run_dir}", markup=False
+        )
 
 
 @app.command()
@@ -392,9 +416,9 @@ def _check_machine(settings: RunConfig) -> None:
 
 def _run_config(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
     """The config a run was made from, as it is to be read where the run lies now."""
-    from pipeline.sinks.manifest import read_manifest
+    from pipeline.sinks.manifest import salvage_manifest
 
-    read_manifest(run_dir)
+    salvage_manifest(run_dir)
     return _settings(run_dir / "config.yaml", overrides, str(run_dir))
 
 

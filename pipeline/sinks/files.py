@@ -137,15 +137,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: a line holds no JSON object; the message gives its number.
     """
     records = []
+    for number, record in enumerate(salvage_lines(path), 1):
+        if record is None:
+            raise ValueError(f"line {number} holds no JSON object")
+        records.append(record)
+    return records
+
+
+def salvage_lines(path: Path) -> list[dict[str, Any] | None]:
+    """As :func:`read_lines`, with ``None`` for a line that holds no JSON object."""
+    records = []
     content = path.read_bytes() if path.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    for line in content.split(b"\n")[:-1]:
         try:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict):
-            raise ValueError(f"line {number} holds no JSON object")
-        records.append(record)
+        records.append(record if isinstance(record, dict) else None)
     return records
 
 

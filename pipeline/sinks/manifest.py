@@ -78,29 +78,58 @@ def read_manifest(run_dir: Path) -> Manifest:
     Raises:
         UserError: the directory is no run, or the manifest is damaged.
     """
+    manifest, damage = salvage_manifest(run_dir)
+    if damage:
+        raise UserError(
+            f"{manifest_file(run_dir)}: is damaged ({'; '.join(damage)}); restore it from a copy, or keep "
+            f"what is sound with noisesmith verify {run_dir} --repair"
+        )
+    return manifest
+
+
+def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
+    """A run's manifest without the entries that cannot be read, and what is wrong with the line of each of those.
+
+    Raises:
+        UserError: the directory is no run, or the manifest's header is damaged.
+    """
     path = manifest_file(run_dir)
     try:
         if not path.is_file():
             raise UserError(
                 f"{run_dir}: is not a run directory, since it has no {path.name}; give one that a run has written"
             )
-        header, *lines = files.read_lines(path)
-        if header.pop("kind", None) != "run" or header.pop("version", None) != VERSION:
-            raise ValueError(f"line 1 is no header of version {VERSION}")
-        entries = [_entry(line) for line in lines]
-        return Manifest(Header(**header | {"formats": tuple(header["formats"])}), {e.shard: e for e in entries})
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from None
+        lines = files.salvage_lines(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        header = _header(lines[0] if lines else None)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from None
+    entries, damage = dict[int, Entry](), []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            entry = _entry(line, header)
+            entries[entry.shard] = entry
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            damage.append(f"line {number} {error if type(error) is ValueError else 'is not as it was written'}")
+    return Manifest(header, entries), damage
 
 
 def _record(entry: Entry) -> dict[str, Any]:
     return {"kind": "shard", **asdict(entry)}
 
 
-def _entry(line: dict[str, Any]) -> Entry:
-    if line.pop("kind") != "shard":
-        raise ValueError("an entry is of unknown kind")
+def _header(line: dict[str, Any] | None) -> Header:
+    if line is None or line.pop("kind", None) != "run" or line.pop("version", None) != VERSION:
+        raise ValueError(f"line 1 is no header of version {VERSION}")
+    return Header(**line | {"formats": tuple(line["formats"])})
+
+
+def _entry(line: dict[str, Any] | None, header: Header) -> Entry:
+    if line is None:
+        raise ValueError("holds no JSON object")
+    if line.pop("kind") != "shard" or line["shard"] not in range(header.shards):
+        raise ValueError("is no entry of a shard of this run")
     data_files = tuple(DataFile(**file) for file in line.pop("files"))
     return Entry(**line | {"files": data_files, "failed": tuple(line["failed"])})

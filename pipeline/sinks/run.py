@@ -105,7 +105,7 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
         _check_place(run_dir)
         if manifest_file(run_dir).exists():
             manifest = read_manifest(run_dir)
-            _refuse_other_run(run_dir, manifest.header, _header(config, corpus))
+            refuse_other_run(config, corpus, manifest.header)
             return manifest
         if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
@@ -144,7 +144,12 @@ def _header(config: RunConfig, corpus: Corpus) -> Header:
     )
 
 
-def _refuse_other_run(run_dir: Path, old: Header, new: Header) -> None:
+def refuse_other_run(config: RunConfig, corpus: Corpus, old: Header) -> None:
+    """
+    Raises:
+        UserError: the run of this header was begun with another config or corpus; the fields that differ are named.
+    """
+    run_dir, new = config.run_dir, _header(config, corpus)
     remedy = "restore it, or choose another output.dir"
     if old.config_digest != new.config_digest:
         absent = "(absent)"

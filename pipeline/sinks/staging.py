@@ -48,6 +48,15 @@ def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
             raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
 
 
+def drop_damaged(run_dir: Path, shard: int) -> None:
+    """Remove the staged rows of a shard that cannot be read."""
+    for path in staged_rows(run_dir, shard).values():
+        try:
+            list(read_staged([path]))
+        except UserError:
+            path.unlink()
+
+
 def drop_staged(run_dir: Path, shard: int) -> None:
     """Remove the staging folder of a committed shard."""
     files.remove_tree(staging_dir(run_dir, shard))

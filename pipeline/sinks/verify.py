@@ -6,7 +6,8 @@ import hashlib
 import io
 import random
 from collections.abc import Collection, Iterator, Mapping
-from itertools import zip_longest
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,30 @@ from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.records import Recipe
 from pipeline.sinks import files, staging
-from pipeline.sinks.manifest import DataFile, Entry, Header, read_manifest
+from pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
+from pipeline.sinks.plan import manifest_file
 from pipeline.sinks.reader import read_file
 from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
 from pipeline.stores import to_path
 
 CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores", "recipe", NOISE_BYTES, *IMAGES)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a run: with lines of its manifest, and by number with committed shards that are not sound.
+
+    ``manifest`` is what can be read of it.
+    """
+
+    manifest: Manifest
+    lines: list[str]
+    shards: dict[int, list[str]]
+
+    @property
+    def problems(self) -> list[str]:
+        """One sentence each."""
+        return [*self.lines, *chain.from_iterable(self.shards.values())]
 
 
 def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
@@ -36,26 +55,33 @@ def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
         One sentence a problem; none for a complete and sound run.
 
     Raises:
-        UserError: the directory is no run, or its manifest is damaged.
+        UserError: the directory is no run, or its manifest's header is damaged.
     """
-    run_dir = to_path(run_dir)
-    manifest = read_manifest(run_dir)
-    problems: list[str] = []
-    for _, entry in sorted(manifest.entries.items()):
-        problems += check_shard(run_dir, manifest.header, entry, replayed)
-    missing = manifest.header.shards - len(manifest.entries)
-    if missing:
-        problems.append(f"{missing} of {manifest.header.shards} shards are not committed yet: run the config again")
+    found = examine(to_path(run_dir), replayed)
+    problems, header = found.problems, found.manifest.header
+    if missing := header.shards - len(found.manifest.entries):
+        problems.append(f"{missing} of {header.shards} shards are not committed yet: run the config again")
     return problems
+
+
+def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
+    """As :func:`verify_run`, by what has the problem; shards not committed yet are none."""
+    manifest, damage = salvage_manifest(run_dir)
+    checked = {
+        shard: list(check_shard(run_dir, manifest.header, entry, replayed))
+        for shard, entry in sorted(manifest.entries.items())
+    }
+    lines = [f"{manifest_file(run_dir).name}: {problem}" for problem in damage]
+    return Findings(manifest, lines, {shard: problems for shard, problems in checked.items() if problems})
 
 
 def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
     """Indices of ``count`` committed rows, or all where there are fewer; a fixed seed draws them.
 
     Raises:
-        UserError: the directory is no run, or its manifest is damaged.
+        UserError: the directory is no run, or its manifest's header is damaged.
     """
-    manifest = read_manifest(run_dir)
+    manifest, _ = salvage_manifest(run_dir)
     rows = [index for _, entry in sorted(manifest.entries.items()) for index in _written(manifest.header, entry)]
     return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
 
@@ -69,8 +95,9 @@ def check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collectio
             yield f"{file.path}: {problem}"
         else:
             whole.append(file.path)
-    if entry.rows and len(entry.files) != len(header.formats):
-        yield f"shard {entry.shard}: has {len(entry.files)} files for the formats {', '.join(header.formats)}"
+    named = [file.path for file in entry.files]
+    if named != [header.plan.data_file(entry.shard, kind) for kind in header.formats if entry.rows]:
+        yield f"shard {entry.shard}: its files {named} are not one for each of the formats {', '.join(header.formats)}"
     for path in whole:
         try:
             problems = [*_check_rows(run_dir / path, header, entry, replayed), *_check_same(run_dir, whole[0], path)]

@@ -153,7 +153,7 @@ class TestOpen:
         [
             (b"", "is damaged"),
             (b'{"kind": "run"', "is damaged"),
-            (b"not json\n", "is damaged .line 1 holds no JSON object"),
+            (b"not json\n", "is damaged .line 1 is no header of version 1"),
             (b'{"kind": "run", "version": 99}\n', "is damaged .line 1 is no header of version 1"),
             (b'{"kind": "run", "version": 1}\n', "is damaged"),
         ],
