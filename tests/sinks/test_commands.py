@@ -56,3 +56,37 @@ class TestVerify:
         run = make_run().write_all()
         (run.dir / "data" / "train-00001-of-00003.tar").unlink()
         assert command("verify", run.dir) == (1, "data/train-00001-of-00003.tar: is missing\n1 problems\n")
+
+    def test_repair_rebuilds_a_form_and_says_what_is_to_be_made(
+        self, make_run: Callable[..., Run], command: Command
+    ) -> None:
+        run = make_run().write_all()
+        first, second = (run.dir / "data" / f"train-0000{shard}-of-00003" for shard in (0, 1))
+        for path in (first.with_suffix(".tar"), second.with_suffix(".tar"), second.with_suffix(".parquet")):
+            path.unlink()
+        code, output = command("verify", run.dir, "--repair")
+        assert code == 0
+        assert output == (
+            f"data/{first.name}.tar: is missing\ndata/{second.name}.parquet: is missing\n"
+            f"data/{second.name}.tar: is missing\n3 problems repaired: what is sound was kept\n"
+            f"run the same config again to make 4 rows anew, or: noisesmith retry {run.dir}\n"
+        )
+        assert command("verify", run.dir) == (
+            1,
+            "1 of 3 shards are not committed yet: run the config again\n1 problems\n",
+        )
+
+    def test_repair_without_its_corpus_says_so_and_writes_nothing(
+        self, make_run: Callable[..., Run], command: Command
+    ) -> None:
+        run = make_run().write_all()
+        (run.dir / "data" / "train-00001-of-00003.tar").unlink()
+        source = run.dir.parent / "p.jsonl"
+        source.unlink()
+        before = {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()}
+        code, output = command("verify", run.dir, "--repair")
+        assert code == 2
+        assert output.startswith("error: ")
+        assert output.count("\n") == 1
+        assert str(source) in output
+        assert {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()} == before

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.sinks import open_run, read_rows, verify_run
+from pipeline.sinks import files, open_run, read_rows, verify_run
 from pipeline.sinks.manifest import read_manifest
 from tests.sinks.conftest import Run, failure, result
 
@@ -126,6 +126,35 @@ def test_complete_shard_is_committed_on_opening(fresh: Callable[[], Run], monkey
     assert list(read_manifest(run.dir).entries) == [1]
     assert (run.dir / "data" / "train-00000-of-00002.parquet").exists(), "renamed, and not in the manifest"
     assert len(open_run(run.config, run.corpus).done) == 3
+    check_whole(run)
+
+
+@pytest.mark.parametrize(
+    ("step", "listed", "renamed"),
+    [("files.replace", 0, False), ("append_entry", 0, True), ("staging.drop_staged", 1, True)],
+    ids=["before the rename", "after it and before the manifest", "after the manifest"],
+)
+def test_killed_in_a_commit(
+    fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, step: str, listed: int, renamed: bool
+) -> None:
+    run = fresh()
+    writer = run.writer()
+    writer.fail(failure(run.rows[DEAD]))
+    replace = files.replace
+
+    def killed(*arguments: Any) -> None:
+        if step != "files.replace" or arguments[1].suffix == ".parquet":
+            raise Killed
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pipeline.sinks.commit.{step}", killed)
+        with pytest.raises(Killed):
+            writer.put(result(run.rows[0]))
+    assert len(read_manifest(run.dir).entries) == listed
+    assert (run.dir / "data" / "train-00000-of-00002.parquet").exists() == renamed
+    assert sorted(open_run(run.config, run.corpus).done) == [0, DEAD]
+    work(run, set())
     check_whole(run)
 
 
