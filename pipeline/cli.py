@@ -62,15 +62,11 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     The same command again resumes where the run stopped.
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
-    from pipeline.preflight import find_models
-    from pipeline.prompts import open_corpus
     from pipeline.report import renew_report
     from pipeline.sinks import hold_run
 
     settings = _settings(config, overrides, out)
-    find_models(settings)
-    _check_machine(settings)
-    corpus = open_corpus(settings)
+    corpus = _checked_corpus(settings)
     with _interruptible(), hold_run(settings, corpus, console.print) as state:
         if len(state.done) == corpus.size:
             renew_report(state.run_dir, settings)
@@ -78,6 +74,16 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
             _hint(state.run_dir)
         else:
             _drive(settings, corpus, state)
+
+
+def _checked_corpus(settings: RunConfig) -> Corpus:
+    """The corpus of a run whose models and machine are there."""
+    from pipeline.preflight import find_models
+    from pipeline.prompts import open_corpus
+
+    find_models(settings)
+    _check_machine(settings)
+    return open_corpus(settings)
 
 
 def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
@@ -132,18 +138,14 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
     Overrides may change what decides where and how fast rows are made, such as generators.batch_size=1.
     """
-    from pipeline.preflight import find_models
-    from pipeline.prompts import open_corpus
     from pipeline.sinks import hold_run, reopen_failed
 
     settings = _run_config(run_dir, overrides)
-    find_models(settings)
-    _check_machine(settings)
-    corpus = open_corpus(settings)
+    corpus = _checked_corpus(settings)
     with _interruptible(), hold_run(settings, corpus, console.print) as opened:
         state, again = reopen_failed(settings, corpus, opened)
         if len(state.done) == corpus.size:
-            console.print(f"no row of {run_dir} has failed; nothing to retry", markup=False)
+            console.print(f"no row of {run_dir} has failed; nothing to retry")
             return
         console.print(f"{again} failed rows are tried again")
         _drive(settings, corpus, state)
@@ -153,7 +155,6 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
     """Validate everything and print what would run and what it takes; load no model, write nothing."""
     from pipeline.cost import balance, estimate
-    from pipeline.models import quiet_libraries
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
     from pipeline.sinks import check_run_dir
@@ -165,7 +166,6 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
     images, evaluations = (corpus.size * most for most in settings.most_per_row())
-    quiet_libraries()
     generating, scoring = estimate(settings, models)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
@@ -211,7 +211,7 @@ def replay(
         path.write_bytes(result.png)
     except OSError as error:
         raise UserError(f"--out: {path} cannot be written ({error.strerror}); give another file") from None
-    console.print(f"prompt  {result.prompt}", markup=False)
+    console.print(f"prompt  {result.prompt}")
     console.print(
         f"noise   {'bit-identical' if result.noise_identical else 'DIFFERS'} ({len(result.recipe.gammas)} rounds)"
     )
@@ -224,7 +224,7 @@ def replay(
         )
     if result.revision_then != result.revision_now:
         console.print(f"model   was {result.revision_then}, is now {result.revision_now}")
-    console.print(f"written {path}", markup=False)
+    console.print(f"written {path}")
     if not result.noise_identical:
         raise typer.Exit(1)
 
@@ -248,11 +248,11 @@ def verify(
         return
     problems = verify_run(run_dir, sample)
     for problem in problems:
-        console.print(problem, markup=False)
+        console.print(problem)
     if problems:
         console.print(f"{len(problems)} problems")
         raise typer.Exit(1)
-    console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows", markup=False)
+    console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows")
 
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
@@ -263,8 +263,8 @@ def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     with _interruptible():
         found, state = repair_run(settings, corpus, console.print, sample)
     for problem in found.problems:
-        console.print(problem, markup=False)
-    console.print(f"{len(found.problems)} problems repaired: what is sound was kept", markup=False)
+        console.print(problem)
+    console.print(f"{len(found.problems)} problems repaired: what is sound was kept")
     if missing := corpus.size - len(state.done):
         console.print(
             f"run the same config again to make {missing} rows anew, or: noisesmith retry {run_dir}", markup=False
@@ -282,7 +282,7 @@ def status(
 
     found = read_status(run_dir)
     if as_json:
-        console.print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False), markup=False)
+        console.print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
     owner, running = (f" ({found.owner})" if found.owner else ""), found.state == "running"
     lines = {
@@ -300,7 +300,7 @@ def status(
         lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
         lines["updated"] = f"{clock(found.updated_seconds)} ago"
     for name, value in lines.items():
-        console.print(f"{name:<10}{value}", markup=False)
+        console.print(f"{name:<10}{value}")
 
 
 @embedded_app.command("train")
@@ -334,7 +334,7 @@ def embedded_evaluate(
     folder = weights_dir or WEIGHTS
     if not all((folder / name / "config.json").is_file() for name in ("vlm", "judge")):
         raise UserError(f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote")
-    console.print(table(evaluate(folder, seed, scenes, samples)), markup=False)
+    console.print(table(evaluate(folder, seed, scenes, samples)))
 
 
 @bench_app.command("methods")
@@ -381,8 +381,8 @@ def bench_methods(
     if left:
         _drive_trials(plan, left)
     paths = bench.write_comparison(plan)
-    console.print(paths[0].read_text(encoding="utf-8").partition("\n\n")[0], markup=False)
-    console.print(f"written: {', '.join(map(str, paths))}", markup=False)
+    console.print(paths[0].read_text(encoding="utf-8").partition("\n\n")[0])
+    console.print(f"written: {', '.join(map(str, paths))}")
 
 
 def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
