@@ -22,11 +22,10 @@ from actors.writer import WriterActor
 from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from pipeline.errors import RunError, reason
 from pipeline.events import BatchHalved, RowFailed, RowRetried, RowWritten, RunStarted, ShardCommitted, Snapshot
-from pipeline.noise import NoiseKey
 from pipeline.optimizers import build_optimizer
 from pipeline.prompts import Corpus
 from pipeline.records import Failure, Provenance, Row
-from pipeline.search import GenerateTask, RowSearch, ScoreTask
+from pipeline.search import RowSearch
 from pipeline.sinks import RunState
 from pipeline.telemetry import Telemetry
 
@@ -192,7 +191,7 @@ class Driver:
         A suspect row goes to an idle actor alone, and nothing waits behind it: if the actor dies, it was that row.
         """
         for kind in ("write", "judge", "score", "generate"):
-            pool, queue = self._pools["score" if kind == "judge" else kind], self._queues[kind]
+            pool, queue = self._pool(kind), self._queues[kind]
             size = self._batch.get(kind, 1)
             while queue and (slot := pool.free()) is not None:
                 if kind != "write" and slot.queued and (queue[0].suspect or len(queue) < size):
@@ -201,14 +200,18 @@ class Driver:
                 slot.alone = kind != "write" and flights[0].suspect
                 self._send(kind, slot, flights)
 
+    def _pool(self, kind: str) -> Pool:
+        """The actors that take a step; scorers hold the judges too."""
+        return self._pools["score" if kind == "judge" else kind]
+
     def _send(self, kind: str, slot: Slot, flights: list[Flight]) -> None:
         actor = slot.handle
         if kind == "generate":
-            tasks = [self._generate_task(flight) for flight in flights]
-            arrays = [array for flight in flights for array in self._start_of(flight)]
+            tasks = [flight.generate_task() for flight in flights]
+            arrays = [array for flight in flights for array in flight.start()]
             returns = actor.generate.options(num_returns=1 + 2 * len(tasks)).remote(tasks, *arrays)
         elif kind == "score":
-            score_tasks = [self._score_task(flight) for flight in flights]
+            score_tasks = [flight.score_task(self._optimizer.needs_gradient) for flight in flights]
             returns = actor.score.options(num_returns=1 + 2 * len(score_tasks)).remote(
                 score_tasks, *(flight.latents for flight in flights)
             )
@@ -221,23 +224,6 @@ class Driver:
         slot.queued += 1
         self._calls[returns[0]] = Call(kind, flights, slot, actor, returns[1:])
 
-    def _generate_task(self, flight: Flight) -> GenerateTask:
-        search = flight.search
-        row, turn = search.row, search.begin()
-        key = NoiseKey(self._config.seed, row.id, turn.round)
-        score = None if turn.parent is None else search.scores[turn.parent]
-        return GenerateTask(row.prompt, row.subjects, key, turn.steps, score, turn.again)
-
-    def _start_of(self, flight: Flight) -> tuple[Any, ...]:
-        """The references to what a row's turn starts from: memory and gradient of its parent, nothing in round 0."""
-        parent = flight.search.begin().parent
-        return () if parent is None else (flight.memories[parent], flight.gradients.get(parent))
-
-    def _score_task(self, flight: Flight) -> ScoreTask:
-        search = flight.search
-        last = search.rounds >= self._config.optimizer.rounds
-        return ScoreTask(search.row.prompt, search.keep_above, self._optimizer.needs_gradient and not last)
-
     def _write(self, actor: Any, flight: Flight) -> Any:
         if flight.given_up:
             return actor.fail.remote(Failure(flight.search.row, tuple(flight.attempts)))
@@ -249,7 +235,7 @@ class Driver:
 
     def _complete(self, reference: Any) -> None:
         call = self._calls.pop(reference)
-        pool = self._pools["score" if call.kind == "judge" else call.kind]
+        pool = self._pool(call.kind)
         try:
             report = ray.get(reference)
         except RayError as error:
@@ -280,8 +266,13 @@ class Driver:
             flight.latents, needed = None, search.needed()
             flight.memories = {image: ref for image, ref in flight.memories.items() if image in needed}
             flight.gradients = {image: ref for image, ref in flight.gradients.items() if image == search.base}
-            following = "generate" if not search.finished else "judge" if self._config.judges else "write"
-            self._queues[following].append(flight)
+            if search.finished:
+                self._end_search(flight)
+            else:
+                self._queues["generate"].append(flight)
+
+    def _end_search(self, flight: Flight) -> None:
+        self._queues["judge" if self._config.judges else "write"].append(flight)
 
     def _after_judge(self, call: Call, report: Any) -> None:
         for place, flight in enumerate(call.flights):
@@ -297,8 +288,9 @@ class Driver:
             scores = (search.scores[0], search.scores[search.kept])
             self._tell(RowWritten(search.row.id, len(flight.attempts) + 1, search.rounds, *scores, seconds))
             return
-        self._tell(RowFailed(search.row.id, **flight.last_attempt, seconds=seconds))
-        self._ceiling.failed(flight.attempts[-1]["error"], flight.attempts[-1]["message"])
+        last = flight.last_attempt
+        self._tell(RowFailed(search.row.id, **last, seconds=seconds))
+        self._ceiling.failed(last["error"], last["message"])
         self._ceiling.check(self._telemetry.rows)
 
     def _committed(self, shards: list[int]) -> None:
@@ -344,7 +336,7 @@ class Driver:
         elif isinstance(cause_of(error), ArithmeticError) and flight.kept_png is not None:
             flight.search.abandon()  # this round's image is of no use, the best before it is
             flight.clear()
-            self._queues["judge" if self._config.judges else "write"].append(flight)
+            self._end_search(flight)
         else:
             flight.given_up = True
             self._queues["write"].append(flight)

@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 from actors.faults import cause_of
 from actors.pool import Slot
 from pipeline.errors import reason
-from pipeline.search import RowSearch
+from pipeline.noise import NoiseKey
+from pipeline.search import GenerateTask, RowSearch, ScoreTask
 
 
 @dataclass
@@ -46,6 +47,23 @@ class Flight:
         """The last failed call, as events tell it."""
         fields = {name: self.attempts[-1][name] for name in ("where", "actor", "error", "message")}
         return {"attempt": len(self.attempts), **fields}
+
+    def generate_task(self) -> GenerateTask:
+        """What a generator is told of the row's next turn."""
+        row, turn = self.search.row, self.search.begin()
+        key = NoiseKey(self.search.config.seed, row.id, turn.round)
+        score = None if turn.parent is None else self.search.scores[turn.parent]
+        return GenerateTask(row.prompt, row.subjects, key, turn.steps, score, turn.again)
+
+    def start(self) -> tuple[Any, ...]:
+        """The references to what that turn starts from: memory and gradient of its parent, nothing in round 0."""
+        parent = self.search.begin().parent
+        return () if parent is None else (self.memories[parent], self.gradients.get(parent))
+
+    def score_task(self, needs_gradient: bool) -> ScoreTask:
+        """What a scorer is told of the image just made; after the last round no gradient is of use."""
+        last = self.search.rounds >= self.search.config.optimizer.rounds
+        return ScoreTask(self.search.row.prompt, self.search.keep_above, needs_gradient and not last)
 
     def blame(self, call: Call, error: RayError) -> None:
         """Record a failed call that carried this row."""

@@ -26,8 +26,8 @@ class RowWritten:
 
 
 @dataclass(frozen=True)
-class RowRetried:
-    """A call that carried the row has failed, and it is tried again: the ``error``'s class, the step (``where``)."""
+class _FailedCall:
+    """A call that carried the row has failed: the ``error``'s class, the step (``where``)."""
 
     row: str
     attempt: int
@@ -38,15 +38,14 @@ class RowRetried:
 
 
 @dataclass(frozen=True)
-class RowFailed:
-    """A row is given up, and its dead letter durable: the last error's class, and the step (``where``)."""
+class RowRetried(_FailedCall):
+    """The row is tried again."""
 
-    row: str
-    attempt: int
-    where: str
-    actor: str
-    error: str
-    message: str
+
+@dataclass(frozen=True)
+class RowFailed(_FailedCall):
+    """The row is given up, and its dead letter durable. ``seconds`` are from its admission."""
+
     seconds: float
 
 
