@@ -36,12 +36,12 @@ def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Seque
     data_files = [
         _write(run_dir, done.plan.data_file(shard, kind), list(rows.values()), schema) for kind in formats if rows
     ]
-    staging.keep_letters(run_dir, shard, set(done.plan.rows(shard)) - rows.keys())
+    letters = staging.keep_letters(run_dir, shard, set(done.plan.rows(shard)) - rows.keys())
     ids = "".join(f"{path.stem}\n" for path in rows.values())
     entry = Entry(
         shard=shard,
         rows=len(rows),
-        failed=tuple(letter["id"] for letter in staging.read_letters(run_dir, shard).values()),
+        failed=tuple(letter["id"] for letter in letters),
         ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
         files=tuple(data_files),
     )

@@ -55,7 +55,7 @@ def hold_run(config: RunConfig, corpus: Corpus, note: Callable[[str], None]) -> 
     Raises:
         UserError: as for :func:`open_run`, or another session writes the directory.
     """
-    check_run_dir(config, corpus)
+    _resumable(config, corpus)
     with hold(config.run_dir, note) as lock:
         yield replace(open_run(config, corpus), lock=lock)
 

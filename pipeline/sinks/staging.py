@@ -101,18 +101,19 @@ def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
         raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows anew") from None
 
 
-def keep_letters(run_dir: Path, shard: int, indices: set[int]) -> None:
-    """Leave of a shard's dead letters only these rows', since the others have succeeded after all."""
+def keep_letters(run_dir: Path, shard: int, indices: set[int]) -> list[dict[str, Any]]:
+    """Leave of a shard's dead letters only these rows', since the others have succeeded after all; returns them."""
     path = letters_file(run_dir, shard)
     if not path.exists():
-        return
-    letters = read_letters(run_dir, shard)
-    kept = b"".join(files.json_line(letter) for index, letter in letters.items() if index in indices)
+        return []
+    letters = [letter for index, letter in read_letters(run_dir, shard).items() if index in indices]
+    kept = b"".join(map(files.json_line, letters))
     if not kept:
         path.unlink()
         files.sync_dir(path.parent)
     elif kept != path.read_bytes():
         files.write_atomic(path, kept)
+    return letters
 
 
 def withdraw_letters(run_dir: Path, shard: int) -> None:
