@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,23 @@ def start(*arguments: str | Path, stdout: IO[str] | int = subprocess.PIPE, **env
         process_group=0,
         env={**os.environ, "COLUMNS": "200", **env},
     )
+
+
+def await_line(process: subprocess.Popen[str], beginning: str) -> None:
+    """Read a command's output up to a line that begins so, or to its end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+
+
+def await_written_row(process: subprocess.Popen[str], run_dir: Path, seconds: float = 400) -> None:
+    """Wait until a run has logged its first row."""
+    log, deadline = run_dir / "logs" / "run.jsonl", time.monotonic() + seconds
+    while not (log.exists() and '"row_written"' in log.read_text()):
+        assert process.poll() is None, "the run has ended"
+        assert time.monotonic() < deadline, "the run makes no rows"
+        time.sleep(0.1)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 480) -> tuple[int, str]:

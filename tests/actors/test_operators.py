@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from subprocess import Popen
 import psutil
 import pytest
 
-from tests.runs import finish, noisesmith, start, write_config
+from tests.runs import await_written_row, finish, noisesmith, start, write_config
 
 PROMETHEUS = ("rows_total", "rounds_total", "queue_length", "busy_share", "rows_in_flight", "row_seconds_bucket")
 
@@ -37,9 +36,7 @@ def running(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         process = start("run", config)
-    log = folder / "run" / "logs" / "run.jsonl"
-    while process.poll() is None and not (log.exists() and '"row_written"' in log.read_text()):
-        time.sleep(0.1)
+    await_written_row(process, folder / "run")
     yield process, config
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ import yaml
 
 from pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import ACTORS, actor_processes, kill_one
-from tests.runs import finish, start
+from tests.runs import await_written_row, finish, start
 
 SAMPLE = 10.0  # seconds between two looks at files and memory
 
@@ -51,8 +51,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
     rng, kills, samples = random.Random(seed), [], []
     output = (folder / "output.txt").open("w+")
     process = start("run", config, stdout=output)
-    log = folder / "run" / "logs" / "run.jsonl"
-    _await_first_row(process, log)
+    await_written_row(process, folder / "run")
     begun = time.monotonic()
     while process.poll() is None and (elapsed := time.monotonic() - begun) < 60 * minutes:
         samples.append({"second": round(elapsed, 1), **_resources(process)})
@@ -72,7 +71,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
         "seed": seed,
         "kills": kills,
         "samples": samples,
-        "row_seconds": _row_seconds(log.parent),
+        "row_seconds": _row_seconds(folder / "run" / "logs"),
         "committed_rows": len(ids),
         "doubled_ids": len(ids) - len(set(ids)),
         "problems": [problem for problem in verify_run(folder / "run") if "not committed yet" not in problem],
@@ -85,14 +84,6 @@ def quarters(figures: dict[str, Any]) -> list[float]:
     quarter = 60 * figures["minutes"] / 4
     counts = [sum(n * quarter <= second < (n + 1) * quarter for second in figures["row_seconds"]) for n in range(4)]
     return [round(60 * count / quarter, 2) for count in counts]
-
-
-def _await_first_row(process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while not (log.exists() and "row_written" in log.read_text()):
-        assert process.poll() is None, "the run has ended"
-        assert time.monotonic() < deadline, "the run makes no rows"
-        time.sleep(0.1)
 
 
 def _await_end(process: subprocess.Popen[str], seconds: float) -> None:

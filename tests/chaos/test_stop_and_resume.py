@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import await_rows
-from tests.runs import finish, noisesmith, start, write_config
+from tests.runs import await_line, finish, noisesmith, start, write_config
 
 pytestmark = pytest.mark.chaos
 ROWS = 16
@@ -44,9 +44,7 @@ def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: 
     endless = {"optimizer": {"rounds": 100_000}, "faults": {"grace_seconds": 1}}
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=4, **endless)
     process = start("run", config)
-    for line in process.stdout:
-        if line.startswith("rows "):
-            break
+    await_line(process, "rows ")
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 128 + signal.SIGTERM, output
@@ -58,13 +56,9 @@ def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: 
 def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, optimizer={"rounds": 400})
     process = start("run", config)
-    for line in process.stdout:
-        if line.startswith("rows "):
-            break
+    await_line(process, "rows ")
     os.kill(process.pid, signal.SIGINT)
-    for line in process.stdout:
-        if "finishing the rows" in line:
-            break
+    await_line(process, "stopping: finishing the rows")
     os.kill(process.pid, signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
