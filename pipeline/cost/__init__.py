@@ -17,7 +17,7 @@ from pipeline.generators import model_parts
 from pipeline.optimizers import build_optimizer
 from pipeline.preflight import Models
 
-__all__ = ["Cost", "Side", "estimate"]
+__all__ = ["Cost", "Side", "balance", "estimate"]
 
 SUSTAINED = 100e12  # operations a second assumed where seconds are given: a third of what an A100 is sold with
 
