@@ -1,7 +1,7 @@
 """``python -m tests.chaos.soak --minutes 120 --out docs/soak``: a long run of the built-in models under constant kills.
 
 Every minute one generator, scorer or writer gets a SIGKILL. Rows a minute come from the run's own log; open files and
-resident memory are those of the driver's process and of the actors. Writes OUT.json and OUT.png.
+resident memory are those of the driver, of the actors and of Ray's own processes. Writes OUT.json and OUT.png.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.chaos.killing import ACTORS, actor_processes, kill_one
 from tests.runs import await_written_row, finish, start
 
 SAMPLE = 10.0  # seconds between two looks at files and memory
+GROUPS = ("driver", "actors", "ray")  # the processes looked at: ray is its daemons and idle workers
 
 
 def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
         overrides: sections of the config instead of the built-in models' and their settings.
 
     Returns:
-        the kills, samples of files and memory, the times of rows in seconds from the first, and what verify says.
+        the kills, samples of files and memory, rows in each second from the first on, and what verify says.
     """
     config = folder / "soak.yaml"
     settings = {
@@ -71,7 +73,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
         "seed": seed,
         "kills": kills,
         "samples": samples,
-        "row_seconds": _row_seconds(folder / "run" / "logs"),
+        "rows_by_second": _rows_by_second(folder / "run" / "logs"),
         "committed_rows": len(ids),
         "doubled_ids": len(ids) - len(set(ids)),
         "problems": [problem for problem in verify_run(folder / "run") if "not committed yet" not in problem],
@@ -81,9 +83,9 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
 
 def quarters(figures: dict[str, Any]) -> list[float]:
     """Rows a minute in each quarter of the time."""
-    quarter = 60 * figures["minutes"] / 4
-    counts = [sum(n * quarter <= second < (n + 1) * quarter for second in figures["row_seconds"]) for n in range(4)]
-    return [round(60 * count / quarter, 2) for count in counts]
+    length = round(60 * figures["minutes"] / 4)
+    rows = figures["rows_by_second"]
+    return [round(60 * sum(rows[n * length : (n + 1) * length]) / length, 2) for n in range(4)]
 
 
 def _await_end(process: subprocess.Popen[str], seconds: float) -> None:
@@ -93,46 +95,46 @@ def _await_end(process: subprocess.Popen[str], seconds: float) -> None:
         return
 
 
-def _resources(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Open files and resident MiB of the driver, and MiB of all actors at the moment."""
+def _resources(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Open files and resident MiB of the driver, of all actors of the moment and of Ray's own processes."""
     driver = psutil.Process(process.pid)
-    actors = 0.0
-    for kind in ACTORS:
-        for actor in actor_processes(kind):
+    actors = [actor for kind in ACTORS for actor in actor_processes(kind)]
+    others = [child for child in driver.children(recursive=True) if child not in actors]
+    found: dict[str, float] = {}
+    for name, group in zip(GROUPS, ([driver], actors, others), strict=True):
+        files, mib = 0, 0.0
+        for member in group:
             try:
-                actors += actor.memory_info().rss / 2**20
+                files, mib = files + member.num_fds(), mib + member.memory_info().rss / 2**20
             except psutil.Error:
                 continue
-    return {
-        "driver_files": driver.num_fds(),
-        "driver_mib": round(driver.memory_info().rss / 2**20, 1),
-        "actors_mib": round(actors, 1),
-    }
+        found |= {f"{name}_files": files, f"{name}_mib": round(mib, 1)}
+    return found
 
 
-def _row_seconds(logs: Path) -> list[float]:
+def _rows_by_second(logs: Path) -> list[int]:
     lines = [json.loads(line) for path in sorted(logs.glob("run.jsonl*")) for line in path.open()]
     times = sorted(datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == "row_written")
-    return [round(when - times[0], 2) for when in times]
+    counts = Counter(int(when - times[0]) for when in times)
+    return [counts[second] for second in range(max(counts) + 1)]
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), layout="constrained")
-    rate, memory, files = figure.subplots(3, 1, sharex=True)
-    minutes = [int(second // 60) for second in figures["row_seconds"]]
+    rate, *below = figure.subplots(3, 1, sharex=True)
     whole = range(int(figures["minutes"]))
-    rate.plot(whole, [minutes.count(minute) for minute in whole])
+    rate.plot(whole, [sum(figures["rows_by_second"][60 * minute : 60 * (minute + 1)]) for minute in whole])
     rate.set(ylabel="rows a minute", ylim=(0, None), title=f"{len(figures['kills'])} kills")
     when = [sample["second"] / 60 for sample in figures["samples"]]
-    for name, label in (("driver_mib", "driver"), ("actors_mib", "actors")):
-        memory.plot(when, [sample[name] for sample in figures["samples"]], label=label)
-    memory.set(ylabel="resident MiB", ylim=(0, None))
-    memory.legend(frameon=False)
-    files.plot(when, [sample["driver_files"] for sample in figures["samples"]])
-    files.set(xlabel="minutes", ylabel="driver's open files", ylim=(0, None))
-    for axes in (rate, memory, files):
+    for axes, unit, label in zip(below, ("mib", "files"), ("resident MiB", "open files"), strict=True):
+        for group in GROUPS:
+            axes.plot(when, [sample[f"{group}_{unit}"] for sample in figures["samples"]], label=group)
+        axes.set(ylabel=label, ylim=(0, None))
+    below[0].legend(frameon=False)
+    below[1].set(xlabel="minutes")
+    for axes in (rate, *below):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)
 
@@ -154,7 +156,7 @@ def main() -> None:
         "last_to_first_quarter": round(by_quarter[-1] / by_quarter[0], 3),
         **{
             f"{name}_{when}_quarter": round(statistics.median(sample[name] for sample in part), 1)
-            for name in ("driver_files", "driver_mib", "actors_mib")
+            for name in (f"{group}_{unit}" for group in GROUPS for unit in ("files", "mib"))
             for when, part in (("first", head), ("last", tail))
         },
         "cores": os.cpu_count(),
