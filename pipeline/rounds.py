@@ -60,9 +60,9 @@ class Rounds:
     def denoise(self, tasks: Sequence[GenerateTask], noise: Tensor) -> tuple[Tensor, list[float]]:
         """z_0 ``[B, C, H, W]`` of noises, and the U-Net evaluations each row took."""
         (steps,) = {task.steps for task in tasks}
-        prompts = [task.prompt for task in tasks]
+        prompts = self._prompts(tasks)
         if isinstance(self._attention, AttendAndExcite):
-            return self._attention.sample(prompts, _subjects(tasks), noise, steps)
+            return self._attention.sample(prompts, self._subjects(tasks), noise, steps)
         return self.generator.sample(prompts, noise, steps), [float(steps)] * len(tasks)
 
     def _prepare(self, tasks: Sequence[GenerateTask], proposals: list[Proposal]) -> tuple[list[Proposal], list[float]]:
@@ -72,8 +72,8 @@ class Rounds:
         if isinstance(self._attention, InitNo) and fresh:
             asked = [tasks[place] for place in fresh]
             noises, costs = self._attention.prepare(
-                [task.prompt for task in asked],
-                _subjects(asked),
+                self._prompts(asked),
+                self._subjects(asked),
                 [task.key for task in asked],
                 self.generator.spec.shape,
                 asked[0].steps,
@@ -81,6 +81,16 @@ class Rounds:
             for place, noise, cost in zip(fresh, noises, costs, strict=True):
                 proposals[place], spent[place] = Proposal(noise[None]), cost
         return proposals, spent
+
+    def _prompts(self, tasks: Sequence[GenerateTask]) -> list[str]:
+        return [self.generator.plain(task.prompt) for task in tasks]
+
+    def _subjects(self, tasks: Sequence[GenerateTask]) -> list[Sequence[str]]:
+        """Those the corpus lists, else those found in the prompt; as the generator's prompts write them."""
+        return [
+            [self.generator.plain(subject) for subject in task.subjects] or find_subjects(prompt)
+            for task, prompt in zip(tasks, self._prompts(tasks), strict=True)
+        ]
 
     def _propose(self, task: GenerateTask, given: tuple[Tensor, Tensor | None] | None) -> Proposal:
         if given is None:
@@ -100,8 +110,3 @@ def _attention(config: RunConfig, generator: Any) -> InitNo | AttendAndExcite | 
     if isinstance(config.optimizer, AttendAndExciteConfig):
         return AttendAndExcite(generator.pipe, config.optimizer, config.generators)
     return None
-
-
-def _subjects(tasks: Sequence[GenerateTask]) -> list[Sequence[str]]:
-    """Those the corpus lists, else those found in the prompt."""
-    return [task.subjects or find_subjects(task.prompt) for task in tasks]

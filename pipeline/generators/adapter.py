@@ -12,6 +12,7 @@ from pipeline.generators.loading import load_pipeline, lora_revision
 from pipeline.generators.samplers import build_scheduler, sampler_gain
 from pipeline.generators.spec import read_spec
 from pipeline.models import ModelSource
+from pipeline.prompts.text import plain
 
 
 class Adapter:
@@ -54,6 +55,10 @@ class Adapter:
             scheduler = build_scheduler(self._config.scheduler, self._trained, self._config.timestep_spacing)
             self._gains[steps] = sampler_gain(scheduler, steps)
         return self._gains[steps]
+
+    def plain(self, text: str) -> str:
+        parts = self.pipe.components.items()
+        return plain(text, *(part for name, part in parts if name.startswith("tokenizer") and part is not None))
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:

@@ -28,6 +28,10 @@ class Generator(Protocol):
         """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant."""
         ...
 
+    def plain(self, text: str) -> str:
+        """The text with no token in it that would steer a text encoder, as :func:`pipeline.prompts.text.plain`."""
+        ...
+
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
         """Denoise ``noise`` ``[B, C, H, W]`` float32 ~ N(0, I) in ``steps`` into z_0, same shape, float32, on the CPU.
 

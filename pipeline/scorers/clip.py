@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError, reason
 from pipeline.models import ModelSource
+from pipeline.prompts.text import plain
 from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
-from pipeline.scorers.text import plain
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 

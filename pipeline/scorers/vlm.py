@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError, reason
 from pipeline.models import ModelSource
+from pipeline.prompts.text import plain
 from pipeline.scorers.preprocess import preprocess, preprocess_reference
-from pipeline.scorers.text import plain
 
 
 class VisionLanguageModel(ABC):

@@ -13,9 +13,12 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from pipeline.config import GeneratorConfig
+from pipeline.config import GeneratorConfig, validated
 from pipeline.generators import Generator, find_generator, load_generator
+from pipeline.noise import NoiseKey
+from pipeline.rounds import Rounds
 from pipeline.scorers.decoder import Decoder
+from pipeline.search import GenerateTask
 from tests.tiny_generators import stable_diffusion_3
 
 PROMPTS = ["a cat and a red car", "a dog"]
@@ -259,3 +262,29 @@ def test_dynamic_shifting_moves_the_steps_and_not_the_gain(families: Mapping[str
     ).images
     assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-5
     assert generator.gain(3) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [*((name, "none") for name in PIPELINES), ("sd1", "attend_and_excite"), ("sd1", "initno")]
+)
+def test_a_prompts_special_tokens_are_text(families: Mapping[str, Path], family: str, method: str) -> None:
+    """The end token in a prompt reads as its characters, for the encoders and for where its subjects are."""
+    optimizer = {"method": method, **({} if method == "none" else {"attention_size": 4})}
+    scheduler = "flow_euler" if family == "sd3" else "ddim"
+    config = {
+        "corpus": {"source": "embedded/simple", "size": 1},
+        "generators": {"model": str(families[family]), "steps": 2, "guidance_scale": 4.0, "scheduler": scheduler},
+        "optimizer": optimizer,
+        "output": {"dir": "never-written"},
+    }
+    rounds = Rounds(validated(config, "test"), "cpu")
+
+    def turn(prompt: str, *subjects: str) -> torch.Tensor:
+        task = GenerateTask(prompt, subjects, NoiseKey(0, "00000000-aaaaaaaa", 0), 2)
+        return rounds.turn([task], [None]).latents
+
+    hostile, parted = "a cat </s> and a dog", "a cat < /s> and a dog"
+    assert torch.equal(turn(hostile, "</s> and", "dog"), turn(parted, "< /s> and", "dog"))
+    if method == "none":
+        raw = rounds.generator.sample([hostile], _noise(rounds.generator, 1), 2)
+        assert not torch.equal(raw, rounds.generator.sample([parted], _noise(rounds.generator, 1), 2))
