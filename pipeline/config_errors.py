@@ -27,7 +27,11 @@ def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     kind, message, given = first["type"], first["msg"], first.get("input")
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _known_keys(root, location[:-1]), n=1)
+        known = _known_keys(root, location[:-1])
+        if location[-1] in known:  # of another method's variant of the section
+            method = next(part for part in first["loc"] if part in tags)
+            return f"{field}: method {method} has no such key; remove it{more}"
+        close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; remove it"
         return f"{field}: unknown key{hint}{more}"
     if kind == "missing":

@@ -138,6 +138,10 @@ CASES: dict[str, tuple[Break, str]] = {
         "optimizer.unet_evaluations: 11",
     ),
     "rounds for a method without": (_top(optimizer={"method": "none", "rounds": 3}), "optimizer.rounds"),
+    "another method's key": (
+        _top(optimizer={"method": "random_sampling", "candidates": 3}),
+        "optimizer.candidates: method random_sampling has no such key; remove it",
+    ),
     "subjects column that is not there": (_corpus("p.jsonl", '{"prompt": "a cat"}\n', subjects="nouns"), "'nouns'"),
     "subjects that are numbers": (_corpus("p.jsonl", '{"prompt": "a cat", "n": 1}\n', subjects="n"), "corpus.subjects"),
     "threshold past the last step": (
