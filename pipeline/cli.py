@@ -250,7 +250,7 @@ def verify(
     for problem in problems:
         console.print(problem)
     if problems:
-        console.print(f"{len(problems)} problems")
+        console.print(_problems(len(problems)))
         raise typer.Exit(1)
     console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows")
 
@@ -264,11 +264,13 @@ def _repair(settings: RunConfig, sample: Collection[int]) -> None:
         found, state = repair_run(settings, corpus, console.print, sample)
     for problem in found.problems:
         console.print(problem)
-    console.print(f"{len(found.problems)} problems repaired: what is sound was kept")
+    console.print(f"{_problems(len(found.problems))} repaired: what is sound was kept")
     if missing := corpus.size - len(state.done):
-        console.print(
-            f"run the same config again to make {missing} rows anew, or: noisesmith retry {run_dir}", markup=False
-        )
+        console.print(f"run the same config again to make {missing} rows anew, or: noisesmith retry {run_dir}")
+
+
+def _problems(count: int) -> str:
+    return "1 problem" if count == 1 else f"{count} problems"
 
 
 @app.command()

@@ -19,7 +19,7 @@ from pipeline.sinks.lock import hold
 from pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
 from pipeline.sinks.plan import letters_file
 from pipeline.sinks.reader import read_file
-from pipeline.sinks.run import RunState, open_run, refuse_other_run
+from pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
 from pipeline.sinks.schema import row_schema, row_table
 from pipeline.sinks.verify import Findings, check_file, check_row, examine, replays
 
@@ -36,10 +36,14 @@ def reopen_failed(config: RunConfig, corpus: Corpus, before: RunState) -> tuple[
     Raises:
         UserError: as for :func:`~pipeline.sinks.run.open_run`.
     """
-    manifest = read_manifest(before.run_dir)
-    reopen(config, corpus, manifest, [shard for shard, entry in manifest.entries.items() if entry.failed])
-    for shard in shards_in(before.run_dir / "failed"):
-        staging.withdraw_letters(before.run_dir, shard)
+    run_dir = before.run_dir
+    with writing(run_dir):
+        manifest, letters = read_manifest(run_dir), shards_in(run_dir / "failed")
+        if not letters:
+            return before, 0
+        reopen(config, corpus, manifest, [shard for shard, entry in manifest.entries.items() if entry.failed])
+        for shard in letters:
+            staging.withdraw_letters(run_dir, shard)
     state = replace(open_run(config, corpus), lock=before.lock)
     return state, len(before.done) - len(state.done)
 
@@ -62,14 +66,14 @@ def repair_run(
     """
     run_dir = config.run_dir
     refuse_other_run(config, corpus, salvage_manifest(run_dir)[0].header)
-    with hold(run_dir, note):
+    with hold(run_dir, note), writing(run_dir):
         found = examine(run_dir, replayed)
         entries, damaged = found.manifest.entries, set(found.shards)
         if found.lines:  # whose entries they were nobody knows
             damaged |= set(range(found.manifest.header.shards)) - entries.keys()
-        for shard in shards_in(run_dir / "staging"):
-            staging.drop_damaged(run_dir, shard)
-        for shard in shards_in(run_dir / "failed"):
+        for path in found.files:
+            path.unlink()
+        for shard in shards_in(run_dir / "failed") & damaged:
             try:
                 staging.read_letters(run_dir, shard)
             except UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def open_run(config: RunConfig, corpus: Corpus) -> RunState:
     """
     run_dir = config.run_dir
     old = _resumable(config, corpus)
-    try:
+    with writing(run_dir):
         if old is None:
             files.make_dir(run_dir)
             write_manifest(run_dir, _header(config, corpus))
@@ -78,8 +79,6 @@ def open_run(config: RunConfig, corpus: Corpus) -> RunState:
             path.unlink(missing_ok=True)  # that of a beating lock may be gone by now
         done = recover(run_dir)
         commit_complete(run_dir, done, config.output.formats, row_schema(config, corpus.extra_schema))
-    except OSError as error:
-        raise _unwritable(run_dir, error) from None
     return RunState(run_dir, old is not None, done)
 
 
@@ -101,7 +100,7 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
     run_dir = config.run_dir
     if "\0" in str(run_dir):
         raise UserError(f"output.dir: {str(run_dir)!r} holds a NUL character; choose another output.dir")
-    try:
+    with writing(run_dir):
         _check_place(run_dir)
         if manifest_file(run_dir).exists():
             manifest = read_manifest(run_dir)
@@ -109,8 +108,6 @@ def _resumable(config: RunConfig, corpus: Corpus) -> Manifest | None:
             return manifest
         if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
-    except OSError as error:
-        raise _unwritable(run_dir, error) from None
     return None
 
 
@@ -166,12 +163,24 @@ def refuse_other_run(config: RunConfig, corpus: Corpus, old: Header) -> None:
         )
 
 
-def _unwritable(run_dir: Path, error: OSError) -> UserError:
-    remedy = "choose another output.dir"
-    if is_remote(run_dir):
-        remedy = "check the store's address and the network"
-        if isinstance(error, FileNotFoundError):
-            remedy = "make the bucket, or choose another output.dir"
-        elif isinstance(error, PermissionError):
-            remedy = "renew the credentials in the environment, or choose an output.dir they may write to"
-    return UserError(f"output.dir: {run_dir} cannot be written ({error.strerror or error}); {remedy}")
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Says in one sentence why a run directory, or a place for one, cannot be used.
+
+    Raises:
+        UserError: the block has met an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "choose another output.dir"
+        if is_remote(run_dir):
+            remedy = "check the store's address and the network"
+            if isinstance(error, FileNotFoundError):
+                remedy = "make the bucket, or choose another output.dir"
+            elif isinstance(error, PermissionError):
+                remedy = "renew the credentials in the environment, or choose an output.dir they may write to"
+        elif error.errno == errno.ENOSPC:
+            remedy = "make room, or choose another output.dir"
+        message = f"output.dir: {run_dir} cannot be written ({error.strerror or error}); {remedy}"
+        raise UserError(message) from None

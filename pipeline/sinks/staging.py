@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, reason
 from pipeline.prompts.ids import index_of
 from pipeline.records import Failure
 from pipeline.sinks import files
@@ -48,13 +48,19 @@ def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
             raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
 
 
-def drop_damaged(run_dir: Path, shard: int) -> None:
-    """Remove the staged rows of a shard that cannot be read."""
+def damaged_rows(run_dir: Path, shard: int) -> dict[Path, str]:
+    """The staged rows of a shard that cannot be read, each with a sentence. One that is committed meanwhile is none."""
+    found = {}
     for path in staged_rows(run_dir, shard).values():
         try:
             list(read_staged([path]))
-        except UserError:
-            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            found[path] = f"{path}: cannot be read ({reason(error)})"
+        except UserError as error:
+            found[path] = str(error)
+    return found
 
 
 def drop_staged(run_dir: Path, shard: int) -> None:

@@ -19,8 +19,9 @@ from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.records import Recipe
 from pipeline.sinks import files, staging
+from pipeline.sinks.done import shards_in
 from pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from pipeline.sinks.plan import manifest_file
+from pipeline.sinks.plan import letters_file, manifest_file
 from pipeline.sinks.reader import read_file
 from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
 from pipeline.stores import to_path
@@ -30,7 +31,8 @@ CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores"
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a run: with lines of its manifest, and by number with committed shards that are not sound.
+    """What is wrong with a run: with lines of its manifest, by number with committed shards that are not sound, and by
+    file with staged rows and with dead letters of shards not committed.
 
     ``manifest`` is what can be read of it.
     """
@@ -38,15 +40,17 @@ class Findings:
     manifest: Manifest
     lines: list[str]
     shards: dict[int, list[str]]
+    files: dict[Path, str]
 
     @property
     def problems(self) -> list[str]:
         """One sentence each."""
-        return [*self.lines, *chain.from_iterable(self.shards.values())]
+        return [*self.lines, *chain.from_iterable(self.shards.values()), *self.files.values()]
 
 
 def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
-    """Check every committed shard in full: sizes, hashes, schema, ids, images, agreement of formats, dead letters.
+    """Check every committed shard in full: sizes, hashes, schema, ids, images, agreement of formats, dead letters. Of
+    the others whether their rows and letters can be read.
 
     Args:
         replayed: indices of rows whose noise is rebuilt too, from their recipes or from the noise stored.
@@ -72,7 +76,15 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
         for shard, entry in sorted(manifest.entries.items())
     }
     lines = [f"{manifest_file(run_dir).name}: {problem}" for problem in damage]
-    return Findings(manifest, lines, {shard: problems for shard, problems in checked.items() if problems})
+    unread = dict[Path, str]()
+    for shard in sorted(shards_in(run_dir / "staging")):
+        unread |= staging.damaged_rows(run_dir, shard)
+    for shard in sorted(shards_in(run_dir / "failed") - manifest.entries.keys()):
+        try:
+            staging.read_letters(run_dir, shard)
+        except (UserError, OSError) as error:
+            unread[letters_file(run_dir, shard)] = str(error)
+    return Findings(manifest, lines, {shard: problems for shard, problems in checked.items() if problems}, unread)
 
 
 def sample_rows(run_dir: Path, count: int) -> frozenset[int]:

@@ -55,7 +55,7 @@ class TestVerify:
     def test_damage_is_listed_with_exit_code_1(self, make_run: Callable[..., Run], command: Command) -> None:
         run = make_run().write_all()
         (run.dir / "data" / "train-00001-of-00003.tar").unlink()
-        assert command("verify", run.dir) == (1, "data/train-00001-of-00003.tar: is missing\n1 problems\n")
+        assert command("verify", run.dir) == (1, "data/train-00001-of-00003.tar: is missing\n1 problem\n")
 
     def test_repair_rebuilds_a_form_and_says_what_is_to_be_made(
         self, make_run: Callable[..., Run], command: Command
@@ -73,7 +73,7 @@ class TestVerify:
         )
         assert command("verify", run.dir) == (
             1,
-            "1 of 3 shards are not committed yet: run the config again\n1 problems\n",
+            "1 of 3 shards are not committed yet: run the config again\n1 problem\n",
         )
 
     def test_repair_without_its_corpus_says_so_and_writes_nothing(

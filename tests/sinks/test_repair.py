@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.sinks import RunState, read_rows, reopen, repair_run, verify_run
+from pipeline.sinks import RunState, open_run, read_rows, reopen, reopen_failed, repair_run, verify_run
 from tests.sinks.conftest import Run, failure, result
 
 FIRST = {kind: f"data/train-00000-of-00003.{kind}" for kind in ("parquet", "tar")}
@@ -111,6 +113,7 @@ def test_a_dead_row_whose_letter_is_damaged_is_tried_again(make_run: Callable[..
     for row in run.rows:
         writer.fail(failure(row)) if row.index in (2, 5) else writer.put(result(row))
     (run.dir / "failed" / "shard-00000.jsonl").write_text("no letter\n")
+    assert "shard-00000.jsonl: is damaged" in "\n".join(verify_run(run.dir))
     assert _make_missing(run, _repair(run)[1]) == [2]
     assert len(list(read_rows(run.dir))) == 9, "the other dead row stays dead"
 
@@ -120,8 +123,39 @@ def test_a_damaged_staged_row_is_made_anew(make_run: Callable[..., Run]) -> None
     writer = run.writer()
     for row in run.rows[:3]:
         writer.put(result(row))
-    _cut(min((run.dir / "staging" / "shard-00000").iterdir()))
-    assert _make_missing(run, _repair(run)[1]) == [0, *range(3, 10)]
+    writer.fail(failure(run.rows[5]))
+    row, letters = min((run.dir / "staging" / "shard-00000").iterdir()), run.dir / "failed" / "shard-00001.jsonl"
+    _cut(row)
+    letters.write_text("no letter\n")
+    named = [problem.partition(": ")[0] for problem in verify_run(run.dir)]
+    assert named[:-1] == [str(row), str(letters)], "and shards that are not committed yet"
+    problems, state = _repair(run)
+    assert [problem.partition(": ")[0] for problem in problems] == named[:-1]
+    assert _make_missing(run, state) == [0, *range(3, 10)]
+
+
+@pytest.mark.parametrize("act", [repair_run, reopen_failed])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    make_run: Callable[..., Run], act: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    writer = run.writer()
+    for row in run.rows:
+        writer.fail(failure(row)) if row.index == 2 else writer.put(result(row))
+    _cut(run.dir / FIRST["tar"])
+    before = _contents(run), (run.dir / "manifest.jsonl").read_bytes()
+    third = open_run(run.config, run.corpus) if act is reopen_failed else print
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.sinks.staging.stage", full)
+        with pytest.raises(UserError, match=r"No space left on device.; make room"):
+            act(run.config, run.corpus, third)
+    assert (_contents(run), (run.dir / "manifest.jsonl").read_bytes()) == before
+    assert len(_repair(run)[0]) == 1
+    assert verify_run(run.dir) == []
 
 
 def test_another_corpus_is_refused(make_run: Callable[..., Run]) -> None:
