@@ -22,7 +22,18 @@ from pipeline import cli, stores
 from pipeline.config import validated
 from pipeline.errors import UserError
 from pipeline.events import RunEnded, RunStarted
-from pipeline.sinks import check_run_dir, files, hold, hold_run, lock, open_run, read_rows, verify_run
+from pipeline.sinks import (
+    check_run_dir,
+    files,
+    hold,
+    hold_run,
+    lock,
+    open_run,
+    read_rows,
+    reopen_failed,
+    repair_run,
+    verify_run,
+)
 from pipeline.sinks.manifest import read_manifest
 from pipeline.status import read_status
 from pipeline.stores import StorePath, to_path
@@ -252,6 +263,30 @@ class TestFaults:
         assert read_manifest(run.dir).entries == {}
         assert len(open_run(run.config, run.corpus).done) == 2
         assert verify_run(run.dir) == []
+
+
+def test_damage_is_found_and_repaired_and_dead_rows_tried_again(make_run: MakeRun, url: str) -> None:
+    run = make_run(output={"dir": url})
+    writer = run.writer()
+    for row in run.rows:
+        writer.fail(failure(row)) if row.index == 5 else writer.put(result(row))
+    parquets, tars = (list(run.dir.glob(f"data/*.{kind}")) for kind in ("parquet", "tar"))
+    before = {path.name: path.read_bytes() for path in parquets + tars}
+    tars[0].unlink()
+    files.write_atomic(parquets[1], before[parquets[1].name][:-40])
+    named = [problem.partition(": ")[0] for problem in verify_run(run.dir)]
+    assert named == [str(path.relative_to(run.dir)) for path in (tars[0], parquets[1])]
+    found, state = repair_run(run.config, run.corpus, print)
+    assert [problem.partition(": ")[0] for problem in found.problems] == named
+    assert len(state.done) == 10
+    assert {path.name: path.read_bytes() for path in parquets + tars} == before
+    assert verify_run(run.dir, range(10)) == []
+
+    assert reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))[1] == 1
+    run.writer().put(result(run.rows[5]))
+    assert verify_run(run.dir, range(10)) == []
+    assert [row["id"] for row in read_rows(run.dir, ["id"])] == [row.id for row in run.rows]
+    assert not list(run.dir.glob("failed/*"))
 
 
 def test_killed_at_every_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
