@@ -82,9 +82,13 @@ def session(config: RunConfig, note: Callable[[str], None]) -> Iterator[Session]
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores.
+        KeyboardInterrupt: the block was interrupted; its argument is the exit code.
     """
     runs = Session(note)
     with cluster(config):
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
             signal.signal(number, runs.stop)
-        yield runs
+        try:
+            yield runs
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(runs.exit_code) from None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,12 +113,18 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does, so that what it holds is released."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(128 + number)
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("stopped at once; run the same command to resume")
-        raise typer.Exit(130) from None
+        code = stopped.args[0] if stopped.args else 128 + signal.SIGINT
+        # while Ray starts it exits by itself on SIGTERM, with the signal's number
+        raise typer.Exit(code if isinstance(stopped, KeyboardInterrupt) else 128 + code) from None
 
 
 def _hint(run_dir: Path) -> None:

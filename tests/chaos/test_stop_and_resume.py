@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.sinks import read_rows, verify_run
@@ -51,6 +52,20 @@ def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: 
     assert "finishing the rows in flight for at most 1 seconds" in output
     assert "stopped; run the same command to resume" in output
     assert noisesmith("verify", tmp_path / "run")[1].count("\n") == 2, "it lacks its shard, and nothing is wrong"
+
+
+@pytest.mark.parametrize("begun", ["the command", "Ray"])
+def test_sigterm_before_the_first_row_is_a_sentence(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, begun: str
+) -> None:
+    process = start("run", write_config(tmp_path, tiny_sd, tiny_llava))
+    await_line(process, "starting Ray")
+    while begun == "Ray" and not any(child.name() == "raylet" for child in psutil.Process(process.pid).children()):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert output.endswith("stopped at once; run the same command to resume\n")
 
 
 def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
