@@ -291,7 +291,7 @@ class Driver:
         last = flight.last_attempt
         self._tell(RowFailed(search.row.id, **last, seconds=seconds))
         self._ceiling.failed(last["error"], last["message"])
-        self._ceiling.check(self._telemetry.rows)
+        self._ceiling.check(self._telemetry.tally.rows)
 
     def _committed(self, shards: list[int]) -> None:
         for shard in shards:

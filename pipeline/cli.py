@@ -100,12 +100,12 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
     if not outcome.complete:
         console.print("stopped; run the same command to resume")
         raise typer.Exit(runs.exit_code)
-    if progress.failed:
+    if failed := progress.tally.failed.total():
         console.print(
-            f"{progress.failed} rows failed; why is in {state.run_dir}/failed/\n"
+            f"{failed} rows failed; why is in {state.run_dir}/failed/\n"
             f"to try them again: noisesmith retry {state.run_dir}"
         )
-        if not progress.rows:
+        if not progress.tally.rows:
             raise typer.Exit(1)
     _hint(state.run_dir)
 
@@ -300,6 +300,8 @@ def status(
         "shards": f"{found.shards_committed:,} of {found.shards:,} committed",
         "failed": ", ".join(f"{error} {count:,}" for error, count in found.failed.items()) or "none",
     }
+    if found.scores is not None:
+        lines["score"] = "{:.3f} → {:.3f}".format(*found.scores)
     if found.updated_seconds is not None:
         lines["rate"] = f"{found.rows_per_minute:g} rows/min"
         if running:

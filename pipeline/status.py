@@ -19,8 +19,8 @@ from pipeline.sinks.manifest import read_manifest
 class Status:
     """``state`` is running, died, stopped, failed or finished; ``failed`` counts dead letters by class of error.
 
-    ``rows_per_minute``, ``eta_seconds``, ``in_flight``, ``queues`` and ``busy`` are what the session last wrote,
-    ``updated_seconds`` ago; ``None`` where none has.
+    ``scores``, the means of the rows' first and kept scores, ``rows_per_minute``, ``eta_seconds``, ``in_flight``,
+    ``queues`` and ``busy`` are what the session last wrote of itself, ``updated_seconds`` ago; ``None`` where none has.
     """
 
     run: str
@@ -32,6 +32,7 @@ class Status:
     shards: int
     shards_committed: int
     failed: dict[str, int]
+    scores: list[float] | None
     rows_per_minute: float | None
     eta_seconds: int | None
     in_flight: int | None
@@ -67,6 +68,7 @@ def read_status(run_dir: Path) -> Status:
         shards=manifest.header.shards,
         shards_committed=len(done.committed),
         failed=dict(Counter(letter["error"] for letter in letters).most_common()),
+        scores=session.get("scores"),
         rows_per_minute=session.get("rows_per_minute"),
         eta_seconds=session.get("eta_seconds"),
         in_flight=session.get("in_flight"),

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,12 +20,11 @@ from pipeline.events import (
     Event,
     RowFailed,
     RowRetried,
-    RowWritten,
     RunEnded,
-    RunStarted,
     Snapshot,
 )
 from pipeline.sinks import files
+from pipeline.tally import Tally
 
 INTERVAL = 10.0  # seconds between two writes of stats.json
 LOG_BYTES = 64 * 2**20  # of one log file; four older ones are kept
@@ -43,11 +41,8 @@ class Telemetry:
         """``settings`` are figures for ``stats.json`` that stay as they are, such as the number of actors."""
         self._run_dir, self._settings, self._others = run_dir, settings, others
         self._logger = _logger(run_dir)
-        self._started, self._begun = datetime.now(UTC), time.monotonic()
+        self._started, self.tally = datetime.now(UTC), Tally()
         self._written = -INTERVAL
-        self._total = self._before = self._retries = self._rounds = self.rows = 0
-        self._failed: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
         self._now = Snapshot(0, {}, 0.0, 0.0)
         self._state, self._message = "running", ""
 
@@ -69,25 +64,24 @@ class Telemetry:
 
     def operations(self) -> dict[str, Any]:
         """The state of this session and what it has measured, ready for JSON; seconds and shares in [0, 1]."""
-        seconds, failed = time.monotonic() - self._begun, self._failed.total()
-        done = self._before + self.rows + failed
-        rate = (self.rows + failed) / seconds if seconds else 0.0
+        tally, eta = self.tally, self.tally.eta_seconds
         return {
             "state": self._state,
             "message": self._message,
             "started": self._started.isoformat(timespec="seconds"),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rows": self._total,
-            "rows_done": done,
-            "seconds": round(seconds, 3),
-            "rows_written": self.rows,
-            "rows_failed": failed,
-            "rows_failed_by_error": dict(self._failed),
-            "retries": self._retries,
-            "errors": dict(self._errors),
-            "rounds": self._rounds,
-            "rows_per_minute": round(60 * self.rows / seconds, 3) if seconds else 0.0,
-            "eta_seconds": round((self._total - done) / rate) if rate else None,
+            "rows": tally.total,
+            "rows_done": tally.done,
+            "seconds": round(tally.seconds, 3),
+            "rows_written": tally.rows,
+            "rows_failed": tally.failed.total(),
+            "rows_failed_by_error": dict(tally.failed),
+            "retries": tally.retries,
+            "errors": dict(tally.errors),
+            "rounds": tally.rounds,
+            "scores": None if tally.scores is None else [round(score, 4) for score in tally.scores],
+            "rows_per_minute": round(tally.rows_per_minute, 3),
+            "eta_seconds": None if eta is None else round(eta),
             "in_flight": self._now.in_flight,
             "queues": self._now.queues,
             "busy_generators": round(self._now.busy_generators, 4),
@@ -96,18 +90,8 @@ class Telemetry:
         }
 
     def _count(self, event: Event) -> None:
+        self.tally.count(event)
         match event:
-            case RunStarted():
-                self._total, self._before, self._begun = event.rows, event.done, time.monotonic()
-            case RowWritten():
-                self.rows += 1
-                self._rounds += event.rounds
-            case RowRetried():
-                self._retries += 1
-                self._errors[event.error] += 1
-            case RowFailed():
-                self._failed[event.error] += 1
-                self._errors[event.error] += 1
             case RunEnded():
                 self._state, self._message = event.state, event.message
             case Snapshot():

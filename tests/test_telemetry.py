@@ -60,6 +60,7 @@ def test_figures_follow_the_run_and_add_up(tmp_path: Path, monkeypatch: pytest.M
         "state": "running", "rows": 10, "rows_done": 6, "rows_written": 1, "rows_failed": 1, "retries": 1, "rounds": 2,
         "rows_failed_by_error": {"ServerError": 1}, "errors": {"ServerError": 2}, "in_flight": 3, "generators": 2,
         "queues": {"generate": 2, "score": 1}, "busy_generators": 0.5, "busy_scorers": 0.25,
+        "scores": [0.25, 0.75],
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert heard == [*EVENTS, EVENTS[1]]
