@@ -1,0 +1,38 @@
+"""The configuration of one run: YAML plus dotted overrides, checked before anything is loaded."""
+
+from pipeline.config.load import dump_config, load_config, read_yaml, validated
+from pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
+from pipeline.config.optimizers import (
+    METHODS,
+    AttendAndExciteConfig,
+    InitNoConfig,
+    MeanVarianceConfig,
+    NoiseDiffusionConfig,
+    OptimizerConfig,
+    PgdConfig,
+    RandomDiffusionConfig,
+)
+from pipeline.config.run import CorpusConfig, RunConfig
+
+__all__ = [
+    "METHODS",
+    "QUESTION",
+    "AttendAndExciteConfig",
+    "CorpusConfig",
+    "GeneratorConfig",
+    "InitNoConfig",
+    "JudgeConfig",
+    "LoraConfig",
+    "MeanVarianceConfig",
+    "NoiseDiffusionConfig",
+    "OptimizerConfig",
+    "PgdConfig",
+    "RandomDiffusionConfig",
+    "RunConfig",
+    "ScorerConfig",
+    "dump_config",
+    "is_url",
+    "load_config",
+    "read_yaml",
+    "validated",
+]

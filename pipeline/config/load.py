@@ -1,0 +1,110 @@
+"""Configs from YAML and dotted overrides, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config.errors import sentence
+from pipeline.config.optimizers import METHODS
+from pipeline.config.run import RunConfig
+from pipeline.errors import UserError
+from pipeline.stores import to_path
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML config and apply ``key=value`` overrides (dotted keys, YAML values).
+
+    Raises:
+        UserError: the file, a key or a value is wrong; the message names it.
+    """
+    path = to_path(path)
+    raw = read_yaml(path, "config", "see configs/ for ready ones")
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")
+    for override in overrides or []:
+        _apply(raw, override)
+    return validated(raw, str(path))
+
+
+def read_yaml(path: Path, kind: str, remedy: str) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        kind, remedy: for the messages, what file it should be, and what to do where there is none.
+
+    Raises:
+        UserError: the file cannot be read or parsed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {kind} file; {remedy}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory, but a YAML {kind} file is needed") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the {kind} as UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(text) > 1 << 20:  # parsing takes a second a megabyte
+        raise UserError(f"{path}: has {len(text)} characters, more than any {kind}; give the YAML {kind} file")
+    return _parse_yaml(text, str(path))
+
+
+def validated(raw: Any, where: str) -> RunConfig:
+    """The config of plain sections, checked.
+
+    Raises:
+        UserError: a key or a value is wrong; the message begins with ``where`` and names it.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {sentence(error, RunConfig, METHODS)}") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML; reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "cannot be parsed")
+        raise UserError(f"{where}:{line} is not valid YAML ({problem}); check its indentation and quotes") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not valid YAML ({error})") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
+    value = _parse_yaml(text, f"override {key}")
+    target: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        step = _step(target, part, key)
+        if isinstance(target, dict) and target.get(step) is None:
+            target[step] = {}
+        target = target[step]
+    if not isinstance(target, dict | list):
+        raise UserError(f"override {key}: {'.'.join(parents)} holds a single value, so it has no {last!r} to set")
+    target[_step(target, last, key)] = value
+
+
+def _step(target: Any, part: str, key: str) -> Any:
+    if not isinstance(target, list):
+        if not isinstance(target, dict):
+            raise UserError(f"override {key}: there is no section at {part!r} to set")
+        return part
+    if not part.isdigit() or int(part) >= len(target):
+        raise UserError(f"override {key}: {part!r} is not an index of a list of {len(target)}; count from 0")
+    return int(part)

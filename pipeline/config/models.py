@@ -1,0 +1,159 @@
+"""The models of a run: generator, scorer, judges."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from pipeline.config.section import Actors, Section
+
+STOCHASTIC = (
+    "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
+    "dpmsolver++_sde", "unclip",
+)  # fmt: skip
+QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
+
+
+class LoraConfig(Section):
+    """Low-rank changes that are added to the model's weights when it is loaded."""
+
+    path: str = Field(min_length=1, description="a .safetensors file here, in any format diffusers reads")
+    scale: float = Field(1.0, description="factor on the change; 1 is what it was trained for")
+
+
+class GeneratorConfig(Actors):
+    """The frozen diffusion model, its sampler, and the actors that hold it."""
+
+    model: str = Field(
+        "embedded", min_length=1, description="embedded, a local folder, a Hub id, or one .safetensors file"
+    )
+    revision: str | None = None
+    config: str | None = Field(
+        None, min_length=1, description="folder or Hub id with the JSON files that a single-file model lacks"
+    )
+    variant: str | None = Field(None, pattern=r"^[A-Za-z0-9_]+$", description="weight files to take, such as fp16")
+    allow_pickle: bool = Field(False, description="also load pickled weights, which can run code of their own")
+    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs merged into the weights, in this order; needs peft")
+    scheduler: Literal["ddim", "pndm", "dpmsolver++", "euler", "flow_euler", "lcm"] = "ddim"
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = Field(
+        None, description="where the steps lie; the model's own when absent, few-step models need trailing"
+    )
+    steps: int = Field(50, ge=1, le=1000, description="denoising steps T")
+    guidance_scale: float = Field(7.5, ge=0, description="weight of the prompt; 1 or less turns guidance off")
+    negative_prompt: str = ""
+    max_sequence_length: int | None = Field(
+        None, ge=1, le=512, description="tokens of Stable Diffusion 3's T5 encoder; 256 when absent"
+    )
+    drop_t5: bool = Field(
+        False, description="run Stable Diffusion 3 without its T5 encoder: about 10 GB less, but long prompts suffer"
+    )
+    height: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
+    width: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    safety_checker: Literal[False] = Field(
+        False, description="Stable Diffusion 1.x's image filter is never loaded; filter the finished dataset instead"
+    )
+    attention: Literal["sdpa", "sliced"] = Field(
+        "sdpa", description="torch's fused attention, or slices that need less memory and more time"
+    )
+    vae_slicing: bool = Field(False, description="decode the images of a batch one by one, for less memory")
+    vae_tiling: bool = Field(False, description="decode large images in blended tiles; changes their pixels slightly")
+    compile: bool = Field(False, description="torch.compile the U-Net or transformer; pays off over many batches")
+    cpu_offload: bool = Field(False, description="keep on the GPU only the part of the model at work")
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _deterministic(cls, value: Any) -> Any:
+        if value in STOCHASTIC:
+            raise ValueError(
+                f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
+                "use ddim, pndm, dpmsolver++, euler, or flow_euler for a flow-matching model"
+            )
+        return value
+
+    @field_validator("safety_checker", mode="before")
+    @classmethod
+    def _no_safety_checker(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError("a blacked-out image cannot be searched, so the checker is never loaded; set it to false")
+        return value
+
+
+def _variable_name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable such as OPENAI_API_KEY, and not the key itself")
+    return value
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is served over HTTP and not loaded here."""
+    return model.startswith(("http://", "https://"))
+
+
+def _check_server(model: str, server_model: str | None, api_key_env: str | None) -> None:
+    if not is_url(model):
+        for name, value in (("server_model", server_model), ("api_key_env", api_key_env)):
+            if value is not None:
+                raise ValueError(f"{name} is for a server; give model its URL, such as http://host:8000/v1")
+        return
+    parts = urlsplit(model)
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError("the URL of model must be plain, such as http://host:8000/v1; name a key with api_key_env")
+
+
+ServerModel = Annotated[str | None, Field(description="name a server serves the model by; its only one when absent")]
+ApiKeyEnv = Annotated[
+    str | None,
+    AfterValidator(_variable_name),
+    Field(description="environment variable that holds a server's key, where the scorers run"),
+]
+
+
+class ScorerConfig(Actors):
+    """The frozen vision-language model that steers, and the actors that hold it."""
+
+    model: str = Field("embedded", min_length=1, description="embedded, a local folder, a Hub id, or a server's URL")
+    revision: str | None = None
+    server_model: ServerModel = None
+    api_key_env: ApiKeyEnv = None
+    question: str = Field(QUESTION, description="template with {prompt}")
+    readout: Literal["yes", "yes_no", "reference"] = Field(
+        "yes", description="P(yes), P(yes) against no alone, or the official implementation's figure"
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
+
+    @field_validator("question")
+    @classmethod
+    def _has_prompt(cls, value: str) -> str:
+        if "{prompt}" not in value:
+            raise ValueError("must contain {prompt}, the place of the row's prompt")
+        return value
+
+    @field_validator("readout", mode="before")
+    @classmethod
+    def _yaml_reads_yes_as_true(cls, value: Any) -> Any:
+        return "yes" if value is True else value
+
+    @model_validator(mode="after")
+    def _server_fields(self) -> ScorerConfig:
+        _check_server(self.model, self.server_model, self.api_key_env)
+        return self
+
+
+class JudgeConfig(Section):
+    """A scorer that never steers: it looks at the first and the kept image of each row."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="names the columns judge_NAME, judge_NAME_initial")
+    model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
+    revision: str | None = None
+    server_model: ServerModel = None
+    api_key_env: ApiKeyEnv = None
+
+    @model_validator(mode="after")
+    def _server_fields(self) -> JudgeConfig:
+        _check_server(self.model, self.server_model, self.api_key_env)
+        return self
