@@ -130,7 +130,7 @@ def _call(verb: str, arguments: list[str]) -> tuple[object, str, str, str | None
         _descriptor_2() as beneath,
         warnings.catch_warnings(record=True) as warned,
         mock.patch.object(sys, "argv", ["noisesmith", verb, *arguments]),
-        mock.patch.object(cli, "_drive", _write_rows),
+        mock.patch("pipeline.cli.make._drive", _write_rows),
         mock.patch.object(os, "fsync"),
         _limited(),
     ):

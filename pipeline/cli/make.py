@@ -1,0 +1,144 @@
+"""``run``, ``retry`` and ``plan``: what makes rows, and what it would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.common import (
+    ConfigPath,
+    OutDir,
+    Overrides,
+    RunDir,
+    check_machine,
+    checked_corpus,
+    config_of_run,
+    console,
+    interruptible,
+    read_settings,
+)
+from pipeline.config import RunConfig
+from pipeline.stores import is_remote
+
+if TYPE_CHECKING:
+    from pipeline.prompts import Corpus
+    from pipeline.sinks import RunState
+
+
+def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Search every prompt of the corpus and write the dataset.
+
+    The same command again resumes where the run stopped.
+    Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
+    """
+    from pipeline.report import renew_report
+    from pipeline.sinks import hold_run
+
+    settings = read_settings(config, overrides, out)
+    corpus = checked_corpus(settings)
+    with interruptible(), hold_run(settings, corpus, console.print) as state:
+        if len(state.done) == corpus.size:
+            renew_report(state.run_dir, settings)
+            console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
+            _hint(state.run_dir)
+        else:
+            _drive(settings, corpus, state)
+
+
+def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
+    """Try the rows again that a run has given up, with whatever else it lacks.
+
+    Overrides may change what decides where and how fast rows are made, such as generators.batch_size=1.
+    """
+    from pipeline.sinks import hold_run, reopen_failed
+
+    settings = config_of_run(run_dir, overrides)
+    corpus = checked_corpus(settings)
+    with interruptible(), hold_run(settings, corpus, console.print) as opened:
+        state, again = reopen_failed(settings, corpus, opened)
+        if len(state.done) == corpus.size:
+            console.print(f"no row of {run_dir} has failed; nothing to retry")
+            return
+        console.print(f"{again} failed rows are tried again")
+        _drive(settings, corpus, state)
+
+
+def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
+    from actors.session import session
+    from pipeline.progress import Progress
+    from pipeline.report import summary_table
+
+    progress = Progress(console)
+    progress.note("starting Ray and loading models")
+    with session(settings, progress.note) as runs:
+        outcome, summary = runs.drive(settings, corpus, state, progress)
+    console.print(summary_table(summary))
+    if not outcome.complete:
+        console.print("stopped; run the same command to resume")
+        raise typer.Exit(runs.exit_code)
+    if failed := progress.tally.failed.total():
+        console.print(
+            f"{failed} rows failed; why is in {state.run_dir}/failed/\n"
+            f"to try them again: noisesmith retry {state.run_dir}"
+        )
+        if not progress.tally.rows:
+            raise typer.Exit(1)
+    _hint(state.run_dir)
+
+
+def _hint(run_dir: Path) -> None:
+    source = repr(str(run_dir))
+    if is_remote(run_dir):
+        kind, files = ("parquet", "*.parquet") if any(run_dir.glob("data/*.parquet")) else ("webdataset", "*.tar")
+        source = f"{kind!r}, data_files='{run_dir}/data/{files}'"
+    console.print(
+        f"dataset: {run_dir}\n"
+        f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
+        f"      noisesmith verify {run_dir}"
+    )
+
+
+def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Validate everything and print what would run and what it takes; load no model, write nothing."""
+    from pipeline.cost import balance, estimate
+    from pipeline.preflight import find_models
+    from pipeline.prompts import open_corpus
+    from pipeline.sinks import check_run_dir
+
+    settings = read_settings(config, overrides, out)
+    models = find_models(settings)
+    check_machine(settings)
+    corpus = open_corpus(settings)
+    done = check_run_dir(settings, corpus)
+    generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
+    images, evaluations = (corpus.size * most for most in settings.most_per_row())
+    generating, scoring = estimate(settings, models)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
+        "run directory": str(settings.run_dir),
+        "shards": f"{-(-corpus.size // settings.output.rows_per_shard)} of {settings.output.rows_per_shard} rows, "
+        + " + ".join(settings.output.formats),
+        "generator": f"{models.generator.id} ({models.generator.class_name}), {models.spec.width}×{models.spec.height} "
+        f"px, latents {'×'.join(map(str, models.spec.shape))}, {generators.scheduler} {generators.steps} steps",
+        "scorer": f"{models.scorer.id} ({models.scorer.class_name}), readout {scorers.readout}",
+        "judges": ", ".join(
+            f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True)
+        )
+        or "none",
+        "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds"
+        + (f" of {optimizer.preview.steps} steps" if optimizer.preview else ""),
+        "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
+        f"{scorers.count} scorers ({scorers.num_gpus:g} GPU, {scorers.num_cpus:g} CPU each)",
+        "at most": f"{images:,} images, {evaluations:,} U-Net evaluations",
+        "a generator": str(generating),
+        "a scorer": str(scoring),
+        "balance": balance(generating, scoring),
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    console.print(table)
