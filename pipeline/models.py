@@ -19,6 +19,7 @@ from pipeline.errors import MemoryExhausted, UserError, reason
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+MOST_LAYERS = 10_000  # building more, without a weight even, takes minutes
 _EDGE = 1 << 20  # bytes hashed at each end of a large file
 
 
@@ -159,11 +160,25 @@ def _read_json(model: str, location: str, revision: str | None, filename: str, f
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{field}: {model!r} has no {filename}; give a folder made by save_pretrained") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{field}: {filename} of {model!r} cannot be read ({error}); save the model again") from None
     if not isinstance(content, dict):
         raise UserError(f"{field}: {filename} of {model!r} is not a JSON object; save the model again")
+    for key, value in _integers(content):
+        if ("layers" in key or key == "depth") and value > MOST_LAYERS:
+            raise UserError(f"{field}: {filename} of {model!r} asks for {value} {key}; save the model again")
     return content
+
+
+def _integers(tree: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every integer of a JSON tree, with the key that it or the list around it has."""
+    left: list[tuple[str, Any]] = [("", tree)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, int):
+            yield key, value
+        elif isinstance(value, dict | list):
+            left += value.items() if isinstance(value, dict) else ((key, item) for item in value)
 
 
 def _download(hub_id: str, revision: str | None, filename: str, field: str) -> Path:

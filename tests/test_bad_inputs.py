@@ -195,6 +195,14 @@ CASES: dict[str, tuple[Break, str]] = {
     "classes that are no list": (_model("scorers", _index("config.json", architectures=3)), "config.json"),
     "VAE without blocks": (_model("generators", _index("vae/config.json", block_out_channels=0)), "block_out_channels"),
     "image of no size": (_model("generators", _index("unet/config.json", sample_size=0)), "generators.height"),
+    "more layers than any model": (
+        _model("scorers", _index("config.json", vision_config={"num_hidden_layers": 2**31})),
+        "asks for 2147483648 num_hidden_layers",
+    ),
+    "JSON nested without end": (
+        _model("scorers", lambda copy: (copy / "config.json").write_text('{"a": ' + "[" * 100_000)),
+        "config.json of",
+    ),
     "wrong scorer class": (_model("scorers", _index("config.json", architectures=["BertModel"])), "BertModel"),
     "index that is no JSON": (
         _model("generators", lambda copy: (copy / "model_index.json").write_text("{")), "model_index.json",
