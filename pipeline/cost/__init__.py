@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _side(models: Mapping[str, Any], batch_size: int, cost: Cost | None, gaps: I
 def _noting(gaps: list[str], name: str) -> Iterator[None]:
     """A file that is not here, a config its class cannot take, a model that asks for numbers: none may end a plan."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers without elements: nothing is made of them
+            yield
     except Exception as error:
         gaps.append(f"without {name} ({reason(error)})")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -158,6 +160,20 @@ def test_plan_goes_on_without_the_files_that_only_its_estimate_reads(
     assert "without text_encoder (generators.model" in plan
     assert "parameters only; without a batch" in plan
     assert "unknown" in plan
+
+
+def test_plan_says_of_a_damaged_model_what_it_cannot_find_out_and_no_more(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer without elements: torch warns of it where it would be filled."""
+    generator = Path(shutil.copytree(tiny_sd, tmp_path / "sd"))
+    config = json.loads((generator / "unet" / "config.json").read_text())
+    (generator / "unet" / "config.json").write_text(json.dumps(config | {"attention_head_dim": 2**64}))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        plan = _plan(write_config(tmp_path, generator, tiny_llava), monkeypatch, capsys)
+    assert "parameters only; without unet (" in plan
+    assert "zero-element" not in " ".join(str(one.message) for one in warned)
 
 
 def _plan(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
