@@ -40,6 +40,8 @@ def _connect(config: RunConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if config.ray.address is None:
         check_resources(config, have := machine_resources(), "this machine")
+        # A record of every call, for a dashboard that is not there: megabytes a minute until there are 100,000.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         quiet |= {"include_dashboard": False, "_metrics_export_port": config.ray.metrics_port}
         with _loopback():
             ray.init(address="local", num_cpus=int(have["CPU"]), **quiet)

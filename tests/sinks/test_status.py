@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.events import RunEnded, Snapshot
+from pipeline.events import RowWritten, RunEnded, Snapshot
 from pipeline.sinks import hold
 from pipeline.sinks.lock import read_owner
 from pipeline.status import read_status
@@ -55,7 +55,9 @@ def test_status_tells_the_living_from_the_dead(make_run: Callable[..., Run]) -> 
             assert read_status(run.dir).state == state
     (run.dir / ".lock").unlink(missing_ok=True)
     assert read_status(run.dir).state == "died", "it never said how it ended"
+    session.tell(RowWritten(run.rows[0].id, 1, 2, 0.25, 0.75, 1.5))
     session.tell(RunEnded("failed", "no scorer has found a place"))
+    assert read_status(run.dir).scores == [0.25, 0.75]
     assert (read_status(run.dir).state, read_status(run.dir).message) == ("failed", "no scorer has found a place")
     (run.dir / "stats.json").write_text('{"operations": ')
     assert read_status(run.dir).state == "stopped"
