@@ -62,7 +62,7 @@ class Rounds:
         (steps,) = {task.steps for task in tasks}
         prompts = self._prompts(tasks)
         if isinstance(self._attention, AttendAndExcite):
-            return self._attention.sample(prompts, self._subjects(tasks), noise, steps)
+            return self._attention.sample(prompts, self._subjects(tasks, prompts), noise, steps)
         return self.generator.sample(prompts, noise, steps), [float(steps)] * len(tasks)
 
     def _prepare(self, tasks: Sequence[GenerateTask], proposals: list[Proposal]) -> tuple[list[Proposal], list[float]]:
@@ -71,9 +71,10 @@ class Rounds:
         fresh = [place for place, task in enumerate(tasks) if not task.again]
         if isinstance(self._attention, InitNo) and fresh:
             asked = [tasks[place] for place in fresh]
+            prompts = self._prompts(asked)
             noises, costs = self._attention.prepare(
-                self._prompts(asked),
-                self._subjects(asked),
+                prompts,
+                self._subjects(asked, prompts),
                 [task.key for task in asked],
                 self.generator.spec.shape,
                 asked[0].steps,
@@ -85,11 +86,11 @@ class Rounds:
     def _prompts(self, tasks: Sequence[GenerateTask]) -> list[str]:
         return [self.generator.plain(task.prompt) for task in tasks]
 
-    def _subjects(self, tasks: Sequence[GenerateTask]) -> list[Sequence[str]]:
-        """Those the corpus lists, else those found in the prompt; as the generator's prompts write them."""
+    def _subjects(self, tasks: Sequence[GenerateTask], prompts: Sequence[str]) -> list[Sequence[str]]:
+        """Those the corpus lists, else those found in the prompt; as :meth:`_prompts` writes them."""
         return [
             [self.generator.plain(subject) for subject in task.subjects] or find_subjects(prompt)
-            for task, prompt in zip(tasks, self._prompts(tasks), strict=True)
+            for task, prompt in zip(tasks, prompts, strict=True)
         ]
 
     def _propose(self, task: GenerateTask, given: tuple[Tensor, Tensor | None] | None) -> Proposal:
