@@ -14,15 +14,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from pipeline.events import (
-    ActorReplaced,
-    BatchHalved,
-    Event,
-    RowFailed,
-    RowRetried,
-    RunEnded,
-    Snapshot,
-)
+from pipeline.events import ActorReplaced, BatchHalved, Event, RowFailed, RowRetried, RunEnded, Snapshot
 from pipeline.sinks import files
 from pipeline.tally import Tally
 

@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.stores import to_path
 
 if TYPE_CHECKING:
+    from pipeline.preflight import Models
     from pipeline.prompts import Corpus
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -57,14 +58,14 @@ def check_machine(settings: RunConfig) -> None:
         check_resources(settings, machine_resources(), "this machine")
 
 
-def checked_corpus(settings: RunConfig) -> Corpus:
-    """The corpus of a run whose models and machine are there."""
+def checked(settings: RunConfig) -> tuple[Models, Corpus]:
+    """The models and the corpus of a run, once all it needs is there."""
     from pipeline.preflight import find_models
     from pipeline.prompts import open_corpus
 
-    find_models(settings)
+    models = find_models(settings)
     check_machine(settings)
-    return open_corpus(settings)
+    return models, open_corpus(settings)
 
 
 @contextmanager

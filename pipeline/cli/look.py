@@ -5,21 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import (
-    RunDir,
-    config_of_run,
-    console,
-    interruptible,
-)
+from pipeline.cli.common import RunDir, config_of_run, console, interruptible
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def replay(

@@ -14,8 +14,7 @@ from pipeline.cli.common import (
     OutDir,
     Overrides,
     RunDir,
-    check_machine,
-    checked_corpus,
+    checked,
     config_of_run,
     console,
     interruptible,
@@ -39,7 +38,7 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     from pipeline.sinks import hold_run
 
     settings = read_settings(config, overrides, out)
-    corpus = checked_corpus(settings)
+    _, corpus = checked(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
         if len(state.done) == corpus.size:
             renew_report(state.run_dir, settings)
@@ -57,7 +56,7 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
     from pipeline.sinks import hold_run, reopen_failed
 
     settings = config_of_run(run_dir, overrides)
-    corpus = checked_corpus(settings)
+    _, corpus = checked(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as opened:
         state, again = reopen_failed(settings, corpus, opened)
         if len(state.done) == corpus.size:
@@ -105,14 +104,10 @@ def _hint(run_dir: Path) -> None:
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
     """Validate everything and print what would run and what it takes; load no model, write nothing."""
     from pipeline.cost import balance, estimate
-    from pipeline.preflight import find_models
-    from pipeline.prompts import open_corpus
     from pipeline.sinks import check_run_dir
 
     settings = read_settings(config, overrides, out)
-    models = find_models(settings)
-    check_machine(settings)
-    corpus = open_corpus(settings)
+    models, corpus = checked(settings)
     done = check_run_dir(settings, corpus)
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
     images, evaluations = (corpus.size * most for most in settings.most_per_row())
