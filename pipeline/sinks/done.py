@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import Entry, Manifest, read_manifest
-from pipeline.sinks.plan import DATA_FILE, ShardPlan, manifest_file
+from pipeline.sinks.plan import DATA_FILE, ShardPlan, letters_file, manifest_file, shards_in
 
 
 @dataclass
@@ -67,8 +67,8 @@ def recover(run_dir: Path) -> DoneRows:
     files.drop_half_line(manifest_file(run_dir))
     manifest = read_manifest(run_dir)
     _sweep(run_dir, manifest)
-    for path in (run_dir / "failed").glob("shard-*.jsonl"):
-        files.drop_half_line(path)
+    for shard in shards_in(run_dir / "failed"):
+        files.drop_half_line(letters_file(run_dir, shard))
     return read_done(run_dir, manifest)
 
 
@@ -84,11 +84,6 @@ def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
     for shard in shards_in(run_dir / "failed") - done.committed.keys():
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
     return done
-
-
-def shards_in(folder: Path) -> set[int]:
-    """Shards with something of their name in a folder."""
-    return {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*")}
 
 
 def _sweep(run_dir: Path, manifest: Manifest) -> None:

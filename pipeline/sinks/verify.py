@@ -14,14 +14,13 @@ from typing import Any
 import PIL.Image
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, reason
 from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.records import Recipe
 from pipeline.sinks import files, staging
-from pipeline.sinks.done import shards_in
 from pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from pipeline.sinks.plan import letters_file, manifest_file
+from pipeline.sinks.plan import letters_file, manifest_file, shards_in
 from pipeline.sinks.reader import read_file
 from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
 from pipeline.stores import to_path
@@ -31,8 +30,8 @@ CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores"
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a run: with lines of its manifest, by number with committed shards that are not sound, and by
-    file with staged rows and with dead letters of shards not committed.
+    """What is wrong with a run: with lines of its manifest, by number with shards that are not sound, and by file with
+    staged rows.
 
     ``manifest`` is what can be read of it.
     """
@@ -71,20 +70,19 @@ def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
 def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
     """As :func:`verify_run`, by what has the problem; shards not committed yet are none."""
     manifest, damage = salvage_manifest(run_dir)
-    checked = {
-        shard: list(check_shard(run_dir, manifest.header, entry, replayed))
-        for shard, entry in sorted(manifest.entries.items())
-    }
     lines = [f"{manifest_file(run_dir).name}: {problem}" for problem in damage]
+    shards = dict[int, list[str]]()
+    for shard in sorted(manifest.entries.keys() | shards_in(run_dir / "failed")):
+        entry = manifest.entries.get(shard)
+        problems = list(_check_letters(run_dir, shard, entry))
+        if entry is not None:
+            problems += _check_shard(run_dir, manifest.header, entry, replayed)
+        if problems:
+            shards[shard] = problems
     unread = dict[Path, str]()
     for shard in sorted(shards_in(run_dir / "staging")):
         unread |= staging.damaged_rows(run_dir, shard)
-    for shard in sorted(shards_in(run_dir / "failed") - manifest.entries.keys()):
-        try:
-            staging.read_letters(run_dir, shard)
-        except (UserError, OSError) as error:
-            unread[letters_file(run_dir, shard)] = str(error)
-    return Findings(manifest, lines, {shard: problems for shard, problems in checked.items() if problems}, unread)
+    return Findings(manifest, lines, shards, unread)
 
 
 def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
@@ -98,9 +96,22 @@ def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
     return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
 
 
-def check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collection[int] = ()) -> Iterator[str]:
-    """What is wrong with a committed shard."""
-    yield from _check_letters(run_dir, entry)
+def _check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[str]:
+    """Whether a shard's dead letters can be read and, once it is committed, are those of its entry."""
+    try:
+        letters = [letter["id"] for letter in staging.read_letters(run_dir, shard).values()]
+    except OSError as error:
+        yield f"{letters_file(run_dir, shard)}: cannot be read ({reason(error)})"
+        return
+    except UserError as error:
+        yield str(error)
+        return
+    if entry is not None and letters != list(entry.failed):
+        yield f"shard {shard}: dead letters {letters} where the manifest names {list(entry.failed)}"
+
+
+def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
+    """What is wrong with the files of a committed shard."""
     whole = []
     for file in entry.files:
         if problem := check_file(run_dir, file):
@@ -116,16 +127,6 @@ def check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collectio
         except Exception as error:  # a damaged file can make its reader raise anything
             problems = [f"cannot be read ({first_line(error)})"]
         yield from (f"{path}: {problem}" for problem in problems)
-
-
-def _check_letters(run_dir: Path, entry: Entry) -> Iterator[str]:
-    try:
-        letters = [letter["id"] for letter in staging.read_letters(run_dir, entry.shard).values()]
-    except (UserError, OSError) as error:
-        yield str(error)
-        return
-    if letters != list(entry.failed):
-        yield f"shard {entry.shard}: dead letters {letters} where the manifest names {list(entry.failed)}"
 
 
 def check_file(run_dir: Path, file: DataFile) -> str | None:

@@ -49,6 +49,16 @@ def test_once_they_succeed_the_run_equals_one_without_failures(run: Run) -> None
     assert read_manifest(run.write_all().dir) == retried, "the files are equal byte for byte"
 
 
+def test_a_copy_of_dead_letters_is_passed_over(run: Run) -> None:
+    letters = (run.dir / "failed" / "shard-00000.jsonl").read_bytes()
+    copies = [run.dir / "failed" / name for name in ("shard-00000.jsonl.bak", "shard-00000 (copy).jsonl")]
+    for path in copies:
+        path.write_bytes(letters[:-1])
+    assert verify_run(run.dir) == []
+    assert reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))[1] == 2
+    assert [path.read_bytes() for path in copies] == [letters[:-1]] * 2
+
+
 def test_a_row_that_fails_again_keeps_its_earlier_attempts(run: Run) -> None:
     for times in (1, 2, 3):
         assert [len(read_letters(run.dir, shard)[DEAD[shard]]["attempts"]) for shard in (0, 1)] == [2 * times] * 2

@@ -128,7 +128,7 @@ def test_a_damaged_staged_row_is_made_anew(make_run: Callable[..., Run]) -> None
     _cut(row)
     letters.write_text("no letter\n")
     named = [problem.partition(": ")[0] for problem in verify_run(run.dir)]
-    assert named[:-1] == [str(row), str(letters)], "and shards that are not committed yet"
+    assert named[:-1] == [str(letters), str(row)], "and shards that are not committed yet"
     problems, state = _repair(run)
     assert [problem.partition(": ")[0] for problem in problems] == named[:-1]
     assert _make_missing(run, state) == [0, *range(3, 10)]
