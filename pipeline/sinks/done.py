@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.sinks import files, staging
 from pipeline.sinks.manifest import Entry, Manifest, read_manifest
-from pipeline.sinks.plan import DATA_FILE, ShardPlan, letters_file, manifest_file, shards_in
+from pipeline.sinks.plan import DATA_FILE, SHARD_NAME, ShardPlan, letters_file, manifest_file
 
 
 @dataclass
@@ -84,6 +84,11 @@ def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
     for shard in shards_in(run_dir / "failed") - done.committed.keys():
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
     return done
+
+
+def shards_in(folder: Path) -> set[int]:
+    """Shards with something of their name in a folder; other names, such as a user's copies have, are passed over."""
+    return {int(name[1]) for path in folder.glob("shard-*") if (name := SHARD_NAME.fullmatch(path.name))}
 
 
 def _sweep(run_dir: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
 DATA_FILE = re.compile(r"train-\d{5,}-of-\d{5,}\.(parquet|tar)")
-_SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
+SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ class ShardPlan:
 def shard_name(shard: int) -> str:
     """What a shard's staging folder and dead letters are called."""
     return f"shard-{shard:05d}"
-
-
-def shards_in(folder: Path) -> set[int]:
-    """Shards with something of their name in a folder; other names, such as a user's copies have, are passed over."""
-    return {int(name[1]) for path in folder.glob("shard-*") if (name := _SHARD_NAME.fullmatch(path.name))}
 
 
 def manifest_file(run_dir: Path) -> Path:

@@ -14,9 +14,10 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.records import Row
 from pipeline.sinks import staging
+from pipeline.sinks.done import shards_in
 from pipeline.sinks.lock import hold
 from pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
-from pipeline.sinks.plan import letters_file, shards_in
+from pipeline.sinks.plan import letters_file
 from pipeline.sinks.reader import read_file
 from pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
 from pipeline.sinks.schema import row_schema, row_table

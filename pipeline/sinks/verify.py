@@ -19,8 +19,9 @@ from pipeline.prompts.columns import first_line
 from pipeline.prompts.ids import index_of, row_id
 from pipeline.records import Recipe
 from pipeline.sinks import files, staging
+from pipeline.sinks.done import shards_in
 from pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from pipeline.sinks.plan import letters_file, manifest_file, shards_in
+from pipeline.sinks.plan import letters_file, manifest_file
 from pipeline.sinks.reader import read_file
 from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
 from pipeline.stores import to_path

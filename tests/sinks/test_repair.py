@@ -134,6 +134,26 @@ def test_a_damaged_staged_row_is_made_anew(make_run: Callable[..., Run]) -> None
     assert _make_missing(run, state) == [0, *range(3, 10)]
 
 
+def test_dead_letters_that_cannot_be_read_now_are_kept(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    run.writer().fail(failure(run.rows[5]))
+    letters = run.dir / "failed" / "shard-00001.jsonl"
+    before = letters.read_bytes()
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.sinks.staging.read_letters", fails)
+        assert verify_run(run.dir)[0].startswith(f"{letters}: cannot be read")
+        with pytest.raises(UserError, match="Input/output error"):
+            _repair(run)
+    assert letters.read_bytes() == before
+    assert _repair(run)[0] == []
+
+
 @pytest.mark.parametrize("act", [repair_run, reopen_failed])
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
     make_run: Callable[..., Run], act: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
