@@ -56,7 +56,8 @@ def test_kills_at_seeded_moments(
         if victim == "driver":
             if process.poll() is None:  # else the run has ended while a node was replaced
                 os.killpg(process.pid, signal.SIGKILL)
-            finish(process)
+            code, output = finish(process)
+            assert code in (0, -signal.SIGKILL), output
             process = start("run", config, address)
         elif victim == "node":
             cluster.remove_node(rng.choice(cluster.list_all_nodes()[1:]), allow_graceful=False)
