@@ -12,22 +12,30 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.faults import Ceiling, Fault, backoff, cause_of, fault_of
-from actors.flight import Call, Flight, Waiting, take
-from actors.generator import GeneratorActor
-from actors.placement import actor_options, writer_options
-from actors.pool import Pool, Slot
-from actors.scorer import ScorerActor
-from actors.writer import WriterActor
-from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
-from pipeline.errors import RunError, reason
-from pipeline.events import BatchHalved, RowFailed, RowRetried, RowWritten, RunStarted, ShardCommitted, Snapshot
-from pipeline.optimizers import build_optimizer
-from pipeline.prompts import Corpus
-from pipeline.records import Failure, Provenance, Row
-from pipeline.search import RowSearch
-from pipeline.sinks import RunState
-from pipeline.telemetry import Telemetry
+from noisesmith.actors.generator import GeneratorActor
+from noisesmith.actors.placement import actor_options, writer_options
+from noisesmith.actors.pool import Pool, Slot
+from noisesmith.actors.retry import Ceiling, Fault, backoff, cause_of, fault_of
+from noisesmith.actors.row_task import Call, Flight, Waiting, take
+from noisesmith.actors.scorer import ScorerActor
+from noisesmith.actors.writer import WriterActor
+from noisesmith.pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
+from noisesmith.pipeline.errors import RunError, reason
+from noisesmith.pipeline.optimizers import build_optimizer
+from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.records import Failure, Provenance, Row
+from noisesmith.pipeline.search.row import RowSearch
+from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.telemetry.events import (
+    BatchHalved,
+    RowFailed,
+    RowRetried,
+    RowWritten,
+    RunStarted,
+    ShardCommitted,
+    Snapshot,
+)
+from noisesmith.pipeline.telemetry.log import Telemetry
 
 MAX_DEATHS = 3  # actors in a row that die with one row alone before that row is given up
 MAX_LOSSES = 10  # searches of one row that are begun anew for lost objects
@@ -85,7 +93,7 @@ class Driver:
     def run(self) -> Outcome:
         """Work until the corpus is done, or, once told to ``drain``, until the rows in flight are.
 
-        Needs a connected cluster (``actors.placement.cluster``).
+        Needs a connected cluster (``noisesmith.actors.placement.cluster``).
 
         Raises:
             UserError: a model cannot be loaded.

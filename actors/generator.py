@@ -10,12 +10,12 @@ import numpy as np
 import ray
 import torch
 
-from actors.pool import Loaded
-from pipeline.config import RunConfig
-from pipeline.generators import LatentSpec
-from pipeline.models import device_for, memory_guard, threads_for
-from pipeline.rounds import Rounds
-from pipeline.search import GenerateTask, Step
+from noisesmith.actors.pool import Loaded
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
+from noisesmith.pipeline.search.propose import Rounds
+from noisesmith.pipeline.search.row import GenerateTask, Step
 
 
 @dataclass(frozen=True)

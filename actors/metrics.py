@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.events import ActorReplaced, Event, RowFailed, RowRetried, RowWritten, Snapshot
+from noisesmith.pipeline.telemetry.events import ActorReplaced, Event, RowFailed, RowRetried, RowWritten, Snapshot
 
 ROW_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 

@@ -12,9 +12,9 @@ import ray
 from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
-from pipeline.errors import UserError, reason
-from pipeline.preflight import check_resources, machine_resources
+from noisesmith.pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.preflight import check_resources, machine_resources
 
 
 @contextmanager

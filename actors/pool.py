@@ -12,9 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.faults import Fault, fault_of
-from pipeline.errors import RunError, UserError, reason
-from pipeline.events import ActorReplaced, Event
+from noisesmith.actors.retry import Fault, fault_of
+from noisesmith.pipeline.errors import RunError, UserError, reason
+from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
 
 MAX_QUEUED = 2  # batches an actor holds: one at work, one waiting
 MAX_DEATHS = 8  # of one place in a row, without a batch done in between

@@ -10,14 +10,15 @@ import numpy as np
 import ray
 import torch
 
-from actors.pool import Loaded
-from pipeline.config import RunConfig
-from pipeline.generators import find_generator
-from pipeline.models import device_for, memory_guard, threads_for
-from pipeline.scorers import load_judge, load_scorer
-from pipeline.scorers.decoder import decode_png, encode_png, load_decoder
-from pipeline.scorers.latent import score_latents
-from pipeline.search import ScoreTask
+from noisesmith.actors.pool import Loaded
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.images import decode_png, encode_png
+from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
+from noisesmith.pipeline.scorers import load_judge, load_scorer
+from noisesmith.pipeline.search.row import ScoreTask
+from noisesmith.pipeline.search.score import score_latents
 
 
 @dataclass(frozen=True)

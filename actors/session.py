@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from actors.driver import Driver, Outcome
-from actors.metrics import RayMetrics
-from actors.placement import cluster
-from pipeline.config import RunConfig
-from pipeline.errors import RunError, reason
-from pipeline.events import RunEnded
-from pipeline.progress import Progress
-from pipeline.prompts import Corpus
-from pipeline.report import Summary, write_report
-from pipeline.sinks import RunState
-from pipeline.telemetry import Telemetry
+from noisesmith.actors.driver import Driver, Outcome
+from noisesmith.actors.metrics import RayMetrics
+from noisesmith.actors.placement import cluster
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import RunError, reason
+from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.report import Summary, write_report
+from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.telemetry.console import Progress
+from noisesmith.pipeline.telemetry.events import RunEnded
+from noisesmith.pipeline.telemetry.log import Telemetry
 
 
 class Session:
@@ -39,7 +39,7 @@ class Session:
 
         Raises:
             UserError: a model cannot be loaded.
-            RunError: the run cannot go on; see :meth:`actors.driver.Driver.run`.
+            RunError: the run cannot go on; see :meth:`run`.
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
         actors = {"generators": config.generators.count, "scorers": config.scorers.count}

@@ -10,11 +10,11 @@ import pyarrow as pa
 import ray
 import torch
 
-from actors.pool import Loaded
-from pipeline.config import RunConfig
-from pipeline.noise import to_bytes
-from pipeline.records import Failure, Provenance, Result
-from pipeline.sinks import RunWriter
+from noisesmith.actors.pool import Loaded
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.noise import to_bytes
+from noisesmith.pipeline.records import Failure, Provenance, Result
+from noisesmith.pipeline.sinks import RunWriter
 
 
 @ray.remote

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.records import NoiseStats, Recipe
+from noisesmith.pipeline.records import NoiseStats, Recipe
 
 BISECTIONS = 40
 CHUNK = 256  # candidates held in memory at once: 16 MiB of SD 1.5 latents

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
-from pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
-from pipeline.models import ModelSource, quiet_libraries
-from pipeline.optimizers import build_optimizer
-from pipeline.scorers import find_judge, find_scorer
-from pipeline.scorers.openai_server import SERVER
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.runtime import quiet_libraries
+from noisesmith.pipeline.optimizers import build_optimizer
+from noisesmith.pipeline.scorers import find_judge, find_scorer
+from noisesmith.pipeline.scorers.openai_server import SERVER
 
 
 @dataclass(frozen=True)

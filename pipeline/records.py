@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What rebuilds the kept z_T: a fold over seeded candidates (see ``pipeline.noise.replay``).
+    """What rebuilds the kept z_T: a fold over seeded candidates (see ``replay``).
 
     Move k of the fold took the candidate ``indices[k]`` of round ``rounds[k]`` with step size γ ``gammas[k]``. Methods
     whose noise is no such fold leave all three empty and store the noise itself. ``steps`` and ``batch_size`` are the
     sampler steps T and the batch of the generator call which made the image: only a batch of 1 promises a
-    bit-identical image, the noise is bit-identical always; ``digest`` proves it (``pipeline.noise.digest``).
+    bit-identical image, the noise is bit-identical always; ``digest`` proves it (``digest``).
     """
 
     method: str
@@ -112,3 +113,13 @@ class Provenance:
     scorer: str
     scorer_revision: str
     readout: str
+
+
+def row_id(index: int, prompt: str) -> str:
+    """A row's name in every file: its place in the corpus and the first 8 hex digits of its prompt's SHA-256."""
+    return f"{index:08d}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+
+
+def index_of(row_id: str) -> int:
+    """The place in the corpus that an id begins with."""
+    return int(row_id.split("-")[0])

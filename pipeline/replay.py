@@ -7,18 +7,19 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
-from pipeline.generators import find_generator
-from pipeline.models import device_for, threads_for
-from pipeline.noise import NoiseKey, digest, rebuild
-from pipeline.prompts.corpus import subject_list
-from pipeline.records import Recipe
-from pipeline.rounds import Rounds
-from pipeline.scorers.decoder import decode_png, encode_png, load_decoder, to_uint8
-from pipeline.search import GenerateTask
-from pipeline.sinks import read_rows
-from pipeline.sinks.schema import NOISE_BYTES
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
+from noisesmith.pipeline.models.runtime import device_for, threads_for
+from noisesmith.pipeline.noise import NoiseKey, digest, rebuild
+from noisesmith.pipeline.prompts.corpus import subject_list
+from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.schema import NOISE_BYTES
+from noisesmith.pipeline.search.propose import Rounds
+from noisesmith.pipeline.search.row import GenerateTask
+from noisesmith.pipeline.sinks import read_rows
 
 
 @dataclass(frozen=True)

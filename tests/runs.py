@@ -36,7 +36,7 @@ def write_config(folder: Path, sd: Path, llava: Path, *, rows: int = 6, **overri
 def start(*arguments: str | Path, stdout: IO[str] | int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
     """``noisesmith ARGUMENTS`` in a process group of its own, as a shell starts it; ``env`` adds to its environment."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from noisesmith.pipeline.cli import main; main()", *map(str, arguments)],
         stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pipeline
+import noisesmith.pipeline as pipeline
 
 ROOT = Path(pipeline.__file__).parents[1]
 

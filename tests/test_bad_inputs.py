@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import cli
-from pipeline.config import RunConfig
-from pipeline.prompts import Corpus
-from pipeline.sinks import RunState
+from noisesmith.pipeline import cli
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.sinks import RunState
 from tests.runs import write_config
 
 Break = Callable[[Path, dict], "list[str] | None"]
@@ -386,7 +386,7 @@ def test_a_corpus_that_changes_under_a_run_stops_it_and_is_refused_until_it_is_r
         prompts.write_text("a yellow bear\n" + content)
         pytest.fail(f"got {next(corpus.rows())}")
 
-    monkeypatch.setattr("pipeline.cli.make._drive", change)
+    monkeypatch.setattr("noisesmith.pipeline.cli.make._drive", change)
     assert _command(monkeypatch, "run", str(path)) == 1
     message = capsys.readouterr().err
     assert "prompts.txt has changed since the run began (it differs at line 1 or after); restore it" in message
@@ -394,5 +394,5 @@ def test_a_corpus_that_changes_under_a_run_stops_it_and_is_refused_until_it_is_r
     assert _command(monkeypatch, "run", str(path)) == 2
     assert "begun with another corpus" in capsys.readouterr().err
     prompts.write_text(content)
-    monkeypatch.setattr("pipeline.cli.make._drive", lambda config, corpus, state: list(corpus.rows()))
+    monkeypatch.setattr("noisesmith.pipeline.cli.make._drive", lambda config, corpus, state: list(corpus.rows()))
     assert _command(monkeypatch, "run", str(path)) == 0

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import RunConfig, dump_config, load_config
-from pipeline.errors import UserError
-from pipeline.generators import find_generator
+from noisesmith.pipeline.config import RunConfig, dump_config, load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 PLAIN = {"corpus": {"source": "embedded/simple", "size": 3}}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.noise import (
+from noisesmith.pipeline.noise import (
     CHUNK,
     NoiseKey,
     alignment,
@@ -30,11 +30,11 @@ from pipeline.noise import (
     update,
     within_kl,
 )
-from pipeline.optimizers import Feedback
-from pipeline.optimizers.noise_diffusion import NoiseDiffusion
-from pipeline.optimizers.random_diffusion import RandomDiffusion
-from pipeline.optimizers.random_sampling import RandomSampling
-from pipeline.records import Recipe
+from noisesmith.pipeline.optimizers import Feedback
+from noisesmith.pipeline.optimizers.noise_diffusion import NoiseDiffusion
+from noisesmith.pipeline.optimizers.random_diffusion import RandomDiffusion
+from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
+from noisesmith.pipeline.records import Recipe
 
 SHAPE = (4, 16, 16)
 

@@ -22,10 +22,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import RunConfig
-from pipeline.embedded import grammar
-from pipeline.errors import RunError, UserError
-from pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources, tabular
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.embedded import grammar
+from noisesmith.pipeline.errors import RunError, UserError
+from noisesmith.pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources, tabular
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
 FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import RunConfig
-from pipeline.noise import NoiseKey, digest, replay, statistics
-from pipeline.optimizers import Feedback, build_optimizer
-from pipeline.records import Result, Row
-from pipeline.search import RowSearch, Step
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.noise import NoiseKey, digest, replay, statistics
+from noisesmith.pipeline.optimizers import Feedback, build_optimizer
+from noisesmith.pipeline.records import Result, Row
+from noisesmith.pipeline.search.row import RowSearch, Step
 
 SHAPE = (2, 4, 4)
 T = 10

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from pipeline.sinks import read_rows
+from noisesmith.pipeline.sinks import read_rows
 from tests.runs import noisesmith, write_config
 
 STUB = Path(__file__).parent / "scorers" / "stub_server.py"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer, PreTrainedTokenizer
 
-from pipeline.embedded import grammar
-from pipeline.errors import UserError
-from pipeline.prompts.subjects import find_subjects, text_stop, token_indices
+from noisesmith.pipeline.embedded import grammar
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.text.subjects import find_subjects, text_stop, token_indices
 from tests import tiny
 
 

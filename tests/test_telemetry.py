@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import telemetry
-from pipeline.events import (
+from noisesmith.pipeline.telemetry import log as telemetry
+from noisesmith.pipeline.telemetry.events import (
     ActorReplaced,
     Event,
     RowFailed,
@@ -22,7 +22,7 @@ from pipeline.events import (
     ShardCommitted,
     Snapshot,
 )
-from pipeline.telemetry import Telemetry
+from noisesmith.pipeline.telemetry.log import Telemetry
 
 RETRY = {"where": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
 EVENTS: list[Event] = [

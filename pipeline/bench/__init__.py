@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.bench.plan import Bench, Trial, base_config, plan_bench, refuse_if_all_failed, unfinished
-from pipeline.bench.variants import choose
+from noisesmith.pipeline.bench.plan import Bench, Trial, base_config, plan_bench, refuse_if_all_failed, unfinished
+from noisesmith.pipeline.bench.variants import choose
 
 __all__ = [
     "Bench",
@@ -25,8 +25,8 @@ def write_comparison(bench: Bench) -> list[Path]:
     Raises:
         UserError: a run is missing or damaged, or the runs cannot be compared.
     """
-    from pipeline.bench import plots, read, tables  # matplotlib takes a second to import
-    from pipeline.sinks.files import write_atomic
+    from noisesmith.pipeline.bench import plots, read, tables  # matplotlib takes a second to import
+    from noisesmith.pipeline.storage.files import write_atomic
 
     comparison, models = read.compare_runs(bench)
     facts = tables.conditions(bench, models)

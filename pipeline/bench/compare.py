@@ -1,7 +1,7 @@
 """The figures of a comparison, from the rows of its runs. Pure: no model, no Ray, no clock.
 
 Everything is paired: only rows that every variant finished count, values are averaged over seeds prompt by prompt, and
-intervals are 95 % bootstrap intervals over prompts (``pipeline.report.summary.estimates``).
+intervals are 95 % bootstrap intervals over prompts (``estimates``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bench.variants import REFERENCE, Variant
-from pipeline.errors import UserError
-from pipeline.prompts import index_of
-from pipeline.report.summary import Change, Estimate, best_so_far, estimates
+from noisesmith.pipeline.bench.variants import REFERENCE, Variant
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.prompts import index_of
+from noisesmith.pipeline.report.summary import Change, Estimate, best_so_far, estimates
 
 Array = NDArray[np.float64]
 Rows = Mapping[tuple[int, str], Mapping[str, Any]]
@@ -96,7 +96,7 @@ def compare(
     """The figures of ``variants``, the reference among them.
 
     Args:
-        rows: by label and (seed, row id) the rows, with the columns of :func:`pipeline.bench.read.row_columns`.
+        rows: by label and (seed, row id) the rows, with the columns of :func:`row_columns`.
         seconds: by label the seconds a row took, where known.
         parts: the corpus by source: (name, prompts), in order.
         rounds, steps: M and T, from which a preview variant's budget follows.

@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.variants import Variant
-from pipeline.config import RunConfig, load_config, validated
-from pipeline.errors import UserError
-from pipeline.preflight import Models, find_models
-from pipeline.prompts import Corpus, open_corpus
-from pipeline.sinks import check_run_dir, open_run
-from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.staging import read_letters
+from noisesmith.pipeline.bench.variants import Variant
+from noisesmith.pipeline.config import RunConfig, load_config, validated
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.preflight import Models, find_models
+from noisesmith.pipeline.prompts import Corpus, open_corpus
+from noisesmith.pipeline.sinks import check_run_dir, open_run
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.staging import read_letters
 
 EMBEDDED = Path(__file__).with_name("embedded.yaml")
 _OWNED = ("optimizer", "seed", "name", "output.dir")

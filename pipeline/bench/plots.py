@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.bench.compare import Comparison, Curve, Figures
-from pipeline.bench.variants import REFERENCE, Variant
-from pipeline.report.summary import Estimate
+from noisesmith.pipeline.bench.compare import Comparison, Curve, Figures
+from noisesmith.pipeline.bench.variants import REFERENCE, Variant
+from noisesmith.pipeline.report.summary import Estimate
 
 SIZE, DPI = (9.0, 5.4), 150
 INK, FAINT = "#23262b", "#6d727a"

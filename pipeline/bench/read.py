@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.compare import Comparison, compare
-from pipeline.bench.plan import Bench
-from pipeline.errors import UserError
-from pipeline.report.summary import columns
-from pipeline.sinks import read_rows
+from noisesmith.pipeline.bench.compare import Comparison, compare
+from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.report.summary import columns
+from noisesmith.pipeline.sinks import read_rows
 
 _MODELS = ("generator", "generator_revision", "scorer", "scorer_revision")
 

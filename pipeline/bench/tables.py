@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import pipeline
-from pipeline.bench.compare import SHARE, Comparison, Figures
-from pipeline.bench.plan import Bench
-from pipeline.bench.variants import REFERENCE
-from pipeline.report.card import escape
-from pipeline.report.summary import Change, Estimate, shown
+import noisesmith.pipeline as pipeline
+from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
+from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.bench.variants import REFERENCE
+from noisesmith.pipeline.report.card import escape
+from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
 _NONE = "–"
 _LIBRARIES = ("torch", "diffusers", "transformers")
@@ -53,8 +53,8 @@ def to_json(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
     """Everything, at full precision.
 
     ``conditions`` is as :func:`conditions` says; ``prompts``, ``rows``, ``rows_asked`` and ``reference`` as in
-    :class:`~pipeline.bench.compare.Comparison`; ``variants`` maps each label to ``why``, ``optimizer`` (its resolved
-    section) and the fields of :class:`~pipeline.bench.compare.Figures`, nested as there. An estimate is ``{"mean",
+    :class:`Comparison`; ``variants`` maps each label to ``why``, ``optimizer`` (its resolved
+    section) and the fields of :class:`Figures`, nested as there. An estimate is ``{"mean",
     "low", "high"}``, a change ``{"rows", "first", "kept", "gain"}`` with ``rows`` counting prompts, a curve ``{"at",
     "score"}`` with an estimate for each place.
     """

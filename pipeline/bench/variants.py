@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import read_yaml
-from pipeline.errors import UserError
+from noisesmith.pipeline.config import read_yaml
+from noisesmith.pipeline.errors import UserError
 
 REFERENCE = "noise_diffusion"
 UNLIMITED = 100_000  # rounds of a search that its U-Net evaluations bound

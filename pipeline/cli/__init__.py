@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline import __version__
-from pipeline.cli import bench, embedded
-from pipeline.cli.common import console
-from pipeline.cli.look import replay, status, verify
-from pipeline.cli.make import plan, retry, run
-from pipeline.errors import RunError, UserError, one_line
+from noisesmith.pipeline import __version__
+from noisesmith.pipeline.cli import bench, embedded
+from noisesmith.pipeline.cli.common import console
+from noisesmith.pipeline.cli.look import replay, status, verify
+from noisesmith.pipeline.cli.make import plan, retry, run
+from noisesmith.pipeline.errors import RunError, UserError, one_line
 
 app = typer.Typer(
     help="Turn a list of prompts into a dataset of images that really show what their prompts say.",

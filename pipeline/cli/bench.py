@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import check_machine, console, interruptible
+from noisesmith.pipeline.cli.common import check_machine, console, interruptible
 
 if TYPE_CHECKING:
-    from pipeline.bench import Bench, Trial
+    from noisesmith.pipeline.bench import Bench, Trial
 
 app = typer.Typer(help="Comparisons, fair and with intervals.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def bench_methods(
 
     Each method and seed is a run in DIR/runs; the same command resumes, and more methods or seeds add to what is there.
     """
-    from pipeline import bench
+    from noisesmith.pipeline import bench
 
     words = arguments or []
     named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
@@ -64,10 +64,10 @@ def bench_methods(
 
 
 def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
-    from actors.session import session
-    from pipeline.bench import refuse_if_all_failed
-    from pipeline.progress import Progress
-    from pipeline.sinks import hold_run
+    from noisesmith.actors.session import session
+    from noisesmith.pipeline.bench import refuse_if_all_failed
+    from noisesmith.pipeline.sinks import hold_run
+    from noisesmith.pipeline.telemetry.console import Progress
 
     with interruptible(), session(plan.settings, console.print) as runs:
         for number, trial in enumerate(trials, 1):

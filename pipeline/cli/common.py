@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import RunConfig, load_config
-from pipeline.errors import UserError
-from pipeline.stores import to_path
+from noisesmith.pipeline.config import RunConfig, load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.storage.paths import to_path
 
 if TYPE_CHECKING:
-    from pipeline.preflight import Models
-    from pipeline.prompts import Corpus
+    from noisesmith.pipeline.preflight import Models
+    from noisesmith.pipeline.prompts import Corpus
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml")]
@@ -45,14 +45,14 @@ def read_settings(config: Path, overrides: list[str] | None, out: str | None) ->
 
 def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
     """The config a run was made from, as it is to be read where the run lies now."""
-    from pipeline.sinks.manifest import salvage_manifest
+    from noisesmith.pipeline.sinks.manifest import salvage_manifest
 
     salvage_manifest(run_dir)
     return read_settings(run_dir / "config.yaml", overrides, str(run_dir))
 
 
 def check_machine(settings: RunConfig) -> None:
-    from pipeline.preflight import check_resources, machine_resources
+    from noisesmith.pipeline.preflight import check_resources, machine_resources
 
     if settings.ray.address is None:
         check_resources(settings, machine_resources(), "this machine")
@@ -60,8 +60,8 @@ def check_machine(settings: RunConfig) -> None:
 
 def checked(settings: RunConfig) -> tuple[Models, Corpus]:
     """The models and the corpus of a run, once all it needs is there."""
-    from pipeline.preflight import find_models
-    from pipeline.prompts import open_corpus
+    from noisesmith.pipeline.preflight import find_models
+    from noisesmith.pipeline.prompts import open_corpus
 
     models = find_models(settings)
     check_machine(settings)

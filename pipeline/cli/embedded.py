@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import console
-from pipeline.errors import UserError
+from noisesmith.pipeline.cli.common import console
+from noisesmith.pipeline.errors import UserError
 
 app = typer.Typer(help="The built-in tiny models: train them anew, evaluate them.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def embedded_train(
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of scenes, weights and batches")] = 0,
 ) -> None:
     """Rebuild the built-in models from a seed (hours on two cores); the same command again resumes."""
-    from pipeline.embedded.train import train
+    from noisesmith.pipeline.embedded.training.train import train
 
     train(out, checkpoints, seed)
 
@@ -37,8 +37,8 @@ def embedded_evaluate(
     samples: Annotated[int, typer.Option("--samples", min=1, help="generated images a grammar")] = 128,
 ) -> None:
     """Measure the built-in models on fresh scenes and on their own images."""
-    from pipeline.embedded.evaluate import WEIGHTS, evaluate, table
-    from pipeline.models import quiet_libraries
+    from noisesmith.pipeline.embedded.training.evaluate import WEIGHTS, evaluate, table
+    from noisesmith.pipeline.models.runtime import quiet_libraries
 
     quiet_libraries()
     folder = weights_dir or WEIGHTS

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import RunDir, config_of_run, console, interruptible
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
+from noisesmith.pipeline.cli.common import RunDir, config_of_run, console, interruptible
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
 
 
 def replay(
@@ -20,8 +20,8 @@ def replay(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="where to write the image")] = None,
 ) -> None:
     """Rebuild one row's noise and image from its recipe, and compare them with what was written."""
-    from pipeline.models import quiet_libraries
-    from pipeline.replay import replay_row
+    from noisesmith.pipeline.models.runtime import quiet_libraries
+    from noisesmith.pipeline.replay import replay_row
 
     quiet_libraries()
     result = replay_row(run_dir, config_of_run(run_dir), row_id)
@@ -57,7 +57,7 @@ def verify(
 
     Nothing is written, and the exit code is 1 where something is wrong, unless --repair is given.
     """
-    from pipeline.sinks import sample_rows, verify_run
+    from noisesmith.pipeline.sinks import sample_rows, verify_run
 
     settings = config_of_run(run_dir)
     sample = sample_rows(run_dir, replay) if settings.replayable else frozenset()
@@ -74,8 +74,8 @@ def verify(
 
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
-    from pipeline.prompts import open_corpus
-    from pipeline.sinks import repair_run
+    from noisesmith.pipeline.prompts import open_corpus
+    from noisesmith.pipeline.sinks import repair_run
 
     corpus, run_dir = open_corpus(settings), settings.run_dir
     with interruptible():
@@ -96,8 +96,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
     """Say how a run fares, while it works or after it ended or died; write nothing."""
-    from pipeline.progress import clock
-    from pipeline.status import read_status
+    from noisesmith.pipeline.telemetry.console import clock
+    from noisesmith.pipeline.telemetry.status import read_status
 
     found = read_status(run_dir)
     if as_json:

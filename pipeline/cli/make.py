@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.common import (
+from noisesmith.pipeline.cli.common import (
     ConfigPath,
     OutDir,
     Overrides,
@@ -20,12 +20,12 @@ from pipeline.cli.common import (
     interruptible,
     read_settings,
 )
-from pipeline.config import RunConfig
-from pipeline.stores import is_remote
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.storage.paths import is_remote
 
 if TYPE_CHECKING:
-    from pipeline.prompts import Corpus
-    from pipeline.sinks import RunState
+    from noisesmith.pipeline.prompts import Corpus
+    from noisesmith.pipeline.sinks import RunState
 
 
 def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -34,8 +34,8 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     The same command again resumes where the run stopped.
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
-    from pipeline.report import renew_report
-    from pipeline.sinks import hold_run
+    from noisesmith.pipeline.report import renew_report
+    from noisesmith.pipeline.sinks import hold_run
 
     settings = read_settings(config, overrides, out)
     _, corpus = checked(settings)
@@ -53,7 +53,7 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
     Overrides may change what decides where and how fast rows are made, such as generators.batch_size=1.
     """
-    from pipeline.sinks import hold_run, reopen_failed
+    from noisesmith.pipeline.sinks import hold_run, reopen_failed
 
     settings = config_of_run(run_dir, overrides)
     _, corpus = checked(settings)
@@ -67,9 +67,9 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
 
 def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
-    from actors.session import session
-    from pipeline.progress import Progress
-    from pipeline.report import summary_table
+    from noisesmith.actors.session import session
+    from noisesmith.pipeline.report import summary_table
+    from noisesmith.pipeline.telemetry.console import Progress
 
     progress = Progress(console)
     progress.note("starting Ray and loading models")
@@ -103,8 +103,8 @@ def _hint(run_dir: Path) -> None:
 
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
     """Validate everything and print what would run and what it takes; load no model, write nothing."""
-    from pipeline.cost import balance, estimate
-    from pipeline.sinks import check_run_dir
+    from noisesmith.pipeline.cost import balance, estimate
+    from noisesmith.pipeline.sinks import check_run_dir
 
     settings = read_settings(config, overrides, out)
     models, corpus = checked(settings)

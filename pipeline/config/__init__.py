@@ -1,8 +1,8 @@
 """The configuration of one run: YAML plus dotted overrides, checked before anything is loaded."""
 
-from pipeline.config.load import dump_config, load_config, read_yaml, validated
-from pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
-from pipeline.config.optimizers import (
+from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
+from noisesmith.pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
+from noisesmith.pipeline.config.optimizers import (
     METHODS,
     AttendAndExciteConfig,
     InitNoConfig,
@@ -12,7 +12,7 @@ from pipeline.config.optimizers import (
     PgdConfig,
     RandomDiffusionConfig,
 )
-from pipeline.config.run import CorpusConfig, RunConfig
+from noisesmith.pipeline.config.run import CorpusConfig, RunConfig
 
 __all__ = [
     "METHODS",

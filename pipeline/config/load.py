@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.errors import sentence
-from pipeline.config.optimizers import METHODS
-from pipeline.config.run import RunConfig
-from pipeline.errors import UserError
-from pipeline.stores import to_path
+from noisesmith.pipeline.config.errors import sentence
+from noisesmith.pipeline.config.optimizers import METHODS
+from noisesmith.pipeline.config.run import RunConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.storage.paths import to_path
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pipeline.config.section import Actors, Section
+from noisesmith.pipeline.config.section import Actors, Section
 
 STOCHASTIC = (
     "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from pipeline.config.section import Section
+from noisesmith.pipeline.config.section import Section
 
 
 class PreviewConfig(Section):

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
-from pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
-from pipeline.config.section import Section
-from pipeline.stores import to_path
+from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
+from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
+from noisesmith.pipeline.config.section import Section
+from noisesmith.pipeline.storage.paths import to_path
 
 
 class CorpusConfig(Section):

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
-from pipeline.cost.generator import generate_cost, hollow_part
-from pipeline.cost.hollow import parameters, weight_bytes
-from pipeline.cost.measure import Cost
-from pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
-from pipeline.errors import reason
-from pipeline.generators import model_parts
-from pipeline.optimizers import build_optimizer
-from pipeline.preflight import Models
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
+from noisesmith.pipeline.cost.generator import generate_cost, hollow_part
+from noisesmith.pipeline.cost.hollow import parameters, weight_bytes
+from noisesmith.pipeline.cost.measure import Cost
+from noisesmith.pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
+from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.generators import model_parts
+from noisesmith.pipeline.optimizers import build_optimizer
+from noisesmith.pipeline.preflight import Models
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import GeneratorConfig
-from pipeline.cost.hollow import hollow_diffuser, hollow_transformer
-from pipeline.cost.measure import Cost, measure
-from pipeline.generators import LatentSpec
-from pipeline.models import ModelSource
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.cost.hollow import hollow_diffuser, hollow_transformer
+from noisesmith.pipeline.cost.measure import Cost, measure
+from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.models.locate import ModelSource
 
 CLIP_TOKENS = 77  # where there is no encoder to say it
 T5_TOKENS = 256  # of Stable Diffusion 3, where the config has no max_sequence_length

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.models import ModelSource
+from noisesmith.pipeline.models.locate import ModelSource
 
 
 def hollow_diffuser(source: ModelSource, folder: str, class_name: str, dtype: torch.dtype) -> Any:

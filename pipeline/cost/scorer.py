@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import GeneratorConfig
-from pipeline.cost.hollow import as_loaded, hollow_diffuser, hollow_transformer
-from pipeline.cost.measure import Cost, measure
-from pipeline.generators import LatentSpec
-from pipeline.models import ModelSource
-from pipeline.scorers import DETECTOR
-from pipeline.scorers.openai_server import SERVER
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.cost.hollow import as_loaded, hollow_diffuser, hollow_transformer
+from noisesmith.pipeline.cost.measure import Cost, measure
+from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers import DETECTOR
+from noisesmith.pipeline.scorers.openai_server import SERVER
 
 TEXT_TOKENS = 64  # of a question, the prompt in it; an image is hundreds
 
@@ -32,12 +32,12 @@ def hollow_scorer(source: ModelSource, dtype: str) -> Any:
     if source.class_name == SERVER:
         return torch.nn.Module()
     if source.class_name == DETECTOR:
-        from pipeline.embedded.judge import Judge, JudgeConfig
+        from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
 
         with torch.device("meta"):
             return as_loaded(Judge(JudgeConfig.from_dict(source.read_json("config.json"))), torch.float32)
     if source.class_name == "CLIPT5ForConditionalGeneration":
-        from pipeline.scorers.clip_flant5 import ClipT5, read_configs
+        from noisesmith.pipeline.scorers.clip_flant5 import ClipT5, read_configs
 
         config, vision, _ = read_configs(source)
         with torch.device("meta"):
@@ -51,7 +51,7 @@ def hollow_decoder(config: GeneratorConfig, source: ModelSource) -> Any:
     Raises:
         UserError: its ``config.json`` is not here.
     """
-    from pipeline.scorers.decoder import with_options
+    from noisesmith.pipeline.generators.decoder import with_options
 
     dtype = getattr(torch, config.dtype)
     vae = hollow_diffuser(source, "vae", "AutoencoderKL", dtype)
@@ -71,7 +71,7 @@ def look(source: ModelSource, spec: LatentSpec, batch: int) -> Vision:
     from transformers import AutoImageProcessor, CLIPImageProcessor
 
     if source.class_name == "CLIPT5ForConditionalGeneration":
-        from pipeline.scorers.clip_flant5 import read_configs
+        from noisesmith.pipeline.scorers.clip_flant5 import read_configs
 
         tower = read_configs(source)[2]
         processor = CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local)

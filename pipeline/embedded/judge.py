@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .grammar import ANIMALS, COLOURS, NOUNS, WEARABLES, ScenePrompt, parse
-from .scenes import SIZE, truth
+from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, NOUNS, WEARABLES, ScenePrompt, parse
+from noisesmith.pipeline.embedded.scenes import SIZE, truth
 
 STRIDE = 4
 SIZE_UNIT = 24.0

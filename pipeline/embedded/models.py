@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .grammar import ANIMALS, COLOURS, JOINS, THINGS
-from .vision import PATCH, see_neighbours
+from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, JOINS, THINGS
+from noisesmith.pipeline.embedded.vision import PATCH, see_neighbours
 
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
@@ -219,7 +219,7 @@ def save_vlm(folder: Path, vlm: LlavaForConditionalGeneration) -> None:
 
 def save_judge(folder: Path, judge: nn.Module) -> None:
     """Write the judge's folder."""
-    from .judge import Judge, JudgeConfig
+    from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
 
     shutil.rmtree(folder, ignore_errors=True)
     _half(judge, Judge(JudgeConfig())).save_pretrained(folder)

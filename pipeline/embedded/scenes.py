@@ -22,8 +22,17 @@ from typing import Protocol
 
 import numpy as np
 
-from .grammar import ANIMALS, COLOURS, NOUNS, RELATIONS, THINGS, WEARABLES, Phrase, ScenePrompt
-from .sprites import aspect, sprite
+from noisesmith.pipeline.embedded.grammar import (
+    ANIMALS,
+    COLOURS,
+    NOUNS,
+    RELATIONS,
+    THINGS,
+    WEARABLES,
+    Phrase,
+    ScenePrompt,
+)
+from noisesmith.pipeline.embedded.sprites import aspect, sprite
 
 SIZE = 64
 ALIGNED = 11.0

@@ -1,7 +1,7 @@
 """The 24 pictures of the embedded world, as shipped in ``sprites.safetensors``, and their tinting.
 
 The file holds one uint8 RGBA array a noun, cropped to what is visible. All but the bench (drawn here) come from
-Noto Color Emoji (Google, OFL-1.1). ``python -m pipeline.embedded.sprites FONT`` rebuilds it.
+Noto Color Emoji (Google, OFL-1.1). ``python -m noisesmith.pipeline.embedded.sprites FONT`` rebuilds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .grammar import COLOURS, NOUNS, THINGS
+from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, THINGS
 
 FILE = Path(__file__).with_name("sprites.safetensors")
 STORED = 64  # longest side of a stored sprite, pixels
@@ -114,7 +114,7 @@ def build(font_path: str, out: Path = FILE) -> None:
         ImageDraw.Draw(canvas).text((8, 8), glyph, font=font, embedded_color=True)
         arrays[noun] = _crop(canvas, STRETCH.get(noun, (1, 1)))
     metadata = {
-        "command": "python -m pipeline.embedded.sprites NotoColorEmoji.ttf",
+        "command": "python -m noisesmith.pipeline.embedded.sprites NotoColorEmoji.ttf",
         "source": "Noto Color Emoji 2.042, Google LLC (Debian fonts-noto-color-emoji); bench drawn for this project",
         "licence": "OFL-1.1",
     }

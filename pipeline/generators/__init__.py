@@ -7,16 +7,16 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
-from pipeline.errors import UserError
-from pipeline.generators.base import Generator, LatentSpec
-from pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
-from pipeline.generators.samplers import check_sampler
-from pipeline.generators.spec import read_spec
-from pipeline.models import PICKLED, ModelSource, locate, user_path
+from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.base import Generator, LatentSpec
+from noisesmith.pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
+from noisesmith.pipeline.generators.samplers import check_sampler
+from noisesmith.pipeline.generators.spec import read_spec
+from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate, user_path
 
 if TYPE_CHECKING:
-    from pipeline.generators.adapter import Adapter
+    from noisesmith.pipeline.generators.adapter import Adapter
 
 __all__ = [
     "Generator",
@@ -29,10 +29,10 @@ __all__ = [
 ]
 
 FAMILIES = {
-    "StableDiffusionPipeline": "pipeline.generators.stable_diffusion:StableDiffusion",
-    "LatentConsistencyModelPipeline": "pipeline.generators.stable_diffusion:StableDiffusion",
-    "StableDiffusionXLPipeline": "pipeline.generators.stable_diffusion_xl:StableDiffusionXL",
-    "StableDiffusion3Pipeline": "pipeline.generators.stable_diffusion_3:StableDiffusion3",
+    "StableDiffusionPipeline": "noisesmith.pipeline.generators.stable_diffusion:StableDiffusion",
+    "LatentConsistencyModelPipeline": "noisesmith.pipeline.generators.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": "noisesmith.pipeline.generators.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "noisesmith.pipeline.generators.stable_diffusion_3:StableDiffusion3",
 }
 
 
@@ -84,7 +84,7 @@ def check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: Laten
         UserError: it is no Stable Diffusion 1.x or 2.x, or has no attention maps of the size asked for.
     """
     if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
-        from pipeline.generators.attention import choose_map_size
+        from noisesmith.pipeline.optimizers.attention import choose_map_size
 
         unet = source.read_json("unet/config.json") if source.class_name == "StableDiffusionPipeline" else {}
         choose_map_size(optimizer.method, optimizer.attention_size, unet, *spec.shape[-2:])

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.config import GeneratorConfig
-from pipeline.generators.loading import load_pipeline, lora_revision
-from pipeline.generators.samplers import build_scheduler, sampler_gain
-from pipeline.generators.spec import read_spec
-from pipeline.models import ModelSource
-from pipeline.prompts.text import plain
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
+from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
+from noisesmith.pipeline.generators.spec import read_spec
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.text.control_tokens import plain
 
 
 class Adapter:

@@ -29,7 +29,7 @@ class Generator(Protocol):
         ...
 
     def plain(self, text: str) -> str:
-        """The text with no token in it that would steer a text encoder, as :func:`pipeline.prompts.text.plain`."""
+        """The text with no token in it that would steer a text encoder, as :func:`plain`."""
         ...
 
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError
-from pipeline.models import PICKLED, ModelSource, download_command, user_path
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command, user_path
 
 if TYPE_CHECKING:
-    from pipeline.generators.adapter import Adapter
+    from noisesmith.pipeline.generators.adapter import Adapter
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.config import GeneratorConfig, LoraConfig
-from pipeline.errors import UserError, reason
-from pipeline.models import ModelSource, fingerprint, user_path
+from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.locate import ModelSource, fingerprint, user_path
 
 if TYPE_CHECKING:
-    from pipeline.generators.adapter import Adapter
+    from noisesmith.pipeline.generators.adapter import Adapter
 
 
 def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Adapter], device: str) -> Any:

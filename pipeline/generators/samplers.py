@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError, reason
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError, reason
 
 CLASSES = {
     "ddim": "DDIMScheduler",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError
-from pipeline.generators.base import LatentSpec
-from pipeline.models import ModelSource
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.models.locate import ModelSource
 
 if TYPE_CHECKING:
-    from pipeline.generators.adapter import Adapter
+    from noisesmith.pipeline.generators.adapter import Adapter
 
 
 def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Adapter]) -> LatentSpec:

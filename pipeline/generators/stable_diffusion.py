@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import GeneratorConfig
-from pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators.adapter import Adapter
 
 
 class StableDiffusion(Adapter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.adapter import Adapter
 
 
 class StableDiffusionXL(Adapter):

@@ -1,18 +1,18 @@
 """Search methods, one file each, behind one protocol: propose the next noise from (noise, score, gradient)."""
 
-from pipeline.config import (
+from noisesmith.pipeline.config import (
     MeanVarianceConfig,
     NoiseDiffusionConfig,
     OptimizerConfig,
     PgdConfig,
     RandomDiffusionConfig,
 )
-from pipeline.optimizers.base import Feedback, Optimizer, Proposal
-from pipeline.optimizers.mean_variance import MeanVariance
-from pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
-from pipeline.optimizers.pgd import Pgd
-from pipeline.optimizers.random_diffusion import RandomDiffusion
-from pipeline.optimizers.random_sampling import RandomSampling
+from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+from noisesmith.pipeline.optimizers.mean_variance import MeanVariance
+from noisesmith.pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
+from noisesmith.pipeline.optimizers.pgd import Pgd
+from noisesmith.pipeline.optimizers.random_diffusion import RandomDiffusion
+from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
 
 __all__ = ["Feedback", "Optimizer", "Proposal", "build_optimizer"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pipeline.noise import NoiseKey
+from noisesmith.pipeline.noise import NoiseKey
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Proposal:
 class Optimizer(Protocol):
     """Stateless: everything a round needs comes in, everything the next one needs goes out.
 
-    A method whose z_T is no fold over seeded candidates proposes float16 values (``pipeline.noise.storable``), which
+    A method whose z_T is no fold over seeded candidates proposes float16 values (``storable``), which
     can be stored exactly.
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.noise import NoiseKey, storable, within_kl
-from pipeline.optimizers.base import Feedback, Proposal
+from noisesmith.pipeline.noise import NoiseKey, storable, within_kl
+from noisesmith.pipeline.optimizers.base import Feedback, Proposal
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.noise import NoiseKey, along, largest_of, select, step_size, storable, update
-from pipeline.optimizers.base import Feedback, Proposal
+from noisesmith.pipeline.noise import NoiseKey, along, largest_of, select, step_size, storable, update
+from noisesmith.pipeline.optimizers.base import Feedback, Proposal
 
 
 @dataclass(frozen=True)

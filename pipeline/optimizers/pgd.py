@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.noise import NoiseKey, storable
-from pipeline.optimizers.base import Feedback, Proposal
+from noisesmith.pipeline.noise import NoiseKey, storable
+from noisesmith.pipeline.optimizers.base import Feedback, Proposal
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from noisesmith.pipeline.errors import UserError
 
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zeros: 007 is a name, not a number
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")

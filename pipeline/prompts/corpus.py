@@ -11,14 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import CorpusConfig, RunConfig
-from pipeline.errors import RunError, UserError
-from pipeline.prompts import columns as cols
-from pipeline.prompts.ids import row_id
-from pipeline.prompts.sources import Batch, Source, open_source
-from pipeline.prompts.subjects import occurrences
-from pipeline.records import Row
-from pipeline.sinks.schema import reserved_columns
+from noisesmith.pipeline.config import CorpusConfig, RunConfig
+from noisesmith.pipeline.errors import RunError, UserError
+from noisesmith.pipeline.prompts import columns as cols
+from noisesmith.pipeline.prompts.sources import Batch, Source, open_source
+from noisesmith.pipeline.records import Row, row_id
+from noisesmith.pipeline.schema import reserved_columns
+from noisesmith.pipeline.text.subjects import occurrences
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and newline are text
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.config import CorpusConfig
-from pipeline.embedded import grammar
-from pipeline.errors import UserError
+from noisesmith.pipeline.config import CorpusConfig
+from noisesmith.pipeline.embedded import grammar
+from noisesmith.pipeline.errors import UserError
 
 BATCH = 1024
 MAX_LINE = 1 << 26  # bytes: a file without line ends must not fill the memory
@@ -68,7 +68,7 @@ def open_source(section: CorpusConfig) -> Source:
     Raises:
         UserError: there is no such source, or it is of no known kind.
     """
-    from pipeline.prompts import tabular
+    from noisesmith.pipeline.prompts import tabular
 
     name = section.source
     if name.startswith("embedded/"):

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import CorpusConfig
-from pipeline.errors import UserError
-from pipeline.prompts.columns import first_line, plain_type
-from pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
+from noisesmith.pipeline.config import CorpusConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.prompts.columns import first_line, plain_type
+from noisesmith.pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
 
 MAX_FILES = 10_000
 

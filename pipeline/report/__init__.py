@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.errors import RunError, reason
-from pipeline.records import Provenance
-from pipeline.report.card import describes, write_card
-from pipeline.report.contact_sheet import write_contact_sheet
-from pipeline.report.sample import spread_rows
-from pipeline.report.summary import Summary, columns, summarise, summary_table
-from pipeline.sinks.files import write_atomic
-from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import RunError, reason
+from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.report.card import describes, write_card
+from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
+from noisesmith.pipeline.report.sample import spread_rows
+from noisesmith.pipeline.report.summary import Summary, columns, summarise, summary_table
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.storage.files import write_atomic
 
 __all__ = ["Summary", "renew_report", "summary_table", "write_report"]
 

@@ -12,12 +12,12 @@ import jinja2
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from pipeline.config import RunConfig
-from pipeline.models import licence
-from pipeline.records import Provenance
-from pipeline.report.summary import Summary, labelled, notes, shown
-from pipeline.sinks.files import sha256_of, write_atomic
-from pipeline.sinks.plan import manifest_file
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.models.locate import licence
+from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
+from noisesmith.pipeline.sinks.layout import manifest_file
+from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
 _MEANINGS = {
     "id": "stable id of the row",
@@ -95,7 +95,7 @@ def escape(value: object) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "templates"),
+        loader=jinja2.PackageLoader("noisesmith.pipeline.report", "templates"),
         undefined=jinja2.StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,

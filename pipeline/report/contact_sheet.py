@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.sinks.files import write_atomic
+from noisesmith.pipeline.storage.files import write_atomic
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.reader import read_parquet, read_tar
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.reader import read_parquet, read_tar
 
 
 def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[str, Any]]:

@@ -8,25 +8,25 @@ from typing import Any
 
 import torch
 
-from pipeline.config import JudgeConfig, ScorerConfig, is_url
-from pipeline.errors import UserError
-from pipeline.models import ModelSource, locate
-from pipeline.scorers.base import ImageScorer, Judge, Scores
-from pipeline.scorers.openai_server import SERVER, OpenAIServer, find_server
+from noisesmith.pipeline.config import JudgeConfig, ScorerConfig, is_url
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
+from noisesmith.pipeline.scorers.openai_server import SERVER, OpenAIServer, find_server
 
 __all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
-    "CLIPT5ForConditionalGeneration": "pipeline.scorers.clip_flant5:ClipFlanT5",
-    "InstructBlipForConditionalGeneration": "pipeline.scorers.instructblip:InstructBlip",
-    "LlavaForConditionalGeneration": "pipeline.scorers.llava:Llava",
-    "LlavaNextForConditionalGeneration": "pipeline.scorers.llava_next:LlavaNext",
-    "Qwen2VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
-    "Qwen2_5_VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
-    "Qwen3VLForConditionalGeneration": "pipeline.scorers.qwen_vl:QwenVL",
-    "CLIPModel": "pipeline.scorers.clip:Clip",
-    "SiglipModel": "pipeline.scorers.clip:Siglip",
-    "Siglip2Model": "pipeline.scorers.clip:Siglip2",
+    "CLIPT5ForConditionalGeneration": "noisesmith.pipeline.scorers.clip_flant5:ClipFlanT5",
+    "InstructBlipForConditionalGeneration": "noisesmith.pipeline.scorers.instructblip:InstructBlip",
+    "LlavaForConditionalGeneration": "noisesmith.pipeline.scorers.llava:Llava",
+    "LlavaNextForConditionalGeneration": "noisesmith.pipeline.scorers.llava_next:LlavaNext",
+    "Qwen2VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
+    "Qwen2_5_VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
+    "Qwen3VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
+    "CLIPModel": "noisesmith.pipeline.scorers.clip:Clip",
+    "SiglipModel": "noisesmith.pipeline.scorers.clip:Siglip",
+    "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",
 }
 REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout has no meaning elsewhere
 DETECTOR = "Judge"
@@ -70,7 +70,7 @@ def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge
     """
     source = find_judge(config, scorers)
     if source.class_name == DETECTOR:
-        from pipeline.scorers.detector import Detector
+        from noisesmith.pipeline.scorers.detector import Detector
 
         return Detector(source, device)
     readout = "yes" if scorers.readout == "reference" else scorers.readout

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.models import ModelSource
-from pipeline.scorers.vlm import VisionLanguageModel
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError, reason
-from pipeline.models import ModelSource
-from pipeline.prompts.text import plain
-from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
+from noisesmith.pipeline.text.control_tokens import plain
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 
@@ -130,7 +130,7 @@ def preprocess_naflex(images: Tensor, processor: Any, grid: tuple[int, int], rou
         images: ``[B, 3, H, W]`` in [0, 1].
         processor: a ``Siglip2ImageProcessor``, read for its settings alone.
         grid: rows and columns of patches the image is resized to.
-        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+        rounding: as in :func:`preprocess`.
 
     Returns:
         ``[B, max_num_patches, p · p · 3]`` in the dtype of ``images``: patches row by row, zeros after the last.

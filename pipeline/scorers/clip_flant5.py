@@ -21,11 +21,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pipeline.errors import UserError
-from pipeline.models import ModelSource, locate
-from pipeline.scorers.llava import SYSTEM
-from pipeline.scorers.preprocess import pad_to_square
-from pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, refuse_layout
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.scorers.llava import SYSTEM
+from noisesmith.pipeline.scorers.preprocess import pad_to_square
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, refuse_layout
 
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),

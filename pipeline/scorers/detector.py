@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError, reason
-from pipeline.models import ModelSource
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.locate import ModelSource
 
 
 class Detector:
     """1.0 where the detected objects bear the prompt out, 0.0 where not, ``None`` outside the embedded grammar."""
 
     def __init__(self, source: ModelSource, device: str) -> None:
-        from pipeline.embedded.judge import Judge
+        from noisesmith.pipeline.embedded.judge import Judge
 
         try:
             self._judge = Judge.from_pretrained(source.location)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.models import ModelSource
-from pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
 
 
 class InstructBlip(VisionLanguageModel):

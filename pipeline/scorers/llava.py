@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.models import ModelSource
-from pipeline.scorers.vlm import VisionLanguageModel, force_after
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, force_after
 
 # The system message LLaVA-1.5 and CLIP-FlanT5 were trained with (FastChat's vicuna_v1).
 SYSTEM = (

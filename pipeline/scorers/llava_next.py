@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.scorers.chat import ChatScorer, VisionInputs
-from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
+from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
 
 
 class LlavaNext(ChatScorer):
@@ -45,7 +45,7 @@ def preprocess_tiles(images: Tensor, processor: Any, rounding: bool = True) -> T
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
         processor: a ``LlavaNextImageProcessor``, read for its settings alone.
-        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+        rounding: as in :func:`preprocess`.
 
     Returns:
         ``[B, 1 + N, 3, h, w]`` in the dtype of ``images``: the whole image, then N tiles row by row.

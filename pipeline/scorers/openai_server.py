@@ -19,9 +19,9 @@ from requests.auth import AuthBase
 from torch import Tensor
 from urllib3.util import Retry
 
-from pipeline.errors import UserError
-from pipeline.models import ModelSource
-from pipeline.scorers.decoder import encode_png, to_uint8
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.images import encode_png, to_uint8
+from noisesmith.pipeline.models.locate import ModelSource
 
 SERVER = "OpenAIServer"
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two bytes of the answer
@@ -158,7 +158,7 @@ class OpenAIServer:
         self._client = _Client(source.location, _Key(api_key_env), RETRIES)
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
-        """As :meth:`pipeline.scorers.base.ImageScorer.log_scores`, without a gradient.
+        """As :meth:`log_scores`, without a gradient.
 
         Raises:
             ServerError: no answer, no log-probabilities, or neither yes nor no among them.

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.scorers.chat import ChatScorer, VisionInputs
-from pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
 
 
 class QwenVL(ChatScorer):
@@ -54,7 +54,7 @@ def preprocess_patches(images: Tensor, processor: Any, grid: tuple[int, int], ro
         images: ``[B, 3, H, W]`` in [0, 1].
         processor: a ``Qwen2VLImageProcessor``, read for its settings alone.
         grid: rows and columns of patches the image is resized to.
-        rounding: as in :func:`pipeline.scorers.preprocess.preprocess`.
+        rounding: as in :func:`preprocess`.
 
     Returns:
         ``[B · rows · columns, 3 · t · p · p]`` in the dtype of ``images``. Patches that the model merges lie side by

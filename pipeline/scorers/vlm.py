@@ -7,7 +7,7 @@
 ``reference``
     The figure of Noise Diffusion's official implementation (arXiv 2411.16503): exp(−mean cross-entropy) over *all*
     label tokens, teacher-forced. The labels are "Yes" and the end token, so the figure is √(P(Yes) · P(end | Yes)). It
-    sees images as that implementation does: :func:`pipeline.scorers.preprocess.preprocess_reference`.
+    sees images as that implementation does: :func:`preprocess_reference`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError, reason
-from pipeline.models import ModelSource
-from pipeline.prompts.text import plain
-from pipeline.scorers.preprocess import preprocess, preprocess_reference
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
+from noisesmith.pipeline.text.control_tokens import plain
 
 
 class VisionLanguageModel(ABC):
@@ -35,7 +35,7 @@ class VisionLanguageModel(ABC):
         source: the model that was found; its class name is the family's class in transformers.
         question: template with ``{prompt}``.
         readout: ``yes``, ``yes_no`` or ``reference``, see the module.
-        rounding: see :func:`pipeline.scorers.preprocess.preprocess`.
+        rounding: see :func:`preprocess`.
 
     Raises:
         UserError: the model cannot be loaded, lacks weights, or its tokenizer cannot tell the answers apart.
@@ -107,7 +107,7 @@ class VisionLanguageModel(ABC):
         """Logits ``[B, len(labels), vocabulary]`` of each label token, those before it given; differentiable."""
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
-        """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`pipeline.scorers.base.ImageScorer`.
+        """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`ImageScorer`.
 
         With the ``reference`` readout the images may overshoot [0, 1], as the decoder's raw output does.
         """
@@ -120,7 +120,7 @@ class VisionLanguageModel(ABC):
 
     @torch.no_grad()
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
-        """Scores of finished images; see :class:`pipeline.scorers.base.Judge`."""
+        """Scores of finished images; see :class:`Judge`."""
         return [float(value) for value in self.log_scores(prompts, images.to(self.model.device)).exp()]
 
     def texts(self, prompts: list[str]) -> list[str]:

@@ -1,12 +1,12 @@
 """What a run writes: rows staged at once, shards committed in two phases, a manifest that is the truth."""
 
-from pipeline.sinks.done import DoneRows
-from pipeline.sinks.lock import hold
-from pipeline.sinks.reader import read_rows
-from pipeline.sinks.reopen import reopen_failed, repair_run
-from pipeline.sinks.run import RunState, check_run_dir, hold_run, open_run
-from pipeline.sinks.verify import sample_rows, verify_run
-from pipeline.sinks.writer import RunWriter
+from noisesmith.pipeline.sinks.done import DoneRows
+from noisesmith.pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.sinks.reopen import reopen_failed, repair_run
+from noisesmith.pipeline.sinks.run import RunState, check_run_dir, hold_run, open_run
+from noisesmith.pipeline.sinks.verify import sample_rows, verify_run
+from noisesmith.pipeline.sinks.writer import RunWriter
+from noisesmith.pipeline.storage.lock import hold
 
 __all__ = [
     "DoneRows",

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.sinks import files, staging
-from pipeline.sinks.done import DoneRows
-from pipeline.sinks.manifest import DataFile, Entry, append_entry
-from pipeline.sinks.plan import staging_dir
-from pipeline.sinks.shards import write_parquet, write_tar
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.done import DoneRows
+from noisesmith.pipeline.sinks.layout import staging_dir
+from noisesmith.pipeline.sinks.manifest import DataFile, Entry, append_entry
+from noisesmith.pipeline.sinks.shards import write_parquet, write_tar
+from noisesmith.pipeline.storage import files
 
 
 def commit_complete(run_dir: Path, done: DoneRows, formats: Sequence[str], schema: pa.Schema) -> list[int]:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.sinks import files, staging
-from pipeline.sinks.manifest import Entry, Manifest, read_manifest
-from pipeline.sinks.plan import DATA_FILE, SHARD_NAME, ShardPlan, letters_file, manifest_file
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.layout import DATA_FILE, SHARD_NAME, ShardPlan, letters_file, manifest_file
+from noisesmith.pipeline.sinks.manifest import Entry, Manifest, read_manifest
+from noisesmith.pipeline.storage import files
 
 
 @dataclass

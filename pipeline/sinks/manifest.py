@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.sinks import files
-from pipeline.sinks.plan import ShardPlan, manifest_file
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.sinks.layout import ShardPlan, manifest_file
+from noisesmith.pipeline.storage import files
 
 VERSION = 1
 

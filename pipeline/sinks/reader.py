@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
-from pipeline.prompts.columns import first_line
-from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.schema import IMAGES, from_sample_json
-from pipeline.stores import to_path
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.prompts.columns import first_line
+from noisesmith.pipeline.schema import IMAGES, from_sample_json
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.storage.paths import to_path
 
 BATCH = 64
 

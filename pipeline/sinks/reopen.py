@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
-from pipeline.records import Row
-from pipeline.sinks import staging
-from pipeline.sinks.done import shards_in
-from pipeline.sinks.lock import hold
-from pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
-from pipeline.sinks.plan import letters_file
-from pipeline.sinks.reader import read_file
-from pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
-from pipeline.sinks.schema import row_schema, row_table
-from pipeline.sinks.verify import Findings, check_file, check_row, examine, replays
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.records import Row
+from noisesmith.pipeline.schema import row_schema, row_table
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.done import shards_in
+from noisesmith.pipeline.sinks.layout import letters_file
+from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
+from noisesmith.pipeline.sinks.reader import read_file
+from noisesmith.pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
+from noisesmith.pipeline.sinks.verify import Findings, check_file, check_row, examine, replays
+from noisesmith.pipeline.storage.lock import hold
 
 if TYPE_CHECKING:
-    from pipeline.prompts import Corpus
+    from noisesmith.pipeline.prompts import Corpus
 
 
 def reopen_failed(config: RunConfig, corpus: Corpus, before: RunState) -> tuple[RunState, int]:
@@ -34,7 +34,7 @@ def reopen_failed(config: RunConfig, corpus: Corpus, before: RunState) -> tuple[
         The run opened anew, and how many rows done before are now to do.
 
     Raises:
-        UserError: as for :func:`~pipeline.sinks.run.open_run`.
+        UserError: as for :func:`open_run`.
     """
     run_dir = before.run_dir
     with writing(run_dir):
@@ -55,8 +55,8 @@ def repair_run(
     letters and staged rows. A shard of which a sound form is left is committed anew at once.
 
     Args:
-        note: as for :func:`~pipeline.sinks.lock.hold`.
-        replayed: as for :func:`~pipeline.sinks.verify.verify_run`.
+        note: as for :func:`hold`.
+        replayed: as for :func:`verify_run`.
 
     Returns:
         What was wrong, and the run without it; the rows it lacks are to be made anew.

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import RunConfig, dump_config
-from pipeline.errors import UserError
-from pipeline.sinks import files
-from pipeline.sinks.commit import commit_complete
-from pipeline.sinks.done import DoneRows, read_done, recover
-from pipeline.sinks.lock import Lock, hold
-from pipeline.sinks.manifest import Header, Manifest, read_manifest, write_manifest
-from pipeline.sinks.plan import ShardPlan, lock_file, manifest_file
-from pipeline.sinks.schema import column_types, row_schema
-from pipeline.stores import is_remote
+from noisesmith.pipeline.config import RunConfig, dump_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.schema import column_types, row_schema
+from noisesmith.pipeline.sinks.commit import commit_complete
+from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
+from noisesmith.pipeline.sinks.layout import ShardPlan, manifest_file
+from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest, write_manifest
+from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
+from noisesmith.pipeline.storage.paths import is_remote
 
 if TYPE_CHECKING:
-    from pipeline.prompts import Corpus
+    from noisesmith.pipeline.prompts import Corpus
 
 
 @dataclass(frozen=True)

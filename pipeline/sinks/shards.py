@@ -9,7 +9,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sinks.schema import image_columns, sample_json, with_features
+from noisesmith.pipeline.schema import image_columns, sample_json, with_features
 
 ROW_GROUP_BYTES = 100 * 10**6  # the Hub's viewer refuses groups over 286 MiB; `datasets` aims for 100 MB
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}  # datasets.config

@@ -8,12 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import UserError, reason
-from pipeline.prompts.ids import index_of
-from pipeline.records import Failure
-from pipeline.sinks import files
-from pipeline.sinks.plan import letters_file, staging_dir
-from pipeline.stores import read_each
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.records import Failure, index_of
+from noisesmith.pipeline.sinks.layout import letters_file, staging_dir
+from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.storage.paths import read_each
 
 SUFFIX = ".arrow"
 

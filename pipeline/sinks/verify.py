@@ -14,17 +14,17 @@ from typing import Any
 import PIL.Image
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError, reason
-from pipeline.prompts.columns import first_line
-from pipeline.prompts.ids import index_of, row_id
-from pipeline.records import Recipe
-from pipeline.sinks import files, staging
-from pipeline.sinks.done import shards_in
-from pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from pipeline.sinks.plan import letters_file, manifest_file
-from pipeline.sinks.reader import read_file
-from pipeline.sinks.schema import IMAGES, NOISE_BYTES, column_types
-from pipeline.stores import to_path
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.prompts.columns import first_line
+from noisesmith.pipeline.records import Recipe, index_of, row_id
+from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES, column_types
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.done import shards_in
+from noisesmith.pipeline.sinks.layout import letters_file, manifest_file
+from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
+from noisesmith.pipeline.sinks.reader import read_file
+from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.storage.paths import to_path
 
 CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores", "recipe", NOISE_BYTES, *IMAGES)
 
@@ -177,7 +177,7 @@ def check_row(row: Mapping[str, Any]) -> Iterator[str]:
 
 def replays(row: Mapping[str, Any]) -> bool:
     """Whether a row's noise, rebuilt from its recipe or read from where it is stored, has the digest it had."""
-    from pipeline.noise import digest, rebuild  # imports torch, which all else here can do without
+    from noisesmith.pipeline.noise import digest, rebuild  # imports torch, which all else here can do without
 
     recipe = Recipe.from_row(row["recipe"])
     return digest(rebuild(recipe, row["id"], row.get(NOISE_BYTES))) == recipe.digest

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
-from pipeline.records import Failure, Provenance, Result
-from pipeline.sinks import staging
-from pipeline.sinks.commit import commit_complete, commit_if_complete
-from pipeline.sinks.done import recover
-from pipeline.sinks.schema import row_schema, to_table
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.records import Failure, Provenance, Result
+from noisesmith.pipeline.schema import row_schema, to_table
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.commit import commit_complete, commit_if_complete
+from noisesmith.pipeline.sinks.done import recover
 
 
 class RunWriter:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 from safetensors.torch import load_file, save_file
 
-from actors.faults import MAX_BACKOFF, Ceiling, Fault, backoff, fault_of
-from pipeline.errors import MemoryExhausted, RunError
-from pipeline.models import memory_guard
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.actors.retry import MAX_BACKOFF, Ceiling, Fault, backoff, fault_of
+from noisesmith.pipeline.errors import MemoryExhausted, RunError
+from noisesmith.pipeline.models.runtime import memory_guard
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.runs import noisesmith, write_config
 
 # Imported by every Python process of a run; the actors' processes get the faults, the driver does not.
@@ -28,7 +28,7 @@ from pathlib import Path
 
 if any("default_worker.py" in word for word in sys.orig_argv):
     import torch
-    from pipeline.rounds import Rounds
+    from noisesmith.pipeline.search.propose import Rounds
 
     turn = Rounds.turn
 

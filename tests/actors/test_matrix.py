@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from actors import driver
-from actors.pool import Pool
-from actors.session import Session, session
-from pipeline.config import RunConfig, load_config
-from pipeline.generators import load_generator
-from pipeline.noise import NoiseKey, digest, replay
-from pipeline.preflight import find_models
-from pipeline.progress import Progress
-from pipeline.prompts import open_corpus
-from pipeline.records import Recipe
-from pipeline.scorers import load_scorer
-from pipeline.scorers.decoder import load_decoder
-from pipeline.scorers.latent import score_latents
-from pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.actors import driver
+from noisesmith.actors.pool import Pool
+from noisesmith.actors.session import Session, session
+from noisesmith.pipeline.config import RunConfig, load_config
+from noisesmith.pipeline.generators import load_generator
+from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.noise import NoiseKey, digest, replay
+from noisesmith.pipeline.preflight import find_models
+from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.scorers import load_scorer
+from noisesmith.pipeline.search.score import score_latents
+from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.pipeline.telemetry.console import Progress
 from tests import tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import PROMPTS, write_config
 

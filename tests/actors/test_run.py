@@ -11,9 +11,9 @@ import webdataset
 from datasets import load_dataset
 from safetensors.torch import load_file, save_file
 
-from pipeline.noise import digest, replay
-from pipeline.records import Recipe
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.noise import digest, replay
+from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.runs import PROMPTS, noisesmith, write_config
 
 

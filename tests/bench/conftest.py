@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.bench import Bench, base_config, choose, plan_bench
-from pipeline.bench.plan import Trial
-from pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result
-from pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.bench import Bench, base_config, choose, plan_bench
+from noisesmith.pipeline.bench.plan import Trial
+from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result
+from noisesmith.pipeline.sinks import RunWriter, open_run
 from tests.report.conftest import png
 from tests.runs import write_config
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import cli
-from pipeline.bench import write_comparison
-from pipeline.bench.plan import Bench
-from pipeline.config import METHODS, load_config
-from pipeline.errors import UserError
-from pipeline.replay import replay_row
-from pipeline.sinks import read_rows
+from noisesmith.pipeline import cli
+from noisesmith.pipeline.bench import write_comparison
+from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.config import METHODS, load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.replay import replay_row
+from noisesmith.pipeline.sinks import read_rows
 from tests.bench.conftest import PROVENANCE, write_trial
 from tests.runs import noisesmith
 from tests.test_bad_inputs import no_model  # noqa: F401

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.bench.compare import Comparison, Rows, compare
-from pipeline.bench.variants import DEFAULTS
-from pipeline.errors import UserError
+from noisesmith.pipeline.bench.compare import Comparison, Rows, compare
+from noisesmith.pipeline.bench.variants import DEFAULTS
+from noisesmith.pipeline.errors import UserError
 from tests.bench.conftest import T, row, rows_of
 
 VARIANTS = {variant.label: variant for variant in DEFAULTS}

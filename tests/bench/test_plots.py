@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.bench.compare import Comparison, compare
-from pipeline.bench.plots import _apart, score_by_evaluations, score_by_round
-from pipeline.bench.variants import DEFAULTS
+from noisesmith.pipeline.bench.compare import Comparison, compare
+from noisesmith.pipeline.bench.plots import _apart, score_by_evaluations, score_by_round
+from noisesmith.pipeline.bench.variants import DEFAULTS
 from tests.bench.conftest import T, row, rows_of
 
 ROUNDS, PROMPTS = 12, 30

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bench import base_config, choose
-from pipeline.bench.variants import DEFAULTS, REFERENCE
-from pipeline.config import METHODS, validated
-from pipeline.errors import UserError
+from noisesmith.pipeline.bench import base_config, choose
+from noisesmith.pipeline.bench.variants import DEFAULTS, REFERENCE
+from noisesmith.pipeline.config import METHODS, validated
+from noisesmith.pipeline.errors import UserError
 
 STEPS, ROUNDS = 12, 20
 

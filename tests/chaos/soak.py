@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import yaml
 
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import ACTORS, actor_processes, kill_one
 from tests.runs import await_written_row, finish, start
 

@@ -20,7 +20,7 @@ ROWS = 12
 SCRIPT = """
 import json, subprocess, sys
 from pathlib import Path
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.runs import noisesmith
 config, disk, run = sys.argv[1:]
 mount = lambda options: subprocess.run(["mount", "-t", "tmpfs", "-o", options, "disk", disk], check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import await_rows, durable_rows, kill_one, three_nodes
 from tests.runs import finish, noisesmith, start, write_config
 

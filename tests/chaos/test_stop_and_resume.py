@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import await_rows
 from tests.runs import await_line, finish, noisesmith, start, write_config
 

@@ -16,14 +16,22 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from pipeline.cli import main
-from pipeline.config import GeneratorConfig, ScorerConfig, load_config
-from pipeline.cost.generator import generate_cost, hollow_part
-from pipeline.cost.hollow import parameters, weight_bytes
-from pipeline.cost.scorer import FORWARDS, TEXT_TOKENS, _image_in_text, hollow_decoder, hollow_scorer, look, score_cost
-from pipeline.generators import find_generator, latent_spec, load_generator, model_parts
-from pipeline.scorers import find_scorer, load_scorer
-from pipeline.scorers.decoder import load_decoder
+from noisesmith.pipeline.cli import main
+from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
+from noisesmith.pipeline.cost.generator import generate_cost, hollow_part
+from noisesmith.pipeline.cost.hollow import parameters, weight_bytes
+from noisesmith.pipeline.cost.scorer import (
+    FORWARDS,
+    TEXT_TOKENS,
+    _image_in_text,
+    hollow_decoder,
+    hollow_scorer,
+    look,
+    score_cost,
+)
+from noisesmith.pipeline.generators import find_generator, latent_spec, load_generator, model_parts
+from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from tests import published, tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import write_config
 

@@ -7,17 +7,17 @@ import random
 import pytest
 import torch
 
-from pipeline.embedded.evaluate import balanced, table
-from pipeline.embedded.judge import Detection
-from pipeline.embedded.models import QUESTION, new_processor, new_vae, new_vlm
-from pipeline.embedded.scenes import sample
-from pipeline.embedded.train import train
-from pipeline.embedded.training import judge as judge_stage
-from pipeline.embedded.training.data import pictures
-from pipeline.embedded.training.loop import Plan, fit, learning_rate
-from pipeline.embedded.training.refine import as_scene
-from pipeline.embedded.training.vae import whiten
-from pipeline.embedded.training.vlm import normalised, pack, packed_logits, segments, words
+from noisesmith.pipeline.embedded.judge import Detection
+from noisesmith.pipeline.embedded.models import QUESTION, new_processor, new_vae, new_vlm
+from noisesmith.pipeline.embedded.scenes import sample
+from noisesmith.pipeline.embedded.training import judge as judge_stage
+from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.evaluate import balanced, table
+from noisesmith.pipeline.embedded.training.loop import Plan, fit, learning_rate
+from noisesmith.pipeline.embedded.training.refine import as_scene
+from noisesmith.pipeline.embedded.training.train import train
+from noisesmith.pipeline.embedded.training.vae import whiten
+from noisesmith.pipeline.embedded.training.vlm import normalised, pack, packed_logits, segments, words
 
 
 def test_a_resumed_training_ends_in_the_same_state(tmp_path):

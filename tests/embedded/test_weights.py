@@ -10,13 +10,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextModel, LlavaForConditionalGeneration, LlavaProcessor
 
-from pipeline.embedded import MODELS, weights
-from pipeline.embedded.evaluate import on_renders, paint
-from pipeline.embedded.grammar import COLOURS, JOINS, NOUNS, parse
-from pipeline.embedded.judge import Judge
-from pipeline.embedded.models import QUESTION
-from pipeline.embedded.scenes import sample
-from pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded import MODELS, weights
+from noisesmith.pipeline.embedded.grammar import COLOURS, JOINS, NOUNS, parse
+from noisesmith.pipeline.embedded.judge import Judge
+from noisesmith.pipeline.embedded.models import QUESTION
+from noisesmith.pipeline.embedded.scenes import sample
+from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.evaluate import on_renders, paint
 
 
 @lru_cache

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.embedded.grammar import (
+from noisesmith.pipeline.embedded.grammar import (
     ANIMALS,
     COLOURS,
     JOINS,
@@ -20,7 +20,7 @@ from pipeline.embedded.grammar import (
     parse,
     prompts,
 )
-from pipeline.embedded.scenes import (
+from noisesmith.pipeline.embedded.scenes import (
     LAYOUTS,
     NEGATIVES,
     Item,
@@ -34,7 +34,7 @@ from pipeline.embedded.scenes import (
     sample,
     truth,
 )
-from pipeline.embedded.sprites import sprite
+from noisesmith.pipeline.embedded.sprites import sprite
 
 phrases = st.builds(Phrase, st.sampled_from(NOUNS), st.sampled_from((None, *COLOURS)))
 scene_prompts = st.one_of(

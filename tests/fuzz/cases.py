@@ -21,11 +21,11 @@ from unittest import mock
 
 import yaml
 
-from pipeline import cli
-from pipeline.config import RunConfig
-from pipeline.prompts import Corpus
-from pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
-from pipeline.sinks import RunState, RunWriter, verify_run
+from noisesmith.pipeline import cli
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
+from noisesmith.pipeline.sinks import RunState, RunWriter, verify_run
 from tests.fuzz.corpora import write_corpus
 from tests.fuzz.models import damage_model
 from tests.fuzz.mutations import mutated_config, override, plain_config, value
@@ -85,7 +85,7 @@ def check_process(seed: int, number: int, folder: Path) -> Outcome:
     inner = _inner(folder)
     with contextlib.chdir(inner):
         arguments = make_case(seed, number, Path())
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "plan", *arguments]
+    command = [sys.executable, "-c", "from noisesmith.pipeline.cli import main; main()", "plan", *arguments]
     ended = subprocess.run(command, cwd=inner, capture_output=True, text=True, timeout=10 * SECONDS)
     return Outcome(ended.returncode, ended.stderr, judge(ended.returncode, ended.stderr))
 
@@ -130,7 +130,7 @@ def _call(verb: str, arguments: list[str]) -> tuple[object, str, str, str | None
         _descriptor_2() as beneath,
         warnings.catch_warnings(record=True) as warned,
         mock.patch.object(sys, "argv", ["noisesmith", verb, *arguments]),
-        mock.patch("pipeline.cli.make._drive", _write_rows),
+        mock.patch("noisesmith.pipeline.cli.make._drive", _write_rows),
         mock.patch.object(os, "fsync"),
         _limited(),
     ):

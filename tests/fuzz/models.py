@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pipeline.embedded import weights
+from noisesmith.pipeline.embedded import weights
 from tests.fuzz.mutations import alike, mutated_bytes, places, value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import METHODS, RunConfig, dump_config
+from noisesmith.pipeline.config import METHODS, RunConfig, dump_config
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 # Paths stay below the folder of the case, or where not even root can write.

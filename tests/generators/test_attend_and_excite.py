@@ -16,12 +16,18 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config import AttendAndExciteConfig, GeneratorConfig
-from pipeline.embedded import weights
-from pipeline.errors import UserError
-from pipeline.generators.attend_and_excite import AttendAndExcite, Excitation, required_attention, step_sizes
-from pipeline.generators.attention import MapSize, RowTokens, attention_losses, find_tokens, pipeline_map_size
-from pipeline.generators.samplers import build_scheduler
+from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig
+from noisesmith.pipeline.embedded import weights
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.samplers import build_scheduler
+from noisesmith.pipeline.optimizers.attend_and_excite import AttendAndExcite, Excitation, required_attention, step_sizes
+from noisesmith.pipeline.optimizers.attention import (
+    MapSize,
+    RowTokens,
+    attention_losses,
+    find_tokens,
+    pipeline_map_size,
+)
 
 PROMPTS = ["a cat and a red car", "a bowl on a car with a cat"]
 SUBJECTS = [["cat", "car"], ["bowl", "car", "cat"]]

@@ -15,10 +15,10 @@ import torch
 from diffusers import StableDiffusionAttendAndExcitePipeline, StableDiffusionPipeline
 from torch import Tensor
 
-from pipeline.config import InitNoConfig
-from pipeline.embedded import weights
-from pipeline.errors import UserError
-from pipeline.generators.attention import (
+from noisesmith.pipeline.config import InitNoConfig
+from noisesmith.pipeline.embedded import weights
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.optimizers.attention import (
     MapSize,
     RowTokens,
     attention_losses,

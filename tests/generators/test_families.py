@@ -13,12 +13,12 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from pipeline.config import GeneratorConfig, validated
-from pipeline.generators import Generator, find_generator, load_generator
-from pipeline.noise import NoiseKey
-from pipeline.rounds import Rounds
-from pipeline.scorers.decoder import Decoder
-from pipeline.search import GenerateTask
+from noisesmith.pipeline.config import GeneratorConfig, validated
+from noisesmith.pipeline.generators import Generator, find_generator, load_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.search.propose import Rounds
+from noisesmith.pipeline.search.row import GenerateTask
 from tests.tiny_generators import stable_diffusion_3
 
 PROMPTS = ["a cat and a red car", "a dog"]

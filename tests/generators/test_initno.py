@@ -11,12 +11,12 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from pipeline.config import GeneratorConfig, InitNoConfig
-from pipeline.embedded import weights
-from pipeline.errors import UserError
-from pipeline.generators.attention import attention_losses, find_tokens, pipeline_map_size
-from pipeline.generators.initno import InitNo, initno
-from pipeline.noise import NoiseKey, kl_divergence, within_kl
+from noisesmith.pipeline.config import GeneratorConfig, InitNoConfig
+from noisesmith.pipeline.embedded import weights
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.noise import NoiseKey, kl_divergence, within_kl
+from noisesmith.pipeline.optimizers.attention import attention_losses, find_tokens, pipeline_map_size
+from noisesmith.pipeline.optimizers.initno import InitNo, initno
 
 PROMPTS = ["a cat and a red car", "a dog", "a bowl on a car with a cat"]
 SUBJECTS = [["cat", "car"], ["dog"], ["bowl", "car", "cat"]]
@@ -65,7 +65,7 @@ def test_every_step_of_every_row_is_within_the_bound(pipe: Any, monkeypatch: pyt
         divergences.append(kl_divergence(*projected))
         return projected
 
-    monkeypatch.setattr("pipeline.generators.initno.within_kl", spy)
+    monkeypatch.setattr("noisesmith.pipeline.optimizers.initno.within_kl", spy)
     _prepare(pipe, InitNoConfig(steps=6, restarts=1, learning_rate=0.1, **NEVER))
     assert len(divergences) == 6
     assert bool((torch.stack(divergences) <= 1e-3).all())

@@ -13,11 +13,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError
-from pipeline.generators import Generator, find_generator, load_generator
-from pipeline.models import licence
-from pipeline.scorers.decoder import Decoder
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import Generator, find_generator, load_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.models.locate import licence
 from tests.tiny_generators import single_file
 
 PROMPTS = ["a cat and a red car", "a dog"]

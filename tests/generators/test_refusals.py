@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import models
-from pipeline.config import GeneratorConfig, RunConfig, load_config
-from pipeline.errors import UserError
-from pipeline.generators import checks, find_generator
+from noisesmith.pipeline.config import GeneratorConfig, RunConfig, load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import checks, find_generator
+from noisesmith.pipeline.models import locate as models
 
 Case = tuple[str, dict[str, Any], str]
 

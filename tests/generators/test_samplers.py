@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError
-from pipeline.generators.samplers import build_scheduler, check_sampler, sampler_gain
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.samplers import build_scheduler, check_sampler, sampler_gain
 
 STABLE_DIFFUSION = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from pipeline.config import GeneratorConfig
-from pipeline.errors import UserError
-from pipeline.generators import find_generator, load_generator
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator, load_generator
 
 PROMPTS = ["a cat and a red car", "a dog"]
 

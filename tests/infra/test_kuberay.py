@@ -13,9 +13,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipeline.config import load_config
-from pipeline.errors import UserError
-from pipeline.preflight import check_resources
+from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.preflight import check_resources
 
 ROOT = Path(__file__).parents[2]
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}

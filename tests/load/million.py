@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.prompts import open_corpus
-from pipeline.sinks import open_run
-from pipeline.sinks.manifest import Entry, append_entry
-from pipeline.sinks.plan import ShardPlan
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.sinks import open_run
+from noisesmith.pipeline.sinks.layout import ShardPlan
+from noisesmith.pipeline.sinks.manifest import Entry, append_entry
 from tests.load.corpora import FORMATS, write_corpus
 
 BATCH = 16

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.config import METHODS, RunConfig
-from pipeline.noise import NoiseKey, change, kl_divergence, select, storable
-from pipeline.optimizers import Feedback, Optimizer, build_optimizer
-from pipeline.optimizers.mean_variance import MeanVariance
-from pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
-from pipeline.optimizers.pgd import Pgd
-from pipeline.optimizers.random_diffusion import RandomDiffusion
-from pipeline.optimizers.random_sampling import RandomSampling
+from noisesmith.pipeline.config import METHODS, RunConfig
+from noisesmith.pipeline.noise import NoiseKey, change, kl_divergence, select, storable
+from noisesmith.pipeline.optimizers import Feedback, Optimizer, build_optimizer
+from noisesmith.pipeline.optimizers.mean_variance import MeanVariance
+from noisesmith.pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
+from noisesmith.pipeline.optimizers.pgd import Pgd
+from noisesmith.pipeline.optimizers.random_diffusion import RandomDiffusion
+from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
 
 SHAPE = (4, 16, 16)
 KEY = NoiseKey(5, "row", 1)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.config import RunConfig
-from pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
-from pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
+from noisesmith.pipeline.sinks import RunWriter, open_run
 
 PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes")
 HOSTILE = "a <b>cat</b> | [x](javascript:1) `car`\n# heading"

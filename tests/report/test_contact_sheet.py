@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from pipeline.report.contact_sheet import PAPER, TILE, draw_contact_sheet, fit, wrap, write_contact_sheet
+from noisesmith.pipeline.report.contact_sheet import PAPER, TILE, draw_contact_sheet, fit, wrap, write_contact_sheet
 
 
 def png(width: int, height: int, colour: str) -> bytes:

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from pipeline.config import RunConfig
-from pipeline.errors import RunError
-from pipeline.records import Provenance
-from pipeline.report import renew_report, write_report
-from pipeline.report.card import escape
-from pipeline.report.sample import spread, spread_rows
-from pipeline.sinks import read_rows
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import RunError
+from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.report import renew_report, write_report
+from noisesmith.pipeline.report.card import escape
+from noisesmith.pipeline.report.sample import spread, spread_rows
+from noisesmith.pipeline.sinks import read_rows
 
 Made = tuple[Path, RunConfig, Provenance]
 MakeRun = Callable[..., Made]
@@ -92,7 +92,7 @@ def test_a_report_cut_off_is_written_at_the_next_start_and_only_then(
     run_dir, config, _ = made
     with monkeypatch.context() as patch:
         full = OSError(28, "No space left on device")
-        patch.setattr("pipeline.report.write_card", Mock(side_effect=full))
+        patch.setattr("noisesmith.pipeline.report.write_card", Mock(side_effect=full))
         with pytest.raises(RunError, match=r"the report cannot be written \(.*No space left on device"):
             report(made)
     renew_report(run_dir, config)

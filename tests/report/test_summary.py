@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from pipeline.report.summary import BOOTSTRAP_ROWS, Summary, columns, estimates, summarise, summary_table
+from noisesmith.pipeline.report.summary import BOOTSTRAP_ROWS, Summary, columns, estimates, summarise, summary_table
 
 unit = st.floats(0, 1)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.scorers.decoder import Decoder
-from pipeline.scorers.latent import score_latents
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.search.score import score_latents
 
 STEP = 1e-5
 

@@ -14,15 +14,16 @@ import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
-from pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
-from pipeline.errors import UserError
-from pipeline.generators import find_generator
-from pipeline.models import ModelSource, locate
-from pipeline.scorers import load_judge, load_scorer
-from pipeline.scorers.clip import Clip, Siglip, Siglip2
-from pipeline.scorers.decoder import Decoder, decode_png, encode_png
-from pipeline.scorers.llava_next import LlavaNext
-from pipeline.scorers.qwen_vl import QwenVL
+from noisesmith.pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.images import decode_png, encode_png
+from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.scorers import load_judge, load_scorer
+from noisesmith.pipeline.scorers.clip import Clip, Siglip, Siglip2
+from noisesmith.pipeline.scorers.llava_next import LlavaNext
+from noisesmith.pipeline.scorers.qwen_vl import QwenVL
 from tests import tiny_families
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
@@ -165,7 +166,7 @@ def test_anyres_tiles_equal_the_librarys(size: tuple[int, int], folders: Callabl
 @pytest.mark.parametrize("resample", [2, 3])
 @pytest.mark.parametrize("size", [(512, 512), (333, 517), (700, 300)])
 def test_anyres_tiles_equal_the_librarys_at_the_checkpoints_settings(size: tuple[int, int], resample: int) -> None:
-    from pipeline.scorers.llava_next import preprocess_tiles
+    from noisesmith.pipeline.scorers.llava_next import preprocess_tiles
 
     processor = transformers.LlavaNextImageProcessor(
         size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, resample=resample

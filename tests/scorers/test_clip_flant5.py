@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import ScorerConfig
-from pipeline.errors import UserError
-from pipeline.scorers import load_scorer
+from noisesmith.pipeline.config import ScorerConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.scorers import load_scorer
 from tests import tiny_scorers
 from tests.tiny_scorers import EMBEDDING, EMBEDDING_ALIASES, write_weights
 

@@ -28,13 +28,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from pipeline.config import QUESTION, GeneratorConfig, ScorerConfig
-from pipeline.errors import UserError
-from pipeline.generators import find_generator
-from pipeline.scorers import FAMILIES, _load, find_scorer, load_scorer
-from pipeline.scorers.decoder import Decoder
-from pipeline.scorers.latent import score_latents
-from pipeline.scorers.llava import SYSTEM
+from noisesmith.pipeline.config import QUESTION, GeneratorConfig, ScorerConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.scorers import FAMILIES, _load, find_scorer, load_scorer
+from noisesmith.pipeline.scorers.llava import SYSTEM
+from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
@@ -230,8 +230,8 @@ def test_only_the_reference_readout_sees_beyond_the_clamp(tiny_sd: Path, tiny_cl
 
 
 def test_a_judge_is_never_read_by_reference(tiny_llava: Path) -> None:
-    from pipeline.config import JudgeConfig
-    from pipeline.scorers import load_judge
+    from noisesmith.pipeline.config import JudgeConfig
+    from noisesmith.pipeline.scorers import load_judge
 
     judge: Any = load_judge(
         JudgeConfig(name="second", model=str(tiny_llava)), ScorerConfig(model="embedded", readout="reference"), "cpu"

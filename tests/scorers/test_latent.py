@@ -11,12 +11,13 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from pipeline.config import GeneratorConfig, ScorerConfig
-from pipeline.generators import find_generator
-from pipeline.scorers import find_scorer, load_scorer
-from pipeline.scorers.decoder import Decoder, decode_png, encode_png, to_uint8
-from pipeline.scorers.latent import score_latents
-from pipeline.scorers.llava import Llava
+from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
+from noisesmith.pipeline.scorers.llava import Llava
+from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]

@@ -13,14 +13,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, ScorerConfig, dump_config
-from pipeline.errors import UserError
-from pipeline.generators import find_generator
-from pipeline.preflight import find_models
-from pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer, openai_server
-from pipeline.scorers.decoder import Decoder
-from pipeline.scorers.latent import score_latents
-from pipeline.scorers.openai_server import ServerError
+from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, ScorerConfig, dump_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.preflight import find_models
+from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer, openai_server
+from noisesmith.pipeline.scorers.openai_server import ServerError
+from noisesmith.pipeline.search.score import score_latents
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
 KEY = "sk-not-to-be-seen"

@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 from transformers import BlipImageProcessor, CLIPImageProcessor
 
-from pipeline.scorers.preprocess import pad_to_square, preprocess, preprocess_reference, resize, resize_weights
+from noisesmith.pipeline.scorers.preprocess import (
+    pad_to_square,
+    preprocess,
+    preprocess_reference,
+    resize,
+    resize_weights,
+)
 
 SIZES = [(512, 512), (333, 517), (517, 333), (50, 71), (64, 64), (48, 300), (300, 48), (600, 333)]
 

@@ -13,11 +13,11 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from pipeline.config import RunConfig
-from pipeline.noise import digest, replay
-from pipeline.prompts import Corpus, open_corpus
-from pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
-from pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.noise import digest, replay
+from noisesmith.pipeline.prompts import Corpus, open_corpus
+from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
+from noisesmith.pipeline.sinks import RunWriter, open_run
 
 PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes")
 ROWS = 10

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import cli
+from noisesmith.pipeline import cli
 from tests.sinks.conftest import Run, failure, result
 
 Command = Callable[..., tuple[int, str]]

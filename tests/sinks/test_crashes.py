@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.sinks import files, open_run, read_rows, verify_run
-from pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.storage import files
 from tests.sinks.conftest import Run, failure, result
 
 DEAD = 1
@@ -120,7 +121,7 @@ def test_complete_shard_is_committed_on_opening(fresh: Callable[[], Run], monkey
     writer.fail(failure(run.rows[DEAD]))
     writer.put(result(run.rows[2]))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.sinks.commit.append_entry", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("noisesmith.pipeline.sinks.commit.append_entry", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             writer.put(result(run.rows[0]))
     assert list(read_manifest(run.dir).entries) == [1]
@@ -148,7 +149,7 @@ def test_killed_in_a_commit(
         replace(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipeline.sinks.commit.{step}", killed)
+        patch.setattr(f"noisesmith.pipeline.sinks.commit.{step}", killed)
         with pytest.raises(Killed):
             writer.put(result(run.rows[0]))
     assert len(read_manifest(run.dir).entries) == listed

@@ -22,12 +22,12 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
-from pipeline.prompts.columns import plain_type
-from pipeline.records import Row
-from pipeline.sinks import read_rows, shards, verify_run
-from pipeline.sinks.reader import read_tar
-from pipeline.sinks.schema import column_types, row_schema, sample_json, to_table
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.prompts.columns import plain_type
+from noisesmith.pipeline.records import Row
+from noisesmith.pipeline.schema import column_types, row_schema, sample_json, to_table
+from noisesmith.pipeline.sinks import read_rows, shards, verify_run
+from noisesmith.pipeline.sinks.reader import read_tar
 from tests.sinks.conftest import PROVENANCE, ROWS, Run, png, result
 
 # fmt: off

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import RunError, UserError
-from pipeline.sinks import hold, hold_run, lock
-from pipeline.sinks.lock import read_owner
+from noisesmith.pipeline.errors import RunError, UserError
+from noisesmith.pipeline.sinks import hold, hold_run
+from noisesmith.pipeline.storage import lock
+from noisesmith.pipeline.storage.lock import read_owner
 from tests.sinks.conftest import Run
 
 HOLDER = """
 import sys
 from pathlib import Path
-from pipeline.sinks import hold
+from noisesmith.pipeline.sinks import hold
 with hold(Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()

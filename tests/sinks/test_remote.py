@@ -18,26 +18,26 @@ import pytest
 from datasets import load_dataset
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import cli, stores
-from pipeline.config import validated
-from pipeline.errors import UserError
-from pipeline.events import RunEnded, RunStarted
-from pipeline.sinks import (
+from noisesmith.pipeline import cli
+from noisesmith.pipeline.config import validated
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.sinks import (
     check_run_dir,
-    files,
     hold,
     hold_run,
-    lock,
     open_run,
     read_rows,
     reopen_failed,
     repair_run,
     verify_run,
 )
-from pipeline.sinks.manifest import read_manifest
-from pipeline.status import read_status
-from pipeline.stores import StorePath, to_path
-from pipeline.telemetry import Telemetry
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.storage import files, lock
+from noisesmith.pipeline.storage import paths as stores
+from noisesmith.pipeline.storage.paths import StorePath, to_path
+from noisesmith.pipeline.telemetry.events import RunEnded, RunStarted
+from noisesmith.pipeline.telemetry.log import Telemetry
+from noisesmith.pipeline.telemetry.status import read_status
 from tests.runs import PROMPTS, finish, noisesmith, start, write_config
 from tests.s3 import S3
 from tests.sinks.conftest import Run, failure, result

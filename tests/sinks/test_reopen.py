@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sinks import open_run, read_rows, reopen_failed, verify_run
-from pipeline.sinks.manifest import read_manifest
-from pipeline.sinks.staging import read_letters
+from noisesmith.pipeline.sinks import open_run, read_rows, reopen_failed, verify_run
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.staging import read_letters
 from tests.sinks.conftest import Run, failure, result
 
 DEAD = (1, 6)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.sinks import RunState, open_run, read_rows, reopen, reopen_failed, repair_run, verify_run
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.sinks import RunState, open_run, read_rows, reopen, reopen_failed, repair_run, verify_run
 from tests.sinks.conftest import Run, failure, result
 
 FIRST = {kind: f"data/train-00000-of-00003.{kind}" for kind in ("parquet", "tar")}
@@ -146,7 +146,7 @@ def test_dead_letters_that_cannot_be_read_now_are_kept(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.sinks.staging.read_letters", fails)
+        patch.setattr("noisesmith.pipeline.sinks.staging.read_letters", fails)
         assert verify_run(run.dir)[0].startswith(f"{letters}: cannot be read")
         with pytest.raises(UserError, match="Input/output error"):
             _repair(run)
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.sinks.staging.stage", full)
+        patch.setattr("noisesmith.pipeline.sinks.staging.stage", full)
         with pytest.raises(UserError, match=r"No space left on device.; make room"):
             act(run.config, run.corpus, third)
     assert (_contents(run), (run.dir / "manifest.jsonl").read_bytes()) == before

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import load_config
-from pipeline.errors import UserError
-from pipeline.records import Failure
-from pipeline.sinks import DoneRows, RunWriter, check_run_dir, open_run, read_rows, verify_run
-from pipeline.sinks.manifest import Entry, read_manifest
-from pipeline.sinks.plan import ShardPlan
-from pipeline.sinks.staging import read_letters
+from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.records import Failure
+from noisesmith.pipeline.sinks import DoneRows, RunWriter, check_run_dir, open_run, read_rows, verify_run
+from noisesmith.pipeline.sinks.layout import ShardPlan
+from noisesmith.pipeline.sinks.manifest import Entry, read_manifest
+from noisesmith.pipeline.sinks.staging import read_letters
 from tests.sinks.conftest import PROVENANCE, Run, failure, result
 
 

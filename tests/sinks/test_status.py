@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.events import RowWritten, RunEnded, Snapshot
-from pipeline.sinks import hold
-from pipeline.sinks.lock import read_owner
-from pipeline.status import read_status
-from pipeline.telemetry import Telemetry
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.sinks import hold
+from noisesmith.pipeline.storage.lock import read_owner
+from noisesmith.pipeline.telemetry.events import RowWritten, RunEnded, Snapshot
+from noisesmith.pipeline.telemetry.log import Telemetry
+from noisesmith.pipeline.telemetry.status import read_status
 from tests.sinks.conftest import Run, failure, result
 
 

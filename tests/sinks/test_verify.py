@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from pipeline.noise import digest, from_bytes, to_bytes
-from pipeline.sinks import sample_rows, verify_run
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.noise import digest, from_bytes, to_bytes
+from noisesmith.pipeline.sinks import sample_rows, verify_run
 from tests.sinks.conftest import Run, failure, png, result
 
 PARQUET, TAR = "data/train-00000-of-00001.parquet", "data/train-00000-of-00001.tar"

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from ..grammar import ANIMALS, COLOURS, THINGS
-from ..scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
-from ..sprites import aspect
+from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, THINGS
+from noisesmith.pipeline.embedded.scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
+from noisesmith.pipeline.embedded.sprites import aspect
 
 
 def pictures(scenes: Sequence[Scene]) -> Tensor:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from ..grammar import COLOURS, NOUNS
-from ..judge import SIZE_UNIT, STRIDE, Judge, JudgeConfig
-from ..scenes import SIZE, Scene, crowded, sample
-from .data import pictures, wear
-from .loop import Plan, fit
+from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS
+from noisesmith.pipeline.embedded.judge import SIZE_UNIT, STRIDE, Judge, JudgeConfig
+from noisesmith.pipeline.embedded.scenes import SIZE, Scene, crowded, sample
+from noisesmith.pipeline.embedded.training.data import pictures, wear
+from noisesmith.pipeline.embedded.training.loop import Plan, fit
 
 PLAN = Plan("judge", steps=3600, batch=32, lr=2e-3, warmup=100, ema=0.995)
 CELLS = SIZE // STRIDE

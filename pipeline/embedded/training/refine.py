@@ -18,12 +18,21 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from ..grammar import ANIMALS, WEARABLES, ScenePrompt, parse, prompts
-from ..judge import Detection, Judge
-from ..scenes import Item, Scene, holds, sample, truth
-from .data import pictures, wear
-from .loop import Plan, fit
-from .vlm import QUESTIONS, Student, Words, dense_loss, pack, packed_logits, segments, words
+from noisesmith.pipeline.embedded.grammar import ANIMALS, WEARABLES, ScenePrompt, parse, prompts
+from noisesmith.pipeline.embedded.judge import Detection, Judge
+from noisesmith.pipeline.embedded.scenes import Item, Scene, holds, sample, truth
+from noisesmith.pipeline.embedded.training.data import pictures, wear
+from noisesmith.pipeline.embedded.training.loop import Plan, fit
+from noisesmith.pipeline.embedded.training.vlm import (
+    QUESTIONS,
+    Student,
+    Words,
+    dense_loss,
+    pack,
+    packed_logits,
+    segments,
+    words,
+)
 
 PLAN = Plan("refine", steps=1500, batch=24, lr=4e-4, warmup=50, ema=0.99)
 SAMPLES = 6000

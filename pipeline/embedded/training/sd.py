@@ -20,10 +20,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ..models import new_scheduler, new_text_encoder, new_unet, text_tokenizer
-from ..scenes import caption, sample
-from .data import pictures
-from .loop import Plan, fit
+from noisesmith.pipeline.embedded.models import new_scheduler, new_text_encoder, new_unet, text_tokenizer
+from noisesmith.pipeline.embedded.scenes import caption, sample
+from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.loop import Plan, fit
 
 PLAN = Plan("sd", steps=6000, batch=64, lr=1e-3, warmup=200, ema=0.998)
 SCENES = 64_000

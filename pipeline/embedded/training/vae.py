@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from ..models import new_vae
-from .data import foreground, mixture, pictures
-from .loop import Plan, fit
+from noisesmith.pipeline.embedded.models import new_vae
+from noisesmith.pipeline.embedded.training.data import foreground, mixture, pictures
+from noisesmith.pipeline.embedded.training.loop import Plan, fit
 
 PLAN = Plan("vae", steps=3600, batch=8, lr=1.5e-3, warmup=100, ema=0.995)
 KL = 2e-4

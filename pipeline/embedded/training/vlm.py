@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ..grammar import COLOURS, NOUNS, ScenePrompt
-from ..models import QUESTION, chat_tokenizer, new_vlm
-from ..scenes import (
+from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, ScenePrompt
+from noisesmith.pipeline.embedded.models import QUESTION, chat_tokenizer, new_vlm
+from noisesmith.pipeline.embedded.scenes import (
     LAYOUT_SHARES,
     LAYOUTS,
     NEGATIVES,
@@ -40,9 +40,9 @@ from ..scenes import (
     sample,
     truth,
 )
-from ..vision import PATCH, whiten_patches
-from .data import pictures, tiled, wear
-from .loop import Plan, fit
+from noisesmith.pipeline.embedded.training.data import pictures, tiled, wear
+from noisesmith.pipeline.embedded.training.loop import Plan, fit
+from noisesmith.pipeline.embedded.vision import PATCH, whiten_patches
 
 PLAN = Plan("vlm", steps=3200, batch=24, lr=1.2e-3, warmup=100, ema=0.995)
 GRID = SIZE // PATCH

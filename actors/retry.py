@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from pipeline.errors import MemoryExhausted, RunError, reason
+from noisesmith.pipeline.errors import MemoryExhausted, RunError, reason
 
 MAX_BACKOFF = 60.0  # seconds
 LEAST_ROWS = 20  # before the share of failed rows tells anything

@@ -18,13 +18,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.errors import RunError, UserError
-from pipeline.sinks import files
-from pipeline.sinks.plan import lock_file
+from noisesmith.pipeline.errors import RunError, UserError
+from noisesmith.pipeline.storage import files
 
 BEAT = 10.0  # seconds between two beats
 STALE = 60.0  # seconds without a beat after which an owner elsewhere is dead
 POLL = 1.0  # seconds between two looks at a lock
+
+
+def lock_file(run_dir: Path) -> Path:
+    return run_dir / ".lock"
 
 
 @dataclass(frozen=True)

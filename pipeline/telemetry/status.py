@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.sinks import staging
-from pipeline.sinks.done import read_done
-from pipeline.sinks.lock import STALE, Owner, read_owner
-from pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.done import read_done
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.storage.lock import STALE, Owner, read_owner
 
 
 @dataclass(frozen=True)

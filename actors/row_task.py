@@ -10,11 +10,11 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from actors.faults import cause_of
-from actors.pool import Slot
-from pipeline.errors import reason
-from pipeline.noise import NoiseKey
-from pipeline.search import GenerateTask, RowSearch, ScoreTask
+from noisesmith.actors.pool import Slot
+from noisesmith.actors.retry import cause_of
+from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.search.row import GenerateTask, RowSearch, ScoreTask
 
 
 @dataclass

@@ -13,11 +13,11 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from .grammar import ScenePrompt, prompts
-from .judge import Judge
-from .scenes import NEGATIVES, Question, Scene, matches, possible, question, sample, truth
-from .training.data import pictures
-from .training.vlm import normalised, pack, packed_logits, words
+from noisesmith.pipeline.embedded.grammar import ScenePrompt, prompts
+from noisesmith.pipeline.embedded.judge import Judge
+from noisesmith.pipeline.embedded.scenes import NEGATIVES, Question, Scene, matches, possible, question, sample, truth
+from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.vlm import normalised, pack, packed_logits, words
 
 WEIGHTS = Path(__file__).with_name("weights")
 GUIDANCE, STEPS = 2.0, 20

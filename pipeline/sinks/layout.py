@@ -50,10 +50,6 @@ def manifest_file(run_dir: Path) -> Path:
     return run_dir / "manifest.jsonl"
 
 
-def lock_file(run_dir: Path) -> Path:
-    return run_dir / ".lock"
-
-
 def staging_dir(run_dir: Path, shard: int) -> Path:
     return run_dir / "staging" / shard_name(shard)
 

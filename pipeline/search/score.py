@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.errors import UnusableImage
-from pipeline.noise import check_finite
-from pipeline.scorers.base import ImageScorer, Scores
-from pipeline.scorers.decoder import Decoder, to_uint8
+from noisesmith.pipeline.errors import UnusableImage
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.images import to_uint8
+from noisesmith.pipeline.noise import check_finite
+from noisesmith.pipeline.scorers.base import ImageScorer, Scores
 
 
 def score_latents(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.embedded import weights
-from pipeline.errors import MemoryExhausted, UserError, reason
+from noisesmith.pipeline.embedded import weights
+from noisesmith.pipeline.errors import UserError, reason
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -114,16 +112,6 @@ class ModelSource:
 def user_path(text: str) -> Path:
     """A path as a shell reads it, but that ``~nobody`` stays as it is, and so is found nowhere."""
     return Path(os.path.expanduser(text))
-
-
-def quiet_libraries() -> None:
-    """Keep the model libraries' notices and bars off a command's output."""
-    import diffusers
-    import transformers
-
-    for library in (transformers, diffusers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def locate(model: str, revision: str | None, field: str, index_file: str) -> ModelSource:
@@ -231,37 +219,3 @@ def fingerprint(files: Iterable[Path], root: Path) -> str:
                 file.seek(max(_EDGE, size - _EDGE))
                 sha.update(file.read(_EDGE))
     return f"local-{sha.hexdigest()[:16]}"
-
-
-def device_for(num_gpus: float) -> str:
-    """``cuda`` for an actor that holds a GPU or a part of one, else ``cpu``."""
-    import torch
-
-    return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def memory_guard() -> Iterator[None]:
-    """Turn torch's several ways to say that memory is exhausted into one, and give back what the failed batch held.
-
-    Raises:
-        MemoryExhausted: the block did not fit into the device's memory.
-    """
-    import torch
-
-    try:
-        yield
-        return
-    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator has no class of its own
-        said = reason(error)
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not known and "out of memory" not in str(error):
-            raise
-    gc.collect()  # now that the traceback has let go of the batch
-    torch.cuda.empty_cache()
-    raise MemoryExhausted(said)
-
-
-def threads_for(num_cpus: float) -> int:
-    """Torch threads of an actor that holds so many cores; one where it holds a part of one."""
-    return max(1, int(num_cpus))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from pipeline.events import Event, RowFailed, RowRetried, RowWritten, RunStarted
+from noisesmith.pipeline.telemetry.events import Event, RowFailed, RowRetried, RowWritten, RunStarted
 
 
 class Tally:

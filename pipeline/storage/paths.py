@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 from upath.extensions import ProxyUPath
 from upath.types import StatResultType
 
-from pipeline.errors import reason
+from noisesmith.pipeline.errors import reason
 
 BLOCK_BYTES = 8 * 2**20
 TOGETHER = 32  # objects fetched at once

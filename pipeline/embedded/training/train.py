@@ -13,13 +13,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from .models import save_judge, save_sd, save_vlm
-from .training import judge as judge_stage
-from .training import refine as refine_stage
-from .training import sd as sd_stage
-from .training import vae as vae_stage
-from .training import vlm as vlm_stage
-from .training.loop import Plan
+from noisesmith.pipeline.embedded.models import save_judge, save_sd, save_vlm
+from noisesmith.pipeline.embedded.training import judge as judge_stage
+from noisesmith.pipeline.embedded.training import refine as refine_stage
+from noisesmith.pipeline.embedded.training import sd as sd_stage
+from noisesmith.pipeline.embedded.training import vae as vae_stage
+from noisesmith.pipeline.embedded.training import vlm as vlm_stage
+from noisesmith.pipeline.embedded.training.loop import Plan
 
 STAGES = ("vae", "judge", "vlm", "sd", "refine")
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import GeneratorConfig, InitNoConfig
-from pipeline.generators.attention import (
+from noisesmith.pipeline.config import GeneratorConfig, InitNoConfig
+from noisesmith.pipeline.noise import NoiseKey, storable, within_kl
+from noisesmith.pipeline.optimizers.attention import (
     MapSize,
     RowTokens,
     attention_losses,
@@ -28,7 +29,6 @@ from pipeline.generators.attention import (
     find_tokens,
     pipeline_map_size,
 )
-from pipeline.noise import NoiseKey, storable, within_kl
 
 ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient hardly move
 

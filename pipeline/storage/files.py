@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.stores import is_remote
+from noisesmith.pipeline.storage.paths import is_remote
 
 
 def temporary(target: Path) -> Path:

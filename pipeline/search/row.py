@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from pipeline.config import RunConfig
-from pipeline.noise import NoiseKey
-from pipeline.records import NoiseStats, Recipe, Result, Row
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.records import NoiseStats, Recipe, Result, Row
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.embedded import grammar
-from pipeline.errors import UserError
+from noisesmith.pipeline.embedded import grammar
+from noisesmith.pipeline.errors import UserError
 
 _WORD = re.compile(r"([^\W\d_]+(?:[-'’][^\W\d_]+)*)(?!\w)|\w+|\S")  # the group is empty where it is no word
 _DETERMINERS = """a an the this that these those my your his her its our their some any each every another other

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import AttendAndExciteConfig, GeneratorConfig
-from pipeline.generators.attention import (
+from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig
+from noisesmith.pipeline.optimizers.attention import (
     MapSize,
     RowTokens,
     attention_losses,

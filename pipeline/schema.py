@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
-from pipeline.records import Provenance, Result
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.records import Provenance, Result
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGES = ("image", "image_initial")

@@ -14,9 +14,17 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from pipeline.events import ActorReplaced, BatchHalved, Event, RowFailed, RowRetried, RunEnded, Snapshot
-from pipeline.sinks import files
-from pipeline.tally import Tally
+from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.telemetry.events import (
+    ActorReplaced,
+    BatchHalved,
+    Event,
+    RowFailed,
+    RowRetried,
+    RunEnded,
+    Snapshot,
+)
+from noisesmith.pipeline.telemetry.tally import Tally
 
 INTERVAL = 10.0  # seconds between two writes of stats.json
 LOG_BYTES = 64 * 2**20  # of one log file; four older ones are kept

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from pipeline.events import Event, RunStarted, Snapshot
-from pipeline.tally import Tally
+from noisesmith.pipeline.telemetry.events import Event, RunStarted, Snapshot
+from noisesmith.pipeline.telemetry.tally import Tally
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines
 

@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.config import AttendAndExciteConfig, InitNoConfig
-from pipeline.errors import UserError
-from pipeline.prompts.subjects import text_stop, token_indices
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.text.subjects import text_stop, token_indices
 
 PREFERRED_SIDE = 16
 SHARPNESS = 100.0  # the softmax over text tokens is of 100 times the attention

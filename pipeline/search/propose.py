@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
-from pipeline.generators import Generator, load_generator
-from pipeline.generators.attend_and_excite import AttendAndExcite
-from pipeline.generators.initno import InitNo
-from pipeline.noise import check_finite, digest, statistics
-from pipeline.optimizers import Feedback, Proposal, build_optimizer
-from pipeline.prompts.subjects import find_subjects
-from pipeline.search import GenerateTask, Step
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
+from noisesmith.pipeline.generators import Generator, load_generator
+from noisesmith.pipeline.noise import check_finite, digest, statistics
+from noisesmith.pipeline.optimizers import Feedback, Proposal, build_optimizer
+from noisesmith.pipeline.optimizers.attend_and_excite import AttendAndExcite
+from noisesmith.pipeline.optimizers.initno import InitNo
+from noisesmith.pipeline.search.row import GenerateTask, Step
+from noisesmith.pipeline.text.subjects import find_subjects
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""How a process runs its models: device, threads, memory, and libraries kept quiet."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from noisesmith.pipeline.errors import MemoryExhausted, reason
+
+
+def quiet_libraries() -> None:
+    """Keep the model libraries' notices and bars off a command's output."""
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def device_for(num_gpus: float) -> str:
+    """``cuda`` for an actor that holds a GPU or a part of one, else ``cpu``."""
+    import torch
+
+    return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def memory_guard() -> Iterator[None]:
+    """Turn torch's several ways to say that memory is exhausted into one, and give back what the failed batch held.
+
+    Raises:
+        MemoryExhausted: the block did not fit into the device's memory.
+    """
+    import torch
+
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator has no class of its own
+        said = reason(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known and "out of memory" not in str(error):
+            raise
+    gc.collect()  # now that the traceback has let go of the batch
+    torch.cuda.empty_cache()
+    raise MemoryExhausted(said)
+
+
+def threads_for(num_cpus: float) -> int:
+    """Torch threads of an actor that holds so many cores; one where it holds a part of one."""
+    return max(1, int(num_cpus))

@@ -1,0 +1,1 @@
+"""Where a run directory is kept: paths (local or object store), durable files, the lock."""

@@ -1,0 +1,1 @@
+"""What a run reports about itself: events, counts, log, terminal output, status."""

@@ -1,0 +1,1 @@
+"""A prompt as text: control tokens, and the subjects it names."""
