@@ -63,14 +63,14 @@ class Driver:
 
     def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, telemetry: Telemetry) -> None:
         self._config, self._corpus, self._state = config, corpus, state
-        self._telemetry, self._tell = telemetry, telemetry.tell
+        self._telemetry, self._emit = telemetry, telemetry.emit
         self._optimizer = build_optimizer(config.optimizer)
         sides = (config.generators, config.scorers)
         self._pools = {
             "generate": Pool(
-                "generator", config.generators.count, partial(_actor, GeneratorActor, sides[0], config), self._tell
+                "generator", config.generators.count, partial(_actor, GeneratorActor, sides[0], config), self._emit
             ),
-            "score": Pool("scorer", config.scorers.count, partial(_actor, ScorerActor, sides[1], config), self._tell),
+            "score": Pool("scorer", config.scorers.count, partial(_actor, ScorerActor, sides[1], config), self._emit),
         }
         self._batch = {"generate": config.generators.batch_size, "score": config.scorers.batch_size}
         self._batch["judge"] = max(1, config.scorers.batch_size // 2)
@@ -114,13 +114,13 @@ class Driver:
         )
         run_dir = self._state.run_dir.absolute()
         arguments = (run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
-        self._pools["write"] = Pool("writer", 1, partial(_writer, arguments), self._tell)
+        self._pools["write"] = Pool("writer", 1, partial(_writer, arguments), self._emit)
         self._pools["write"].start()
         self._started = time.monotonic()
-        self._tell(RunStarted(self._corpus.size, len(self._state.done)))
+        self._emit(RunStarted(self._corpus.size, len(self._state.done)))
         exhausted = self._loop(self._corpus.rows(skip=self._state.done))
         self._finish_writing()
-        self._tell(self._snapshot())
+        self._emit(self._snapshot())
         return Outcome(exhausted, provenance)
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Driver:
             for kind, flight in self._waiting.due():
                 self._queues[kind].append(flight)
             self._dispatch()
-            self._tell(self._snapshot())
+            self._emit(self._snapshot())
             if not self._in_flight:
                 return exhausted
             self._wait()
@@ -294,16 +294,16 @@ class Driver:
         search, seconds = flight.search, round(time.monotonic() - flight.admitted, 3)
         if not flight.given_up:
             scores = (search.scores[0], search.scores[search.kept])
-            self._tell(RowWritten(search.row.id, len(flight.attempts) + 1, search.rounds, *scores, seconds))
+            self._emit(RowWritten(search.row.id, len(flight.attempts) + 1, search.rounds, *scores, seconds))
             return
         last = flight.last_attempt
-        self._tell(RowFailed(search.row.id, **last, seconds=seconds))
+        self._emit(RowFailed(search.row.id, **last, seconds=seconds))
         self._ceiling.failed(last["error"], last["message"])
         self._ceiling.check(self._telemetry.tally.rows)
 
     def _committed(self, shards: list[int]) -> None:
         for shard in shards:
-            self._tell(ShardCommitted(shard))
+            self._emit(ShardCommitted(shard))
 
     def _failed(self, call: Call, error: RayError) -> None:
         """Put the rows of a failed call back where they can go on, or give them up."""
@@ -315,7 +315,7 @@ class Driver:
             return
         if fault is Fault.MEMORY and len(call.flights) > 1:
             self._batch[call.kind] = min(self._batch[call.kind], len(call.flights) // 2)
-            self._tell(BatchHalved(call.kind, call.slot.where, self._batch[call.kind]))
+            self._emit(BatchHalved(call.kind, call.slot.where, self._batch[call.kind]))
             self._queues[call.kind].extendleft(reversed(call.flights))
             return
         for flight in call.flights:
@@ -325,7 +325,7 @@ class Driver:
             else:  # whose fault it was shows when each is alone
                 self._queues[call.kind].append(flight)
             if not flight.given_up:
-                self._tell(RowRetried(flight.search.row.id, **flight.last_attempt))
+                self._emit(RowRetried(flight.search.row.id, **flight.last_attempt))
 
     def _retry(self, kind: str, flight: Flight, fault: Fault, error: RayError) -> None:
         """Decide what becomes of a row whose call failed with it alone, or whose objects are lost."""

@@ -27,7 +27,7 @@ class RayMetrics:
         self._queues = make(Gauge, "queue_length", "rows that wait for a step", "step")
         self._busy = make(Gauge, "busy_share", "share of their time that a side's actors have worked", "side")
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         match event:
             case RowWritten():
                 self._rows.inc(tags={"outcome": "written"})

@@ -55,7 +55,7 @@ class Pool:
     name: str
     count: int
     make: Callable[[], Any]
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     slots: list[Slot] = field(default_factory=list)
     seconds: float = 0.0
     info: Any = None
@@ -146,7 +146,7 @@ class Pool:
             raise RunError(
                 f"a {self.name} died {slot.deaths} times in a row without finishing a batch ({reason(error)})"
             )
-        self.tell(ActorReplaced(self.name, slot.where, slot.deaths, reason(error)))
+        self.emit(ActorReplaced(self.name, slot.where, slot.deaths, reason(error)))
         ray.kill(slot.handle)
         fresh = self._begin()
         slot.handle, slot.loading, slot.queued, slot.alone = fresh.handle, fresh.loading, 0, False

@@ -44,9 +44,10 @@ class Flight:
 
     @property
     def last_attempt(self) -> dict[str, Any]:
-        """The last failed call, as events tell it."""
-        fields = {name: self.attempts[-1][name] for name in ("where", "actor", "error", "message")}
-        return {"attempt": len(self.attempts), **fields}
+        """The last failed call, as events report it."""
+        last = self.attempts[-1]
+        fields = {name: last[name] for name in ("actor", "error", "message")}
+        return {"attempt": len(self.attempts), "stage": last["where"], **fields}
 
     def generate_task(self) -> GenerateTask:
         """What a generator is told of the row's next turn."""

@@ -15,8 +15,8 @@ from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.report import Summary, write_report
 from noisesmith.pipeline.sinks import RunState
-from noisesmith.pipeline.telemetry.console import Progress
-from noisesmith.pipeline.telemetry.events import RunEnded
+from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.telemetry.events import ModelsLoading, RunEnded
 from noisesmith.pipeline.telemetry.log import Telemetry
 
 
@@ -34,7 +34,9 @@ class Session:
         """What a command that was stopped by a signal ends with."""
         return 128 + (self._stopped_by or signal.SIGINT)
 
-    def drive(self, config: RunConfig, corpus: Corpus, state: RunState, progress: Progress) -> tuple[Outcome, Summary]:
+    def drive(
+        self, config: RunConfig, corpus: Corpus, state: RunState, progress: ConsoleProgress
+    ) -> tuple[Outcome, Summary]:
         """Take an opened run to its end, or as far as a signal lets it, and write its report.
 
         Raises:
@@ -43,7 +45,9 @@ class Session:
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
         actors = {"generators": config.generators.count, "scorers": config.scorers.count}
-        telemetry = Telemetry(state.run_dir, actors, progress.tell, RayMetrics(config.name).tell)
+        listeners = (progress.emit, RayMetrics(config.name).emit)
+        telemetry = Telemetry(state.run_dir, actors, *listeners, tally=progress.tally)
+        telemetry.emit(ModelsLoading())
         self._driver, self._grace = Driver(config, corpus, state, telemetry), config.faults.grace_seconds
         self._drain()
         try:
@@ -52,13 +56,13 @@ class Session:
             stopped = isinstance(error, KeyboardInterrupt)
             with suppress(RunError):  # who has lost the directory writes nothing more there
                 state.check_lock()
-                telemetry.tell(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
+                telemetry.emit(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
             raise
         finally:
-            progress.end()
+            progress.close()
         self._driver.close()
         state.check_lock()
-        telemetry.tell(RunEnded("finished" if outcome.complete else "stopped"))
+        telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
         return outcome, write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
 
     def stop(self, number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,8 @@ from noisesmith.pipeline.telemetry.events import (
 )
 from noisesmith.pipeline.telemetry.log import Telemetry
 
-RETRY = {"where": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
+RETRY = {"stage": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
+LOGGED = {"where": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
 EVENTS: list[Event] = [
     RunStarted(10, 4),
     Snapshot(3, {"generate": 2, "score": 1}, 0.5, 0.25),
@@ -48,13 +49,13 @@ def test_figures_follow_the_run_and_add_up(tmp_path: Path, monkeypatch: pytest.M
     heard: list[Event] = []
     run = Telemetry(tmp_path, {"generators": 2}, heard.append)
     for event in EVENTS[:2]:
-        run.tell(event)
+        run.emit(event)
     assert figures(tmp_path)["state"] == "running", "at once, not after the first interval"
     for event in EVENTS[2:]:
-        run.tell(event)
+        run.emit(event)
     assert figures(tmp_path)["rows_written"] == 0, "and then now and then"
     monkeypatch.setattr(telemetry, "INTERVAL", 0.0)
-    run.tell(EVENTS[1])
+    run.emit(EVENTS[1])
     found = figures(tmp_path)
     expected = {
         "state": "running", "rows": 10, "rows_done": 6, "rows_written": 1, "rows_failed": 1, "retries": 1, "rounds": 2,
@@ -64,14 +65,14 @@ def test_figures_follow_the_run_and_add_up(tmp_path: Path, monkeypatch: pytest.M
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert heard == [*EVENTS, EVENTS[1]]
-    run.tell(RunEnded("failed", "the disk is full"))
+    run.emit(RunEnded("failed", "the disk is full"))
     assert (figures(tmp_path)["state"], figures(tmp_path)["message"]) == ("failed", "the disk is full")
 
 
 def test_the_log_has_a_line_for_every_event(tmp_path: Path) -> None:
     run = Telemetry(tmp_path, {})
     for event in [*EVENTS, RunEnded("failed", "half a \ud800 pair")]:
-        run.tell(event)
+        run.emit(event)
     found = lines(tmp_path)
     told = [(line["event"], line["level"]) for line in found]
     assert told == [
@@ -79,19 +80,19 @@ def test_the_log_has_a_line_for_every_event(tmp_path: Path) -> None:
         ("shard_committed", "INFO"), ("row_failed", "ERROR"), ("run_ended", "ERROR"),
     ]  # fmt: skip
     assert {**found[1], "time": ""} == {
-        "time": "", "level": "WARNING", "event": "row_retried", "row": "00000005-ab", "attempt": 1, **RETRY
+        "time": "", "level": "WARNING", "event": "row_retried", "row": "00000005-ab", "attempt": 1, **LOGGED
     }  # fmt: skip
     assert all(datetime.fromisoformat(line["time"]).tzinfo == UTC for line in found)
 
 
 def test_the_log_goes_on_in_the_next_session_and_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Telemetry(tmp_path, {}).tell(ShardCommitted(0))
-    Telemetry(tmp_path, {}).tell(ShardCommitted(1))
+    Telemetry(tmp_path, {}).emit(ShardCommitted(0))
+    Telemetry(tmp_path, {}).emit(ShardCommitted(1))
     assert [line["shard"] for line in lines(tmp_path)] == [0, 1]
     monkeypatch.setattr(telemetry, "LOG_BYTES", 1000)
     run = Telemetry(tmp_path, {})
     for shard in range(100):
-        run.tell(ShardCommitted(shard))
+        run.emit(ShardCommitted(shard))
     sizes = [path.stat().st_size for path in (tmp_path / "logs").iterdir()]
     assert len(sizes) == 5
     assert max(sizes) <= 1000
@@ -106,6 +107,6 @@ def test_a_full_disk_silences_the_log_and_no_more(
     heard: list[Event] = []
     run = Telemetry(tmp_path, {}, heard.append)
     for event in EVENTS:
-        run.tell(event)
+        run.emit(event)
     assert heard == EVENTS
     assert capsys.readouterr() == ("", "")

@@ -67,13 +67,13 @@ def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
     from noisesmith.actors.session import session
     from noisesmith.pipeline.bench import refuse_if_all_failed
     from noisesmith.pipeline.sinks import hold_run
-    from noisesmith.pipeline.telemetry.console import Progress
+    from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
     with interruptible(), session(plan.settings, console.print) as runs:
         for number, trial in enumerate(trials, 1):
             console.print(f"{trial.name} ({number} of {len(trials)}): loading models")
             with hold_run(trial.config, plan.corpus, console.print) as state:
-                outcome, _ = runs.drive(trial.config, plan.corpus, state, Progress(console))
+                outcome, _ = runs.drive(trial.config, plan.corpus, state, ConsoleProgress(console))
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)

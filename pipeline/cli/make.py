@@ -69,12 +69,12 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
     from noisesmith.actors.session import session
     from noisesmith.pipeline.report import summary_table
-    from noisesmith.pipeline.telemetry.console import Progress
+    from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
-    progress = Progress(console)
-    progress.note("starting Ray and loading models")
-    with session(settings, progress.note) as runs:
-        outcome, summary = runs.drive(settings, corpus, state, progress)
+    with ConsoleProgress(console) as progress:
+        progress.start("starting Ray and loading models")
+        with session(settings, progress.note) as runs:
+            outcome, summary = runs.drive(settings, corpus, state, progress)
     console.print(summary_table(summary))
     if not outcome.complete:
         console.print("stopped; run the same command to resume")

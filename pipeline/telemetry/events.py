@@ -1,13 +1,18 @@
-"""What happens in a run, as its driver tells it: to the terminal, the log, ``stats.json`` and Ray's metrics."""
+"""The events of a run. The driver emits them; the terminal, the log, ``stats.json`` and Ray's metrics show them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelsLoading:
+    """The cluster is up and the workers load their models."""
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The models are loaded: ``rows`` in the corpus, ``done`` of them by earlier sessions."""
+    """All models are loaded. The corpus has ``rows`` rows, of which earlier sessions have done ``done``."""
 
     rows: int
     done: int
@@ -15,7 +20,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RowWritten:
-    """A row is durable. ``attempt`` counts from 1, ``seconds`` from its admission."""
+    """A row is durable. ``attempt`` counts from 1; ``seconds`` is the time since the row was admitted."""
 
     row: str
     attempt: int
@@ -27,43 +32,56 @@ class RowWritten:
 
 @dataclass(frozen=True)
 class _FailedCall:
-    """A call that carried the row has failed: the ``error``'s class, the step (``where``)."""
+    """A call that carried the row has failed.
+
+    Attributes:
+        attempt: number of calls of this row that have failed, this one included.
+        stage: generate, score, judge or write.
+        actor: the worker as HOST:PID.
+        error: class name of the exception; ``message`` is the first line of its text.
+        traceback: the full traceback in the worker. It goes to ``logs/run.jsonl``, never to the terminal.
+    """
 
     row: str
     attempt: int
-    where: str
+    stage: str
     actor: str
     error: str
     message: str
+    traceback: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class RowRetried(_FailedCall):
-    """The row is tried again."""
+    """A call has failed, and the row will be tried again."""
 
 
 @dataclass(frozen=True)
 class RowFailed(_FailedCall):
-    """The row is given up, and its dead letter durable. ``seconds`` are from its admission."""
+    """The row failed for good, and its dead letter is durable. ``seconds`` is the time since it was admitted."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class ActorReplaced:
-    """An actor of a side (generator, scorer, writer) died, at HOST:PID, for the ``deaths``-th time in a row."""
+    """A worker at HOST:PID (``actor``) died and a new one starts in its place.
+
+    ``side`` is generator, scorer or writer; ``deaths`` counts the deaths in a row without a finished batch.
+    """
 
     side: str
     actor: str
     deaths: int
     message: str
+    traceback: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class BatchHalved:
-    """A batch did not fit the device's memory: from now on it has ``batch_size`` rows at most."""
+    """A batch did not fit into the memory of its device: batches of ``stage`` now have at most ``batch_size`` rows."""
 
-    where: str
+    stage: str
     actor: str
     batch_size: int
 
@@ -77,24 +95,40 @@ class ShardCommitted:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """``state`` is finished, stopped (rows are left) or failed; ``message`` says why where it failed."""
+    """The session has ended.
+
+    ``state`` is finished, stopped (rows are left) or failed; a failed one has a ``message`` and a ``traceback``.
+    """
 
     state: str
     message: str = ""
+    traceback: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The driver's state at a moment: rows in flight, queue lengths by step, each side's busy share in [0, 1]."""
+    """The state of the driver at one moment.
+
+    Attributes:
+        in_flight: rows admitted and not yet written.
+        queues: rows that wait, by stage, and those that wait for a retry.
+        busy_generators, busy_scorers: share of their time that the workers have worked, in [0, 1].
+        images_done: images scored in this session, those of rows in flight included.
+        images_planned: the most that ``images_done`` can still reach: rows that ended count the images they took,
+            all other rows of this session the most they can take.
+    """
 
     in_flight: int
     queues: dict[str, int]
     busy_generators: float
     busy_scorers: float
+    images_done: int = 0
+    images_planned: int = 0
 
 
 Event = (
-    RunStarted
+    ModelsLoading
+    | RunStarted
     | RowWritten
     | RowRetried
     | RowFailed

@@ -1,4 +1,4 @@
-"""What operators can read of a run while it works and afterwards: ``stats.json`` and ``logs/run.jsonl``."""
+"""What operators can read about a run while it works and afterwards: ``stats.json`` and ``logs/run.jsonl``."""
 
 from __future__ import annotations
 
@@ -6,65 +6,79 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
 
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.telemetry.events import (
     ActorReplaced,
     BatchHalved,
     Event,
+    ModelsLoading,
     RowFailed,
     RowRetried,
     RunEnded,
+    RunStarted,
     Snapshot,
 )
 from noisesmith.pipeline.telemetry.tally import Tally
 
 INTERVAL = 10.0  # seconds between two writes of stats.json
 LOG_BYTES = 64 * 2**20  # of one log file; four older ones are kept
-_LEVELS = {RowRetried: logging.WARNING, ActorReplaced: logging.WARNING, BatchHalved: logging.WARNING}
 
 
 class Telemetry:
-    """Takes a run's events, counts them, writes them down, and passes them on to ``others``.
+    """Emits the events of a run: counts them in ``tally``, writes them to files and passes them to ``listeners``.
 
-    What cannot be written is left out: a run does not end for want of a log.
+    Figures that cannot be written are dropped: a full disk must not end a run because of its log.
     """
 
-    def __init__(self, run_dir: Path, settings: dict[str, Any], *others: Callable[[Event], None]) -> None:
-        """``settings`` are figures for ``stats.json`` that stay as they are, such as the number of actors."""
-        self._run_dir, self._settings, self._others = run_dir, settings, others
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: Mapping[str, int],
+        *listeners: Callable[[Event], None],
+        tally: Tally | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: constant figures for ``stats.json``, such as the number of workers.
+            tally: counts the events, before any listener sees them; a new one by default.
+        """
+        self.tally = Tally() if tally is None else tally
+        self._run_dir = run_dir
+        self._settings = settings
+        self._listeners = listeners
         self._logger = _logger(run_dir)
-        self._started, self.tally = datetime.now(UTC), Tally()
+        self._started = datetime.now(UTC)
         self._written = -INTERVAL
-        self._now = Snapshot(0, {}, 0.0, 0.0)
-        self._state, self._message = "running", ""
+        self._snapshot = Snapshot(0, {}, 0.0, 0.0)
+        self._state = "running"
+        self._message = ""
 
-    def tell(self, event: Event) -> None:
-        self._count(event)
+    def emit(self, event: Event) -> None:
+        """Count, log and pass on one event."""
+        self.tally.count(event)
+        self._note_state(event)
         if not isinstance(event, Snapshot):
-            name = re.sub("(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-            failed = isinstance(event, RowFailed) or (isinstance(event, RunEnded) and event.state == "failed")
-            level = logging.ERROR if failed else _LEVELS.get(type(event), logging.INFO)
-            self._logger.log(level, name, extra={"fields": asdict(event)})
-        for tell in self._others:
-            tell(event)
-        due = isinstance(event, Snapshot) and time.monotonic() - self._written >= INTERVAL
-        if due or isinstance(event, RunEnded):
+            self._logger.log(_level(event), _name(event), extra={"fields": _fields(event)})
+        for listener in self._listeners:
+            listener(event)
+        is_due = time.monotonic() - self._written >= INTERVAL
+        if isinstance(event, ModelsLoading | RunEnded) or (isinstance(event, Snapshot) and is_due):
             self._write()
         if isinstance(event, RunEnded):
             for handler in self._logger.handlers:
                 handler.close()
 
-    def operations(self) -> dict[str, Any]:
-        """The state of this session and what it has measured, ready for JSON; seconds and shares in [0, 1]."""
-        tally, eta = self.tally, self.tally.eta_seconds
+    def operations(self) -> dict[str, object]:
+        """The state of this session and its figures, ready for JSON; times in seconds, shares in [0, 1]."""
+        tally = self.tally
+        eta = tally.eta_seconds
         return {
             "state": self._state,
             "message": self._message,
@@ -79,23 +93,30 @@ class Telemetry:
             "retries": tally.retries,
             "errors": dict(tally.errors),
             "rounds": tally.rounds,
+            "images_done": tally.images_done,
+            "images_planned": tally.images_planned,
             "scores": None if tally.scores is None else [round(score, 4) for score in tally.scores],
             "rows_per_minute": round(tally.rows_per_minute, 3),
+            "images_per_minute": round(tally.images_per_minute, 3),
             "eta_seconds": None if eta is None else round(eta),
-            "in_flight": self._now.in_flight,
-            "queues": self._now.queues,
-            "busy_generators": round(self._now.busy_generators, 4),
-            "busy_scorers": round(self._now.busy_scorers, 4),
+            "in_flight": self._snapshot.in_flight,
+            "queues": self._snapshot.queues,
+            "busy_generators": round(self._snapshot.busy_generators, 4),
+            "busy_scorers": round(self._snapshot.busy_scorers, 4),
             **self._settings,
         }
 
-    def _count(self, event: Event) -> None:
-        self.tally.count(event)
+    def _note_state(self, event: Event) -> None:
         match event:
+            case ModelsLoading():
+                self._message = "loading models"
+            case RunStarted():
+                self._message = ""
             case RunEnded():
-                self._state, self._message = event.state, event.message
+                self._state = event.state
+                self._message = event.message
             case Snapshot():
-                self._now = event
+                self._snapshot = event
 
     def _write(self) -> None:
         self._written = time.monotonic()
@@ -106,39 +127,78 @@ class Telemetry:
             files.write_atomic(self._run_dir / "stats.json", content.encode(errors="backslashreplace") + b"\n")
 
 
+def _name(event: Event) -> str:
+    """The class name in snake case: RowWritten becomes row_written."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+def _level(event: Event) -> int:
+    match event:
+        case RowFailed() | RunEnded(state="failed"):
+            return logging.ERROR
+        case RowRetried() | ActorReplaced() | BatchHalved():
+            return logging.WARNING
+        case _:
+            return logging.INFO
+
+
+def _fields(event: Event) -> dict[str, object]:
+    """An event's fields under the names they have in the log; an empty traceback is left out."""
+    fields: dict[str, object] = {}
+    for name, value in asdict(event).items():
+        if name == "stage":
+            fields["where"] = value  # the name in the logs that earlier versions wrote
+        elif name != "traceback" or value:
+            fields[name] = value
+    return fields
+
+
 def _logger(run_dir: Path) -> logging.Logger:
-    """A logger of its own whose lines are JSON."""
+    """A logger outside Python's logger tree, whose lines are JSON."""
     logger = logging.Logger("noisesmith", logging.INFO)
     handler: logging.Handler
     if isinstance(run_dir, Path):
         with suppress(OSError):
             files.make_dir(run_dir / "logs")
-        handler = _File(run_dir / "logs" / "run.jsonl", maxBytes=LOG_BYTES, backupCount=4, delay=True, encoding="utf-8")
+        handler = _LogFile(
+            run_dir / "logs" / "run.jsonl", maxBytes=LOG_BYTES, backupCount=4, delay=True, encoding="utf-8"
+        )
     else:
-        handler = _Objects(run_dir / "logs")
-    handler.setFormatter(_Json())
+        handler = _LogObjects(run_dir / "logs")
+    handler.setFormatter(_JsonFormatter())
     logger.addHandler(handler)
     return logger
 
 
-class _Json(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": when, "level": record.levelname, "event": record.getMessage(), **record.__dict__["fields"]}
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "event": record.getMessage(),
+            **record.__dict__["fields"],
+        }
         return files.json_line(line).decode().removesuffix("\n")
 
 
-class _File(RotatingFileHandler):
+class _LogFile(RotatingFileHandler):
+    """A log file on this machine; lines that cannot be written are dropped without a word on stderr."""
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 
-class _Objects(logging.Handler):
-    """A store takes whole objects only: one a session, written anew at each flush, and the next when it is large."""
+class _LogObjects(logging.Handler):
+    """A log in an object store, which takes whole objects only.
+
+    Each flush writes the session's current object again; once the object is large, the next one starts.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder, self._session, self._part = folder, datetime.now(UTC).strftime("%Y%m%dT%H%M%S"), 0
+        self._folder = folder
+        self._session = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self._part = 0
         self._lines: list[bytes] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -151,9 +211,10 @@ class _Objects(logging.Handler):
         with suppress(OSError):
             files.write_atomic(self._folder / f"run-{self._session}-{self._part:04}.jsonl", content)
             if len(content) > LOG_BYTES // 8:
-                self._lines, self._part = [], self._part + 1
+                self._lines = []
+                self._part += 1
 
     def close(self) -> None:
-        """Leave nothing to write: ``logging`` flushes once more at the end, when no store answers any more."""
+        """Drop the lines: ``logging`` flushes once more when Python exits, when no store answers any more."""
         self._lines = []
         super().close()

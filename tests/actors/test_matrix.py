@@ -27,7 +27,7 @@ from noisesmith.pipeline.records import Recipe
 from noisesmith.pipeline.scorers import load_scorer
 from noisesmith.pipeline.search.score import score_latents
 from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
-from noisesmith.pipeline.telemetry.console import Progress
+from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests import tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import PROMPTS, write_config
 
@@ -113,7 +113,7 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
 ) -> None:
     config = _config(tmp_path, models, generator, scorer)
     found, corpus = find_models(config), open_corpus(config)
-    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), Progress(Console(quiet=True)))
+    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
     assert outcome.complete
     assert verify_run(config.run_dir) == []
     rows = list(read_rows(config.run_dir))

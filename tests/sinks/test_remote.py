@@ -386,8 +386,8 @@ def test_lock_log_and_status_live_in_the_store_too(
         with pytest.raises(UserError, match="is being written by"), hold(run.dir, print):
             pass
         telemetry = Telemetry(run.dir, {})
-        telemetry.tell(RunStarted(10, 0))
-        telemetry.tell(RunEnded("stopped"))
+        telemetry.emit(RunStarted(10, 0))
+        telemetry.emit(RunEnded("stopped"))
         assert read_status(run.dir).state == "running"
         (log,) = (run.dir / "logs").iterdir()
         assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["run_started", "run_ended"]

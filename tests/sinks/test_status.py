@@ -41,7 +41,7 @@ def test_status_tells_the_living_from_the_dead(make_run: Callable[..., Run]) -> 
     run = make_run()
     run.writer()
     session = Telemetry(run.dir, {})
-    session.tell(Snapshot(3, {"generate": 2}, 0.5, 0.25))
+    session.emit(Snapshot(3, {"generate": 2}, 0.5, 0.25))
     with hold(run.dir, print):
         owner = read_owner(run.dir)
         assert owner is not None
@@ -55,8 +55,8 @@ def test_status_tells_the_living_from_the_dead(make_run: Callable[..., Run]) -> 
             assert read_status(run.dir).state == state
     (run.dir / ".lock").unlink(missing_ok=True)
     assert read_status(run.dir).state == "died", "it never said how it ended"
-    session.tell(RowWritten(run.rows[0].id, 1, 2, 0.25, 0.75, 1.5))
-    session.tell(RunEnded("failed", "no scorer has found a place"))
+    session.emit(RowWritten(run.rows[0].id, 1, 2, 0.25, 0.75, 1.5))
+    session.emit(RunEnded("failed", "no scorer has found a place"))
     assert read_status(run.dir).scores == [0.25, 0.75]
     assert (read_status(run.dir).state, read_status(run.dir).message) == ("failed", "no scorer has found a place")
     (run.dir / "stats.json").write_text('{"operations": ')
