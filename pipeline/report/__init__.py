@@ -41,7 +41,7 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     try:
         write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
         write_contact_sheet(run_dir / "contact_sheet.png", spread_rows(run_dir, shown, SHEET_ROWS), SHEET_ROWS)
-        write_card(run_dir, config, summary, provenance, summary.rows, failed)
+        write_card(run_dir, config, summary, provenance, failed)
     except OSError as error:
         raise RunError(f"the report cannot be written ({reason(error)})") from error
     return summary

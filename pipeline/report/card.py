@@ -6,9 +6,9 @@ import html
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
@@ -16,80 +16,104 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
+from noisesmith.pipeline.schema import row_schema
 from noisesmith.pipeline.sinks.layout import manifest_file
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
 _MEANINGS = {
     "id": "stable id of the row",
     "prompt": "what the image should show",
-    "image": "the kept image: the best one seen",
+    "image": "the kept image: the one with the best score",
     "image_initial": "the image of the first noise, before any search",
     "score": 'P("Yes") of the kept image, 0 to 1',
     "score_initial": 'P("Yes") of the first image',
-    "scores": "the score of every image made for the row, the first image's first",
-    "steps": "sampler steps of each of these images; fewer than the first's mark a preview, which is never kept",
-    "evaluations": "U-Net evaluations of each: denoising steps, guidance included",
+    "scores": "the score of every image made for the row, in the order they were made",
+    "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview, which is "
+    "never kept",
+    "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
     "rounds": "search rounds after the first image",
     "stop_reason": "why the search of this row ended",
     "seed": "seed of the row's noises",
-    "recipe": "what rebuilds the kept image's noise",
-    "noise": "the kept noise against N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
-    "noise_fp16": "the kept noise itself, float16 little-endian in the shape of the recipe",
+    "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
+    "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
     "optimizer": "search method",
     "generator": "diffusion model",
-    "generator_revision": "its revision",
-    "scorer": "vision-language model that steered",
-    "scorer_revision": "its revision",
-    "readout": "how its answer became a score",
+    "generator_revision": "revision of the diffusion model",
+    "scorer": "vision-language model that gave the scores",
+    "scorer_revision": "revision of this model",
+    "readout": "how the model's answer became a score",
     "width": "pixels",
     "height": "pixels",
 }
+_RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
+_RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_USAGE = {
+    ".parquet": """\
+from datasets import load_dataset
+
+rows = load_dataset("RUN_DIR", split="train")
+rows[0]["image"].show()""",
+    ".tar": """\
+# the same rows as tar shards, for streaming
+import glob
+
+import webdataset
+
+tars = sorted(glob.glob("RUN_DIR/data/*.tar"))
+samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")
+sample = next(iter(samples))  # "png", "txt" (the prompt), "json" (the other columns)""",
+}
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
 
-def write_card(
-    run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, rows: int, failed: int
-) -> None:
-    """Write ``README.md`` of a run directory, whole or not at all; ``rows`` and ``failed`` count rows on disk."""
-    write_atomic(run_dir / "README.md", render_card(run_dir, config, summary, provenance, rows, failed).encode())
+def write_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, failed: int) -> None:
+    """Write ``README.md`` of a run directory, whole or not at all; ``failed`` counts the rows in ``failed/``."""
+    write_atomic(run_dir / "README.md", render_card(run_dir, config, summary, provenance, failed).encode())
 
 
-def render_card(
-    run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, rows: int, failed: int
-) -> str:
-    """The card as Markdown with YAML front matter. Reads the names, never the rows, of ``run_dir``'s data files."""
-    files = _data_files(run_dir)
+def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, failed: int) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Of the files in ``data/`` it reads the names and one Parquet schema, but no rows.
+    """
+    suffixes = _data_suffixes(run_dir)
+    usage = [_USAGE[suffix] for suffix in suffixes] or ["# no row finished"]
     body = _template().render(
         name=config.name,
-        rows=rows,
+        rows=summary.rows,
         failed=failed,
+        searched=config.optimizer.rounds > 0,
         labelled=labelled(summary),
         judges=summary.judges,
         notes=notes(summary),
         shown=shown,
-        method=config.optimizer.method,
+        description=config.optimizer.describe(),
+        rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance),
-        usage="\n\n".join(_usage(files)),
+        usage="\n\n".join(usage),
         columns=_columns(run_dir, config),
         embedded=_is_embedded(config),
     )
-    return f"---\n{_metadata(config, files, rows, _mark(run_dir)).to_yaml()}\n---\n{body}"
+    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir))
+    return f"---\n{metadata.to_yaml()}\n---\n{body}"
 
 
 def describes(run_dir: Path) -> bool:
-    """Whether the card of a run directory is of the rows it holds now."""
+    """Whether the card of a run directory describes the rows that it holds now."""
     card = run_dir / "README.md"
     return card.is_file() and _mark(run_dir) in card.read_text(encoding="utf-8")
 
 
 def _mark(run_dir: Path) -> str:
+    """The manifest's digest, as the card's front matter states it: another set of rows has another mark."""
     return f"manifest {sha256_of(manifest_file(run_dir))[:16]}"
 
 
 def escape(value: object) -> str:
     """Text as inline Markdown on one line: it shows its own characters and has no markup or HTML of its own."""
-    return _INLINE.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+    one_line = " ".join(str(value).split())
+    return _INLINE.sub(r"\\\1", html.escape(one_line, quote=False))
 
 
 @cache
@@ -97,70 +121,86 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("noisesmith.pipeline.report", "templates"),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,
+        autoescape=False,  # the card is Markdown: values go through the `md` filter
         keep_trailing_newline=True,
     )
     environment.filters["md"] = escape
     return environment.get_template("card.md.j2")
 
 
-def _metadata(config: RunConfig, files: list[str], rows: int, mark: str) -> DatasetCardData:
+def _metadata(config: RunConfig, suffixes: list[str], rows: int, mark: str) -> DatasetCardData:
     """Front matter for the Hub.
 
     Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader. The
     manifest's digest is in the description because ``datasets`` caches a local folder by its base name and the text of
     its configurations: without it, another run in a folder of the same name would be read from the cache.
     """
-    extra: dict[str, Any] = {} if _is_embedded(config) else {"license_name": "of-the-models-used"}
-    if files:
-        split = {"split": "train", "path": f"data/*{files[0]}"}
-        description = f"{rows} rows, {mark}"
-        extra["configs"] = [
-            {"config_name": "default", "default": True, "description": description, "data_files": [split]}
-        ]
+    configs: list[dict[str, object]] | None = None
+    if suffixes:
+        default: dict[str, object] = {
+            "config_name": "default",
+            "default": True,
+            "description": f"{rows} rows, {mark}",
+            "data_files": [{"split": "train", "path": f"data/*{suffixes[0]}"}],
+        }
+        configs = [default]
     return DatasetCardData(
         license="apache-2.0" if _is_embedded(config) else "other",
         pretty_name=config.name,
         task_categories=["text-to-image"],
-        size_categories=[next((label for limit, label in _SIZES if rows < limit), "n>1M")],
+        size_categories=[_size_category(rows)],
         tags=["synthetic", "noisesmith", config.optimizer.method.replace("_", "-"), "image", "text"],
-        **extra,
+        license_name=None if _is_embedded(config) else "of-the-models-used",
+        configs=configs,
     )
 
 
-def _data_files(run_dir: Path) -> list[str]:
+def _size_category(rows: int) -> str:
+    for limit, label in _SIZES:
+        if rows < limit:
+            return label
+    return "n>1M"
+
+
+def _data_suffixes(run_dir: Path) -> list[str]:
     """The formats of ``data/``, the preferred one first."""
     return [suffix for suffix in (".parquet", ".tar") if any((run_dir / "data").glob(f"*{suffix}"))]
 
 
-def _usage(files: list[str]) -> list[str]:
-    parquet = (
-        'from datasets import load_dataset\n\nrows = load_dataset("RUN_DIR", split="train")\nrows[0]["image"].show()'
+def _how_to_rebuild(config: RunConfig) -> str:
+    """How a reader obtains a row's noise again: from its recipe, from the stored noise, or not at all."""
+    command = "`noisesmith replay RUN_DIR ID` makes the image again."
+    if config.optimizer.folds:
+        return f"The `recipe` column rebuilds a row's noise exactly: {command}"
+    if config.stores_noise:
+        return f"No recipe rebuilds the noise of this method, so the `noise_fp16` column stores the noise: {command}"
+    return (
+        "No recipe rebuilds the noise of this method, and this run did not store it (`output.noise: false`), so an "
+        "image cannot be made again."
     )
-    tar = (
-        "# the same rows as tar shards, for streaming\nimport glob\n\nimport webdataset\n\n"
-        'tars = sorted(glob.glob("RUN_DIR/data/*.tar"))\n'
-        'samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")\n'
-        'sample = next(iter(samples))  # "png", "txt" (the prompt), "json" (the other columns)'
-    )
-    return [{".parquet": parquet, ".tar": tar}[suffix] for suffix in files] or ["# no row finished"]
 
 
 def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, object]]:
-    corpora = [f"{part.source}{f' ({part.size} rows)' if part.size else ''}" for part in config.corpus]
-    generators, optimizer = config.generators, config.optimizer
-    limits = optimizer.model_dump(exclude_none=True, exclude={"method"})
+    """The table of settings: (name, value)."""
+    generators = config.generators
+    corpora: list[str] = []
+    for part in config.corpus:
+        corpora.append(f"{part.source} ({part.size} rows)" if part.size else part.source)
+    search: list[str] = [config.optimizer.method]
+    for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method"}).items():
+        search.append(f"{key} {value}")
+    judges = [f"{judge.name} ({judge.model})" for judge in config.judges]
     stated = "apache-2.0" if _is_embedded(config) else licence(generators.model, generators.revision)
     settings: list[tuple[str, object]] = [
         ("prompts", ", ".join(corpora)),
         ("diffusion model", f"{provenance.generator}, revision {provenance.generator_revision}"),
         ("its licence", stated or "not stated where the model was found"),
         ("sampler", f"{generators.scheduler}, {generators.steps} steps, guidance {generators.guidance_scale:g}"),
-        ("steering model", f"{provenance.scorer}, revision {provenance.scorer_revision}"),
+        ("scoring model", f"{provenance.scorer}, revision {provenance.scorer_revision}"),
         ("question", config.scorers.question),
         ("readout", provenance.readout),
-        ("judges", ", ".join(f"{judge.name} ({judge.model})" for judge in config.judges) or "none"),
-        ("search", ", ".join([optimizer.method, *(f"{key} {value}" for key, value in limits.items())])),
+        ("judges", ", ".join(judges) or "none"),
+        ("search", ", ".join(search)),
         ("seed", config.seed),
     ]
     if generators.negative_prompt:
@@ -169,16 +209,17 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
 
 
 def _columns(run_dir: Path, config: RunConfig) -> list[tuple[str, str]]:
-    """Every column with its meaning; the corpus's own are known from the first Parquet shard."""
-    meanings = dict(_MEANINGS)
+    """Every column with its meaning; the corpus's own columns are known from the first Parquet shard."""
+    meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
     for judge in config.judges:
         meanings[f"judge_{judge.name}_initial"] = (
-            f"{judge.name}'s verdict on the first image, null where it cannot tell"
+            f"score that the judge {judge.name} gives the first image, null where it cannot tell"
         )
-        meanings[f"judge_{judge.name}"] = f"{judge.name}'s verdict on the kept image"
+        meanings[f"judge_{judge.name}"] = f"score that the judge {judge.name} gives the kept image"
     shard = min((run_dir / "data").glob("*.parquet"), default=None)
-    names = list(meanings)
-    if shard:
+    if shard is None:
+        names = row_schema(config, pa.schema([])).names
+    else:
         with shard.open("rb") as file:
             names = pq.read_schema(file).names
     return [(name, meanings.get(name, "from the prompt list")) for name in names]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import METHODS, RunConfig
 from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report import renew_report, write_report
@@ -28,6 +28,23 @@ from noisesmith.pipeline.sinks import read_rows
 
 Made = tuple[Path, RunConfig, Provenance]
 MakeRun = Callable[..., Made]
+# For each kind of search: its settings, words of its text that no other text has, and how a reader gets the noise.
+RECIPE, STORED = "The `recipe` column rebuilds", "the `noise_fp16` column stores the noise"
+TOLD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "none": ({"rounds": 0}, "No search: each prompt has one image", RECIPE),
+    "random_sampling": ({}, "Random sampling: each round makes an image from a fresh noise", RECIPE),
+    "random_diffusion": ({}, "towards a random noise σ", RECIPE),
+    "noise_diffusion": ({}, "draws candidate noises and moves z_T", RECIPE),
+    "order_statistic": (
+        {"method": "noise_diffusion", "selection": "order_statistic"},
+        "from the distribution of the best of N",
+        STORED,
+    ),
+    "pgd": ({}, "Projected gradient ascent", STORED),
+    "mean_variance": ({}, "one step of Adam on μ and log σ²", STORED),
+    "initno": ({}, "arxiv.org/abs/2404.04650", STORED),
+    "attend_and_excite": ({}, "arxiv.org/abs/2301.13826", RECIPE),
+}
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
@@ -159,9 +176,55 @@ def test_the_card_shows_settings_and_figures(make_run: MakeRun) -> None:
 
 def test_the_card_says_so_when_no_judge_looked(make_run: MakeRun) -> None:
     _, card = report(make_run(0, failed=1, judges=[], optimizer={"method": "random_sampling"}))
-    assert "no independent judge" in card
+    assert "No independent judge looked" in card
     assert "Random sampling" in card
     assert "gradient" not in card
+
+
+def card_of(make_run: MakeRun, **optimizer: Any) -> str:
+    """The card of a run with these optimizer settings whose only row failed, each run of spaces as one space."""
+    return " ".join(report(make_run(0, failed=1, optimizer=optimizer))[1].split())
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_the_card_says_what_the_run_s_own_method_does_and_where_its_noise_is(make_run: MakeRun, kind: str) -> None:
+    settings, words, noise = TOLD[kind]
+    card = card_of(make_run, **({"method": kind} | settings))
+    said = [other for other, (_, theirs, _) in TOLD.items() if theirs in card]
+    assert said == [kind]
+    assert words in card
+    assert [text for text in (RECIPE, STORED) if text in card] == [noise]
+    assert ("selected the images, so it rises by construction" in card) is (kind != "none")
+    assert "previews" not in card.split("## Columns")[0]
+    assert "A round starts from" not in card
+
+
+def test_every_method_has_a_text_of_its_own() -> None:
+    assert set(TOLD) == {*METHODS, "order_statistic"}
+
+
+def test_noise_that_is_neither_rebuilt_nor_stored_is_said_to_be_lost(make_run: MakeRun) -> None:
+    _, card = report(make_run(0, failed=1, optimizer={"method": "pgd"}, output={"noise": False}))
+    assert "an image cannot be made again" in " ".join(card.split())
+    assert "noisesmith replay" not in card
+    assert "noise_fp16" not in card
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_card_says_how_previews_were_used(make_run: MakeRun, method: str, keep: int) -> None:
+    preview = {"steps": 5, "keep": keep}
+    card = card_of(make_run, method=method, preview=preview)
+    assert "Rounds are previews: the sampler takes 5 steps while it searches." in card
+    again = "the best preview is" if keep == 1 else "the best 3 previews are"
+    assert f"{again} rendered again at full steps and scored again" in card
+
+
+@pytest.mark.parametrize("method", ["random_diffusion", "noise_diffusion", "pgd"])
+def test_the_card_says_which_noise_a_round_starts_from(make_run: MakeRun, method: str) -> None:
+    assert "A round starts from the noise of the best image so far" in card_of(
+        make_run, method=method, move_from="best"
+    )
 
 
 def test_settings_cannot_add_markup_to_the_card(make_run: MakeRun) -> None:
