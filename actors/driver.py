@@ -21,7 +21,6 @@ from noisesmith.actors.scorer import ScorerActor
 from noisesmith.actors.writer import WriterActor
 from noisesmith.pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
 from noisesmith.pipeline.errors import RunError, reason
-from noisesmith.pipeline.optimizers import build_optimizer
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import Failure, Provenance, Row
 from noisesmith.pipeline.search.row import RowSearch
@@ -64,7 +63,6 @@ class Driver:
     def __init__(self, config: RunConfig, corpus: Corpus, state: RunState, telemetry: Telemetry) -> None:
         self._config, self._corpus, self._state = config, corpus, state
         self._telemetry, self._emit = telemetry, telemetry.emit
-        self._optimizer = build_optimizer(config.optimizer)
         sides = (config.generators, config.scorers)
         self._pools = {
             "generate": Pool(
@@ -215,17 +213,18 @@ class Driver:
     def _send(self, kind: str, slot: Slot, flights: list[Flight]) -> None:
         actor = slot.handle
         if kind == "generate":
-            tasks = [flight.generate_task() for flight in flights]
-            arrays = [array for flight in flights for array in flight.start()]
+            tasks = [flight.search.generate_task() for flight in flights]
+            starts = [start for flight in flights if (start := flight.search.start()) is not None]
+            arrays = [array for start in starts for array in (start.state, start.gradient)]
             returns = actor.generate.options(num_returns=1 + 2 * len(tasks)).remote(tasks, *arrays)
         elif kind == "score":
-            score_tasks = [flight.score_task(self._optimizer.needs_gradient) for flight in flights]
+            score_tasks = [flight.search.score_task() for flight in flights]
             returns = actor.score.options(num_returns=1 + 2 * len(score_tasks)).remote(
                 score_tasks, *(flight.latents for flight in flights)
             )
         elif kind == "judge":
             prompts = [flight.search.row.prompt for flight in flights for _ in range(2)]
-            returns = [actor.judge.remote(prompts, *(png for f in flights for png in (f.first_png, f.kept_png)))]
+            returns = [actor.judge.remote(prompts, *(png for f in flights for png in f.search.pictures()))]
         else:
             self._state.check_lock()
             returns = [self._write(actor, flights[0])]
@@ -237,9 +236,9 @@ class Driver:
             return actor.fail.remote(Failure(flight.search.row, tuple(flight.attempts)))
         spec = self._generator.spec
         result = flight.search.result(spec.shape, (spec.width, spec.height), flight.judges)
-        first = flight.first_png if self._config.output.image_initial else None
-        memory = flight.memories[flight.search.kept] if self._config.stores_noise else None
-        return actor.put.remote(result, flight.kept_png, first, memory)
+        first, kept = flight.search.pictures()
+        state = flight.search.states[flight.search.kept] if self._config.stores_noise else None
+        return actor.put.remote(result, kept, first if self._config.output.image_initial else None, state)
 
     def _complete(self, reference: Any) -> None:
         call = self._calls.pop(reference)
@@ -258,8 +257,7 @@ class Driver:
     def _after_generate(self, call: Call, report: Any) -> None:
         count = len(call.flights)
         for place, flight in enumerate(call.flights):
-            flight.memories[flight.search.pending] = call.returns[place]
-            flight.search.made(report.steps[place])
+            flight.search.generated(report.records[place], call.returns[place])
             flight.latents = call.returns[count + place]
             self._queues["score"].append(flight)
 
@@ -267,13 +265,8 @@ class Driver:
         count = len(call.flights)
         for place, flight in enumerate(call.flights):
             search = flight.search
-            flight.gradients[search.pending] = call.returns[place]
-            if search.scored(report.scores[place]):
-                flight.kept_png = call.returns[count + place]
-                flight.first_png = flight.first_png or flight.kept_png
-            flight.latents, needed = None, search.needed()
-            flight.memories = {image: ref for image, ref in flight.memories.items() if image in needed}
-            flight.gradients = {image: ref for image, ref in flight.gradients.items() if image == search.base}
+            search.scored(report.scores[place], call.returns[place], call.returns[count + place])
+            flight.latents = None
             if search.finished:
                 self._end_search(flight)
             else:
@@ -341,7 +334,7 @@ class Driver:
         if flight.failures <= faults.retries and flight.deaths < MAX_DEATHS and flight.losses < MAX_LOSSES:
             waits = fault in (Fault.ROW, Fault.MEMORY)
             self._waiting.add(backoff(faults.backoff_seconds, flight.failures) if waits else 0.0, kind, flight)
-        elif isinstance(cause_of(error), ArithmeticError) and flight.kept_png is not None:
+        elif isinstance(cause_of(error), ArithmeticError) and flight.search.kept_picture is not None:
             flight.search.abandon()  # this round's image is of no use, the best before it is
             flight.clear()
             self._end_search(flight)

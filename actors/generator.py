@@ -12,10 +12,10 @@ import torch
 
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.generators import LatentSpec, load_generator
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
-from noisesmith.pipeline.search.propose import Rounds
-from noisesmith.pipeline.search.row import GenerateTask, Step
+from noisesmith.pipeline.search.generate import generate
+from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class GeneratorInfo:
 @dataclass(frozen=True)
 class GenerateReport:
     seconds: float
-    steps: list[Step]
+    records: list[ImageRecord]
 
 
 @ray.remote
@@ -41,8 +41,7 @@ class GeneratorActor:
     def load(self) -> Loaded:
         placement = self._config.generators
         torch.set_num_threads(threads_for(placement.num_cpus))
-        self._rounds = Rounds(self._config, device_for(placement.num_gpus))
-        generator = self._rounds.generator
+        self._generator = generator = load_generator(placement, device_for(placement.num_gpus))
         return Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
 
     def generate(self, tasks: list[GenerateTask], *arrays: np.ndarray | None) -> tuple[Any, ...]:
@@ -60,11 +59,11 @@ class GeneratorActor:
         """
         started = time.perf_counter()
         rest = iter(arrays)
-        inputs = [(_tensor(next(rest)), _tensor(next(rest))) if task.key.round else None for task in tasks]
+        starts = [Start(_tensor(next(rest)), _tensor(next(rest))) if task.key.round else None for task in tasks]
         with memory_guard():
-            turned = self._rounds.turn(tasks, inputs)
-        report = GenerateReport(time.perf_counter() - started, turned.steps)
-        return report, *(memory.numpy() for memory in turned.memories), *(latent.numpy() for latent in turned.latents)
+            made = generate(self._config.optimizer, self._generator, tasks, starts)
+        report = GenerateReport(time.perf_counter() - started, made.records)
+        return report, *(state.numpy() for state in made.states), *(latent.numpy() for latent in made.latents)
 
 
 def _tensor(array: np.ndarray | None) -> Any:

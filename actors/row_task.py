@@ -13,26 +13,21 @@ from ray.exceptions import RayError
 from noisesmith.actors.pool import Slot
 from noisesmith.actors.retry import cause_of
 from noisesmith.pipeline.errors import reason
-from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.search.row import GenerateTask, RowSearch, ScoreTask
+from noisesmith.pipeline.search.row import RowSearch
 
 
 @dataclass
 class Flight:
     """A row in flight: its search, the references to what its next call needs, and what has gone wrong so far.
 
-    ``memories`` and ``gradients`` are kept by image, as long as the search may need them. ``failures`` counts calls
+    ``failures`` counts calls
     that raised with this row alone, ``deaths`` actors that died in a row with it alone, ``losses`` how often its
     objects were lost. ``suspect`` means that the last call which carried it failed: it travels alone, so that no other
     row pays for it.
     """
 
-    search: RowSearch
-    memories: dict[int, Any] = field(default_factory=dict)
-    gradients: dict[int, Any] = field(default_factory=dict)
+    search: RowSearch[Any, Any]
     latents: Any = None
-    first_png: Any = None
-    kept_png: Any = None
     judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     failures: int = 0
@@ -49,23 +44,6 @@ class Flight:
         fields = {name: last[name] for name in ("actor", "error", "message")}
         return {"attempt": len(self.attempts), "stage": last["where"], **fields}
 
-    def generate_task(self) -> GenerateTask:
-        """What a generator is told of the row's next turn."""
-        row, turn = self.search.row, self.search.begin()
-        key = NoiseKey(self.search.config.seed, row.id, turn.round)
-        score = None if turn.parent is None else self.search.scores[turn.parent]
-        return GenerateTask(row.prompt, row.subjects, key, turn.steps, score, turn.again)
-
-    def start(self) -> tuple[Any, ...]:
-        """The references to what that turn starts from: memory and gradient of its parent, nothing in round 0."""
-        parent = self.search.begin().parent
-        return () if parent is None else (self.memories[parent], self.gradients.get(parent))
-
-    def score_task(self, needs_gradient: bool) -> ScoreTask:
-        """What a scorer is told of the image just made; after the last round no gradient is of use."""
-        last = self.search.rounds >= self.search.config.optimizer.rounds
-        return ScoreTask(self.search.row.prompt, self.search.keep_above, needs_gradient and not last)
-
     def blame(self, call: Call, error: RayError) -> None:
         """Record a failed call that carried this row."""
         cause = cause_of(error)
@@ -74,7 +52,7 @@ class Flight:
                 "error": type(cause).__name__,
                 "message": reason(cause),
                 "where": call.kind,
-                "round": self.search.turns[-1].round if self.search.turns else 0,
+                "round": self.search.images[-1].round if self.search.images else 0,
                 "batch_size": len(call.flights),
                 "actor": call.slot.where,
             }
@@ -88,8 +66,8 @@ class Flight:
     def restart(self) -> None:
         """Begin the row's search anew: what it had come to is lost."""
         self.search = RowSearch(self.search.row, self.search.config)
-        self.memories, self.gradients, self.judges = {}, {}, {}
-        self.latents = self.first_png = self.kept_png = None
+        self.judges = {}
+        self.latents = None
 
 
 @dataclass(frozen=True)
@@ -134,11 +112,11 @@ def take(queue: deque[Flight], size: int, kind: str) -> list[Flight]:
     first = queue.popleft()
     if first.suspect:
         return [first]
-    batch, steps = [first], first.search.begin().steps if kind == "generate" else None
+    batch, steps = [first], first.search.next_image().steps if kind == "generate" else None
     for flight in list(queue):
         if len(batch) == size:
             break
-        if not flight.suspect and (steps is None or flight.search.begin().steps == steps):
+        if not flight.suspect and (steps is None or flight.search.next_image().steps == steps):
             queue.remove(flight)
             batch.append(flight)
     return batch

@@ -14,11 +14,11 @@ from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator
 from noisesmith.pipeline.generators.decoder import load_decoder
-from noisesmith.pipeline.images import decode_png, encode_png
+from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
 from noisesmith.pipeline.scorers import load_judge, load_scorer
-from noisesmith.pipeline.search.row import ScoreTask
-from noisesmith.pipeline.search.score import score_latents
+from noisesmith.pipeline.search.score import score
+from noisesmith.pipeline.search.tasks import ScoreTask
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,11 @@ class ScorerActor:
         """
         started = time.perf_counter()
         with memory_guard():
-            result = score_latents(
-                self._decoder,
-                self._scorer,
-                [task.prompt for task in tasks],
-                torch.stack([torch.tensor(latent) for latent in latents]),
-                gradient=any(task.gradient for task in tasks),
+            result = score(
+                self._decoder, self._scorer, tasks, torch.stack([torch.tensor(latent) for latent in latents])
             )
-        scores = [float(score) for score in result.scores]
-        pngs = [
-            encode_png(image) if score > task.keep_above else None
-            for task, score, image in zip(tasks, scores, result.images, strict=True)
-        ]
         gradients = [None] * len(tasks) if result.gradients is None else [grad.numpy() for grad in result.gradients]
-        return ScoreReport(time.perf_counter() - started, scores), *gradients, *pngs
+        return ScoreReport(time.perf_counter() - started, result.scores), *gradients, *result.pictures
 
     def judge(self, prompts: list[str], *pngs: bytes) -> JudgeReport:
         """Every judge's scores of finished images, one prompt each."""

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import LatentSpec, check_attention, find_generator, latent_spec
+from noisesmith.pipeline.generators import LatentSpec, find_generator, latent_spec
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.runtime import quiet_libraries
-from noisesmith.pipeline.optimizers import build_optimizer
+from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.scorers import find_judge, find_scorer
 from noisesmith.pipeline.scorers.openai_server import SERVER
 
@@ -36,7 +36,7 @@ def find_models(config: RunConfig) -> Models:
     quiet_libraries()
     generator = find_generator(config.generators)
     spec = latent_spec(config.generators, generator)
-    check_attention(config.optimizer, generator, spec)
+    _check_attention(config.optimizer, generator, spec)
     scorer = find_scorer(config.scorers)
     _check_gradient(config, scorer)
     return Models(
@@ -47,9 +47,21 @@ def find_models(config: RunConfig) -> Models:
     )
 
 
+def _check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: LatentSpec) -> None:
+    """Refuse an attention method on a model whose attention it cannot read, from its JSON files alone.
+
+    Raises:
+        UserError: it is no Stable Diffusion 1.x or 2.x, or has no attention maps of the size asked for.
+    """
+    if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
+        is_supported = source.class_name == "StableDiffusionPipeline"
+        unet = source.read_json("unet/config.json") if is_supported else {}
+        choose_map_size(optimizer.method, optimizer.attention_size, unet, *spec.shape[-2:])
+
+
 def _check_gradient(config: RunConfig, scorer: ModelSource) -> None:
     method = config.optimizer
-    if scorer.class_name == SERVER and method.rounds and build_optimizer(method).needs_gradient:
+    if scorer.class_name == SERVER and method.rounds and method.needs_gradient:
         raise UserError(
             f"optimizer.method: {method.method} needs the score's gradient, which a server cannot give; "
             "use random_sampling or random_diffusion, or a scorers.model that is loaded here"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -89,6 +89,10 @@ class Result:
     @property
     def score_initial(self) -> float:
         return self.scores[0]
+
+    def completed(self, image: bytes, image_initial: bytes | None, noise_fp16: bytes | None) -> Result:
+        """The result with its PNG bytes and, where no recipe rebuilds it, its noise."""
+        return replace(self, image=image, image_initial=image_initial, noise_fp16=noise_fp16)
 
 
 @dataclass(frozen=True)

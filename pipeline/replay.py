@@ -9,7 +9,7 @@ import torch
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators import find_generator, load_generator
 from noisesmith.pipeline.generators.decoder import load_decoder
 from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
 from noisesmith.pipeline.models.runtime import device_for, threads_for
@@ -17,8 +17,8 @@ from noisesmith.pipeline.noise import NoiseKey, digest, rebuild
 from noisesmith.pipeline.prompts.corpus import subject_list
 from noisesmith.pipeline.records import Recipe
 from noisesmith.pipeline.schema import NOISE_BYTES
-from noisesmith.pipeline.search.propose import Rounds
-from noisesmith.pipeline.search.row import GenerateTask
+from noisesmith.pipeline.search.generate import denoise
+from noisesmith.pipeline.search.tasks import GenerateTask
 from noisesmith.pipeline.sinks import read_rows
 
 
@@ -54,8 +54,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     placement = config.generators
     torch.set_num_threads(threads_for(placement.num_cpus))
     device = device_for(placement.num_gpus)
-    rounds = Rounds(config, device)
-    generator = rounds.generator
+    generator = load_generator(placement, device)
     if tuple(generator.spec.shape) != recipe.shape:
         raise UserError(
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
@@ -64,7 +63,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     noise = rebuild(recipe, row_id, row.get(NOISE_BYTES))
     subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
     task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
-    latents, _ = rounds.denoise([task], noise[None])
+    latents = denoise(config.optimizer, generator, [task], noise[None])
     with torch.no_grad():
         image = to_uint8(decoder(latents))[0]
     written = (decode_png(row["image"]) * 255).round().permute(1, 2, 0)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from noisesmith.pipeline.config import NoiseDiffusionConfig
 from noisesmith.pipeline.noise import (
     CHUNK,
     NoiseKey,
@@ -130,14 +131,16 @@ def _search(
     for round_, score in enumerate(scores, start=1):
         gradient = NoiseKey(9, row_id, round_).draw(0, SHAPE)
         proposal = optimizer.propose(noise[None], Feedback(score, gradient, 1.0), NoiseKey(5, row_id, round_))
-        (noise,) = proposal.memory
+        (noise,) = proposal.state
         gammas.append(proposal.gamma)
         indices.append(proposal.index)
     rounds = tuple(range(1, len(scores) + 1))
     return noise, Recipe("m", 5, SHAPE, rounds, tuple(gammas), tuple(indices), 20, 50, 1, digest(noise))
 
 
-@pytest.mark.parametrize("optimizer", [NoiseDiffusion(20), RandomSampling(), RandomDiffusion()])
+@pytest.mark.parametrize(
+    "optimizer", [NoiseDiffusion(NoiseDiffusionConfig(candidates=20)), RandomSampling(), RandomDiffusion()]
+)
 @pytest.mark.parametrize("scores", [[], [0.0], [0.1, 0.5, 0.99, 1.0, 0.3]])
 def test_a_recipe_rebuilds_the_noise_bit_for_bit(
     optimizer: NoiseDiffusion | RandomSampling | RandomDiffusion, scores: list[float]

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey, digest, replay, statistics
-from noisesmith.pipeline.optimizers import Feedback, build_optimizer
+from noisesmith.pipeline.optimizers import Feedback, Proposal, build_optimizer
 from noisesmith.pipeline.records import Result, Row
-from noisesmith.pipeline.search.row import RowSearch, Step
+from noisesmith.pipeline.search.row import RowSearch
+from noisesmith.pipeline.search.tasks import ImageRecord
 
 SHAPE = (2, 4, 4)
 T = 10
@@ -27,28 +29,27 @@ def config(**optimizer: Any) -> RunConfig:
     )
 
 
-def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch, dict[int, torch.Tensor], Result]:
+def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor, str], dict[int, Tensor], Result]:
     """Search with made-up scores, holding only the noises that the search says it needs."""
-    search, optimizer = RowSearch(ROW, settings), build_optimizer(settings.optimizer)
-    memories: dict[int, torch.Tensor] = {}
-    every: dict[int, torch.Tensor] = {}
+    search: RowSearch[Tensor, str] = RowSearch(ROW, settings)
+    optimizer = build_optimizer(settings.optimizer)
+    every: dict[int, Tensor] = {}
     rest = iter(scores)
     while not search.finished:
-        turn = search.begin()
-        assert search.begin() is turn
-        gamma, index, key = 1.0, 0, NoiseKey(settings.seed, ROW.id, turn.round)
-        if turn.parent is None:
-            memory = key.draw(0, SHAPE)[None]
-        elif turn.again:
-            memory = memories[turn.parent]
-        else:
-            feedback = Feedback(search.scores[turn.parent], torch.ones(SHAPE), 1.0)
-            proposal = optimizer.propose(memories[turn.parent], feedback, key)
-            memory, gamma, index = proposal.memory, proposal.gamma, proposal.index
-        memories[search.pending] = every[search.pending] = memory
-        search.made(Step(gamma, index, statistics(memory[0]), digest(memory[0]), 1, turn.steps))
-        search.scored(next(rest))
-        memories = {image: value for image, value in memories.items() if image in search.needed()}
+        image, start = search.next_image(), search.start()
+        assert search.next_image() is image
+        proposal = Proposal(NoiseKey(settings.seed, ROW.id, image.round).draw(0, SHAPE)[None], 1.0)
+        if start is not None and image.rerender:
+            proposal = Proposal(start.state)
+        elif start is not None:
+            assert image.parent is not None
+            feedback = Feedback(search.scores[image.parent], torch.ones(SHAPE), 1.0)
+            proposal = optimizer.propose(start.state, feedback, search.generate_task().key)
+        noise = proposal.state[0]
+        every[search.current] = proposal.state
+        record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, image.steps)
+        search.generated(record, proposal.state)
+        search.scored(next(rest), None, "picture")
     return search, every, search.result(SHAPE, (8, 8), {})
 
 
@@ -92,10 +93,10 @@ def test_the_best_previews_are_made_again_at_full_steps(keep: int, rounds: int, 
     search, memories, result = drive(config(rounds=rounds, preview={"steps": 3, "keep": keep}), scores)
     assert result.steps == (T, *[3] * rounds, *[T] * min(keep, rounds))
     best = sorted(range(1, rounds + 1), key=lambda image: -scores[image])[:keep]
-    again = [turn.parent for turn in search.turns if turn.again]
+    again = [turn.parent for turn in search.images if turn.rerender]
     assert again == best
-    for image, turn in enumerate(search.turns):
-        if turn.parent is not None and turn.again:
+    for image, turn in enumerate(search.images):
+        if turn.parent is not None and turn.rerender:
             assert torch.equal(memories[image], memories[turn.parent])
     assert result.rounds == rounds
 
@@ -110,9 +111,9 @@ def test_a_preview_that_only_seemed_to_reach_the_target_lets_the_search_go_on() 
 def test_the_search_moves_on_from_the_latest_noise_or_from_the_best() -> None:
     scores = [0.5, 0.2, 0.7, 0.6, 0.1]
     latest, _, _ = drive(config(rounds=4), scores)
-    assert [turn.parent for turn in latest.turns] == [None, 0, 1, 2, 3]
+    assert [turn.parent for turn in latest.images] == [None, 0, 1, 2, 3]
     best, _, _ = drive(config(rounds=4, move_from="best"), scores)
-    assert [turn.parent for turn in best.turns] == [None, 0, 0, 2, 2]
+    assert [turn.parent for turn in best.images] == [None, 0, 0, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +135,10 @@ def test_why_a_search_stops(optimizer: dict[str, Any], scores: list[float], reas
 
 
 def test_an_image_made_again_after_a_failure_replaces_the_first_attempt() -> None:
-    search = RowSearch(ROW, config(rounds=1))
+    search: RowSearch[str, str] = RowSearch(ROW, config(rounds=1))
     for batch_size in (8, 1):
-        search.begin()
-        search.made(Step(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T))
-    search.scored(0.5)
-    assert [step.batch_size for step in search.steps] == [1]
-    assert search.begin().round == 1
+        search.next_image()
+        search.generated(ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T), "state")
+    search.scored(0.5, None, "picture")
+    assert [step.batch_size for step in search.records] == [1]
+    assert search.next_image().round == 1

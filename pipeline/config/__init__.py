@@ -8,9 +8,11 @@ from noisesmith.pipeline.config.optimizers import (
     InitNoConfig,
     MeanVarianceConfig,
     NoiseDiffusionConfig,
+    NoSearchConfig,
     OptimizerConfig,
     PgdConfig,
     RandomDiffusionConfig,
+    RandomSamplingConfig,
 )
 from noisesmith.pipeline.config.run import CorpusConfig, RunConfig
 
@@ -24,10 +26,12 @@ __all__ = [
     "JudgeConfig",
     "LoraConfig",
     "MeanVarianceConfig",
+    "NoSearchConfig",
     "NoiseDiffusionConfig",
     "OptimizerConfig",
     "PgdConfig",
     "RandomDiffusionConfig",
+    "RandomSamplingConfig",
     "RunConfig",
     "ScorerConfig",
     "dump_config",

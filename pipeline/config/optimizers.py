@@ -50,6 +50,11 @@ class _Optimizer(Section):
         return True
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether a round needs the gradient of the score."""
+        return False
+
+    @property
     def reads_attention(self) -> bool:
         """Whether it looks for the prompt's subjects in the generator's attention."""
         return False
@@ -67,7 +72,7 @@ class _Walk(_Optimizer):
         return text
 
 
-class NoneConfig(_Optimizer):
+class NoSearchConfig(_Optimizer):
     """The first image alone."""
 
     text: ClassVar[str] = "No search: each prompt has one image, made from one fresh noise z_T ~ N(0, I)."
@@ -121,6 +126,10 @@ class NoiseDiffusionConfig(_Walk):
         return self.text if self.selection == "candidates" else self.order_statistic_text
 
     @property
+    def needs_gradient(self) -> bool:
+        return True
+
+    @property
     def folds(self) -> bool:
         return self.selection == "candidates"
 
@@ -139,6 +148,10 @@ class PgdConfig(_Walk):
     norm_bound: float | None = Field(None, gt=0, description="largest ‖z_T‖/√D; no bound when absent")
 
     @property
+    def needs_gradient(self) -> bool:
+        return True
+
+    @property
     def folds(self) -> bool:
         return False
 
@@ -154,6 +167,10 @@ class MeanVarianceConfig(_Optimizer):
     method: Literal["mean_variance"] = "mean_variance"
     learning_rate: float = Field(0.01, gt=0)
     kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
+
+    @property
+    def needs_gradient(self) -> bool:
+        return True
 
     @property
     def folds(self) -> bool:
@@ -225,7 +242,7 @@ class AttendAndExciteConfig(_Attention):
 
 
 OptimizerConfig = Annotated[
-    NoneConfig
+    NoSearchConfig
     | RandomSamplingConfig
     | RandomDiffusionConfig
     | NoiseDiffusionConfig

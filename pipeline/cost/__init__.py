@@ -15,7 +15,6 @@ from noisesmith.pipeline.cost.measure import Cost
 from noisesmith.pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
 from noisesmith.pipeline.errors import reason
 from noisesmith.pipeline.generators import model_parts
-from noisesmith.pipeline.optimizers import build_optimizer
 from noisesmith.pipeline.preflight import Models
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
@@ -96,7 +95,7 @@ def _scorer(config: RunConfig, models: Models) -> Side:
             made[name] = hollow_scorer(source, settings.dtype)
     cost = None
     with _noting(gaps, "a batch"):
-        gradient = bool(method.rounds) and build_optimizer(method).needs_gradient
+        gradient = bool(method.rounds) and method.needs_gradient
         vision = look(models.scorer, models.spec, settings.batch_size)
         cost = score_cost(made["vae"], made["scorers.model"], vision, models.spec, settings.batch_size, gradient)
     return _side(made, settings.batch_size, cost, gaps)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, OptimizerConfig
+from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import Generator, LatentSpec
 from noisesmith.pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Generator",
     "LatentSpec",
-    "check_attention",
     "find_generator",
     "latent_spec",
     "load_generator",
@@ -75,19 +74,6 @@ def load_generator(config: GeneratorConfig, device: str) -> Generator:
     """
     source = find_generator(config)
     return _family(source)(config, source, device)
-
-
-def check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: LatentSpec) -> None:
-    """Refuse an attention method on a model whose attention it cannot read, from its JSON files alone.
-
-    Raises:
-        UserError: it is no Stable Diffusion 1.x or 2.x, or has no attention maps of the size asked for.
-    """
-    if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
-        from noisesmith.pipeline.optimizers.attention import choose_map_size
-
-        unet = source.read_json("unet/config.json") if source.class_name == "StableDiffusionPipeline" else {}
-        choose_map_size(optimizer.method, optimizer.attention_size, unet, *spec.shape[-2:])
 
 
 def _family(source: ModelSource) -> type[Adapter]:

@@ -39,7 +39,7 @@ class Adapter:
         self.id = source.id
         self.spec = read_spec(config, source, type(self))
         self.revision = source.resolved_revision() + lora_revision(config)
-        self._config = config
+        self.config = config
         self.pipe: Any = load_pipeline(config, source, type(self), device)
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
@@ -52,7 +52,7 @@ class Adapter:
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:
-            scheduler = build_scheduler(self._config.scheduler, self._trained, self._config.timestep_spacing)
+            scheduler = build_scheduler(self.config.scheduler, self._trained, self.config.timestep_spacing)
             self._gains[steps] = sampler_gain(scheduler, steps)
         return self._gains[steps]
 
@@ -62,7 +62,7 @@ class Adapter:
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
-        config = self._config
+        config = self.config
         output = self.pipe(
             prompt=prompts,
             negative_prompt=[config.negative_prompt] * len(prompts) if config.negative_prompt else None,

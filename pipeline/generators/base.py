@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
+
+from noisesmith.pipeline.config import GeneratorConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Generator(Protocol):
     id: str
     revision: str
     spec: LatentSpec
+    config: GeneratorConfig
+    pipe: Any  # the diffusers pipeline
 
     def gain(self, steps: int) -> float:
         """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant."""

@@ -22,4 +22,4 @@ class StableDiffusion3(Adapter):
         return {"text_encoder_3": None, "tokenizer_3": None} if config.drop_t5 else {}
 
     def _call_options(self) -> dict[str, Any]:
-        return {"max_sequence_length": self._config.max_sequence_length or 256}
+        return {"max_sequence_length": self.config.max_sequence_length or 256}

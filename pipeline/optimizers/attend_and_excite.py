@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from noisesmith.pipeline.optimizers.attention import (
     find_tokens,
     pipeline_map_size,
 )
+from noisesmith.pipeline.optimizers.base import Request, Sampler
+from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
 
 
 def step_sizes(config: AttendAndExciteConfig, count: int) -> list[float]:
@@ -140,21 +143,31 @@ def attend_and_excite(
     return z_0, [steps + spent for spent in attention]
 
 
-class AttendAndExcite:
-    """Sampling with latent updates through a loaded ``StableDiffusionPipeline``, whose U-Net is frozen for it."""
+@dataclass(frozen=True)
+class AttendAndExcite(RandomSampling):
+    """Each round samples from a fresh noise, with latent updates on the way; the best image is kept."""
 
-    def __init__(self, pipe: Any, config: AttendAndExciteConfig, generator_config: GeneratorConfig) -> None:
-        self._pipe = pipe
-        self._config = config
-        self._generator = generator_config
+    config: AttendAndExciteConfig
+
+    def denoise(self, requests: Sequence[Request], noise: Tensor, sampler: Sampler) -> tuple[Tensor, list[float]]:
+        prompts = [request.prompt for request in requests]
+        subjects = [request.subjects for request in requests]
+        return self.sample(sampler.pipe, sampler.config, prompts, subjects, noise, requests[0].steps)
 
     def sample(
-        self, prompts: list[str], subjects: Sequence[Sequence[str]], noise: Tensor, steps: int
+        self,
+        pipe: Any,
+        sampling: GeneratorConfig,
+        prompts: list[str],
+        subjects: Sequence[Sequence[str]],
+        noise: Tensor,
+        steps: int,
     ) -> tuple[Tensor, list[float]]:
         """Denoise ``noise`` ``[B, C, H, W]`` ~ N(0, I) in ``steps`` into z_0, float32 on the CPU.
 
         Args:
-            subjects: every prompt's, as the prompt writes them.
+            pipe: a loaded ``StableDiffusionPipeline``. Its U-Net is frozen, since only latents are differentiated.
+            subjects: those of every prompt, written as in the prompt.
 
         Returns:
             z_0 and the U-Net evaluations of every row.
@@ -162,8 +175,8 @@ class AttendAndExcite:
         Raises:
             UserError: the model has no such attention maps, or a subject is not in what is read of its prompt.
         """
-        size = pipeline_map_size(self._pipe, self._config, noise.shape)
-        tokens = find_tokens(self._pipe.tokenizer, prompts, subjects)
-        self._pipe.unet.requires_grad_(False)
-        z_0, spent = attend_and_excite(self._pipe, prompts, tokens, noise, size, self._config, self._generator, steps)
+        size = pipeline_map_size(pipe, self.config, noise.shape)
+        tokens = find_tokens(pipe.tokenizer, prompts, subjects)
+        pipe.unet.requires_grad_(False)
+        z_0, spent = attend_and_excite(pipe, prompts, tokens, noise, size, self.config, sampling, steps)
         return z_0.float().cpu(), spent

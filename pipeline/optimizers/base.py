@@ -1,18 +1,21 @@
-"""The protocol of a search method."""
+"""What every search method has in common: a proposal of the next noise from what the last image taught."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.noise import NoiseKey
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a round taught: the score in [0, 1] and, for methods that ask, ∂s/∂z_0 ``[C, H, W]`` float32.
+    """What an image taught: its score in [0, 1] and, for gradient methods, ∂s/∂z_0 ``[C, H, W]`` float32.
 
     ``gain`` is the sampler's c: ∇_{z_T} s = gain · ∇_{z_0} s with the model's predictions held constant.
     """
@@ -25,7 +28,7 @@ class Feedback:
         """The gradient, for a method that needs it.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the feedback has no gradient.
         """
         if self.gradient is None:
             raise ValueError(f"{method} needs the gradient of the score")
@@ -34,28 +37,69 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The next memory ``[1 + K, C, H, W]``, z_T first, and the (γ, index) that the recipe keeps of the move."""
+    """The next optimizer state ``[1 + K, C, H, W]``, z_T first, and the (γ, index) that the recipe keeps of the move.
 
-    memory: Tensor
-    gamma: float = 0.0
-    index: int = 0
-
-
-class Optimizer(Protocol):
-    """Stateless: everything a round needs comes in, everything the next one needs goes out.
-
-    A method whose z_T is no fold over seeded candidates proposes float16 values (``storable``), which
-    can be stored exactly.
+    ``evaluations`` counts the U-Net evaluations that the proposal itself took.
     """
 
-    @property
-    def needs_gradient(self) -> bool: ...
+    state: Tensor
+    gamma: float = 0.0
+    index: int = 0
+    evaluations: float = 0.0
 
-    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        """The memory of round ``key.round`` from that of an earlier round and its feedback.
+
+class Sampler(Protocol):
+    """What a method may use of a loaded generator (see ``generators.base.Generator``)."""
+
+    pipe: Any  # the diffusers pipeline: only methods that read the U-Net's attention use it
+    config: GeneratorConfig
+
+    def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row of a batch, as a method sees it.
+
+    ``subjects`` are the things the prompt asks for, written as in the prompt; empty for methods that do not read
+    attention. ``steps`` are sampler steps, the same in the whole batch. ``rerender`` marks a preview
+    whose noise is only to be denoised again at full steps.
+    """
+
+    prompt: str
+    subjects: Sequence[str]
+    key: NoiseKey
+    steps: int
+    rerender: bool = False
+
+
+class Optimizer(ABC):
+    """A search method without state: everything a round needs comes in, everything the next one needs goes out.
+
+    A method whose z_T no recipe rebuilds (``folds`` is false in its config) proposes noises of float16 values
+    (``noise.storable``), which can be stored exactly.
+    """
+
+    @abstractmethod
+    def propose(self, state: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        """The next optimizer state of one row, for round ``key.round``.
 
         Args:
-            memory: ``[1 + K, C, H, W]`` float32: z_T, then what the method remembers; ``[1, C, H, W]`` after the
-                first image.
+            state: ``[1 + K, C, H, W]`` float32 of the image that the round starts from: z_T, then what the method
+                carries along; ``[1, C, H, W]`` after the first image.
+            feedback: what that image taught.
         """
-        ...
+
+    def prepare(self, requests: Sequence[Request], proposals: list[Proposal], sampler: Sampler) -> list[Proposal]:
+        """Refine the proposals of a batch with the help of the diffusion model. Most methods change nothing here."""
+        return proposals
+
+    def denoise(self, requests: Sequence[Request], noise: Tensor, sampler: Sampler) -> tuple[Tensor, list[float]]:
+        """Denoise ``noise`` ``[B, C, H, W]``.
+
+        Returns:
+            z_0 ``[B, C, H, W]`` float32 on the CPU, and the U-Net evaluations of every row.
+        """
+        prompts = [request.prompt for request in requests]
+        steps = requests[0].steps
+        return sampler.sample(prompts, noise, steps), [float(steps)] * len(requests)

@@ -29,6 +29,8 @@ from noisesmith.pipeline.optimizers.attention import (
     find_tokens,
     pipeline_map_size,
 )
+from noisesmith.pipeline.optimizers.base import Proposal, Request, Sampler
+from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
 
 ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient hardly move
 
@@ -124,29 +126,51 @@ def _optimise(
     return trials
 
 
-class InitNo:
-    """Initial noises of a loaded ``StableDiffusionPipeline``, whose U-Net is frozen for it."""
+@dataclass(frozen=True)
+class InitNo(RandomSampling):
+    """Each round starts from a fresh noise, optimised by attention before it is sampled; the best image is kept."""
 
-    def __init__(self, pipe: Any, config: InitNoConfig, generator_config: GeneratorConfig) -> None:
-        self._pipe = pipe
-        self._config = config
-        self._generator = generator_config
+    config: InitNoConfig
 
-    def prepare(
+    def prepare(self, requests: Sequence[Request], proposals: list[Proposal], sampler: Sampler) -> list[Proposal]:
+        """Put an optimised noise in the place of every fresh one. A preview's noise stays as it is."""
+        fresh = [position for position, request in enumerate(requests) if not request.rerender]
+        if not fresh:
+            return proposals
+        asked = [requests[position] for position in fresh]
+        shape = tuple(proposals[0].state.shape[1:])
+        noises, spent = self.optimise(
+            sampler.pipe,
+            sampler.config,
+            [request.prompt for request in asked],
+            [request.subjects for request in asked],
+            [request.key for request in asked],
+            shape,
+            requests[0].steps,
+        )
+        prepared = list(proposals)
+        for position, noise, cost in zip(fresh, noises, spent, strict=True):
+            prepared[position] = Proposal(noise[None], evaluations=cost)
+        return prepared
+
+    def optimise(
         self,
+        pipe: Any,
+        sampling: GeneratorConfig,
         prompts: list[str],
         subjects: Sequence[Sequence[str]],
-        keys: list[NoiseKey],
+        keys: Sequence[NoiseKey],
         shape: tuple[int, ...],
         steps: int,
     ) -> tuple[Tensor, list[float]]:
         """The noises ``[B, C, H, W]`` to start from, and the U-Net evaluations of every row.
 
         Args:
-            subjects: every prompt's, as the prompt writes them.
+            pipe: a loaded ``StableDiffusionPipeline``. Its U-Net is frozen, since only noises are differentiated.
+            subjects: those of every prompt, written as in the prompt.
             keys: restart r of a row starts from its key's draw r.
             shape: one row's latents, ``(C, H, W)``.
-            steps: the sampler's, which say what the first timestep is.
+            steps: the sampler's, which decide the first timestep.
 
         Returns:
             float32 on the CPU, every value one that float16 holds, so that a stored float16 noise is the noise used.
@@ -154,15 +178,18 @@ class InitNo:
         Raises:
             UserError: the model has no such attention maps, or a subject is not in what is read of its prompt.
         """
-        pipe, device = self._pipe, self._pipe.device
-        size = pipeline_map_size(pipe, self._config, shape)
+        device = pipe.device
+        size = pipeline_map_size(pipe, self.config, shape)
         tokens = find_tokens(pipe.tokenizer, prompts, subjects)
         pipe.unet.requires_grad_(False)
         with torch.no_grad():
             embeddings, _ = pipe.encode_prompt(prompts, device, 1, False)
         pipe.scheduler.set_timesteps(steps, device=device)
+
+        def draw(row: int, restart: int) -> Tensor:
+            return keys[row].draw(restart, shape)
+
         noise, spent = initno(
-            pipe.unet, pipe.scheduler, embeddings, tokens, lambda row, restart: keys[row].draw(restart, shape), size,
-            self._config, self._generator.guidance_scale,
-        )  # fmt: skip
+            pipe.unet, pipe.scheduler, embeddings, tokens, draw, size, self.config, sampling.guidance_scale
+        )
         return storable(noise).cpu(), spent

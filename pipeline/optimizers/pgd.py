@@ -7,30 +7,28 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from noisesmith.pipeline.config import PgdConfig
 from noisesmith.pipeline.noise import NoiseKey, storable
-from noisesmith.pipeline.optimizers.base import Feedback, Proposal
+from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
 
 
 @dataclass(frozen=True)
-class Pgd:
+class Pgd(Optimizer):
     """z_T ← Π(z_T + η·∇_{z_T} s), Π the projection to ‖z_T‖ ≤ ``norm_bound``·√D.
 
-    With ``normalize`` the step is η·√D along the unit gradient, so that η does not depend on the score's scale.
-    Nothing keeps the noise normal: its drift is in every row's noise statistics.
+    With ``normalize`` the move is η·√D along the unit gradient, so that η does not depend on the score's scale.
+    Nothing keeps the noise normal: every row's noise statistics show its drift.
     """
 
-    step: float = 0.1
-    normalize: bool = True
-    norm_bound: float | None = None
-    needs_gradient = True
+    config: PgdConfig
 
-    def propose(self, memory: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
-        slope = feedback.slope("pgd")
-        noise, root = memory[0], math.sqrt(memory[0].numel())
-        ascent = slope * feedback.gain
-        if self.normalize:
+    def propose(self, state: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        noise = state[0]
+        root = math.sqrt(noise.numel())
+        ascent = feedback.slope("pgd") * feedback.gain
+        if self.config.normalize:
             ascent = ascent * (root / max(float(ascent.norm()), 1e-30))
-        moved = noise + self.step * ascent
-        if self.norm_bound is not None:
-            moved = moved * min(1.0, self.norm_bound * root / float(moved.norm()))
+        moved = noise + self.config.step * ascent
+        if self.config.norm_bound is not None:
+            moved = moved * min(1.0, self.config.norm_bound * root / float(moved.norm()))
         return Proposal(storable(moved)[None])

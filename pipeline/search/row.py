@@ -1,156 +1,149 @@
-"""The course of one row's search: what is made next, what is kept, when it stops, and the recipe that comes of it."""
+"""One row's search: which image to make next, which is kept, when the search stops, and the recipe that results.
+
+Nothing here knows where tensors live. ``T`` stands for one row's tensor: the tensor itself where everything runs in one
+process, a reference to it where workers exchange tensors. ``P`` stands for an encoded picture in the same way.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.records import NoiseStats, Recipe, Result, Row
+from noisesmith.pipeline.records import Recipe, Result, Row
+from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Start
+
+T = TypeVar("T")
+P = TypeVar("P")
+JudgeScores = Mapping[str, tuple[float | None, float | None]]
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One image of a row: its search round, the image whose noise it starts from, and its sampler steps.
+class RowSearch(Generic[T, P]):
+    """Image 0 is the first; every later round moves from the image ``base``. The best image at full steps is kept.
 
-    ``again`` marks a preview's noise made again at full T; it belongs to the preview's round.
+    With previews, rounds are made at few sampler steps. When the search stops, the best previews are rendered again at
+    full steps, because no preview's score is ever reported as final.
+
+    Attributes:
+        images: every image asked for, in order; ``records`` and ``scores`` are those of images made and scored.
+        kept: the image with the best score at full steps; ``base`` the one that the next round moves from.
+        states, gradients: optimizer states and gradients by image, only as long as a later image may need them.
     """
 
-    round: int
-    parent: int | None
-    steps: int
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """What came of a turn: the (γ, index) of its move, its noise's statistics and digest, its batch and its cost.
-
-    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included.
-    """
-
-    gamma: float
-    index: int
-    noise: NoiseStats
-    digest: str
-    batch_size: int
-    evaluations: float
-
-
-@dataclass
-class RowSearch:
-    """Image 0 is the first; every later round is one step of the optimizer from image ``base``.
-
-    The best image at full T is kept. With previews the rounds are made at few sampler steps; when the search stops,
-    the best of them are made again at full T, since no preview's score is ever reported as final.
-    """
-
-    row: Row
-    config: RunConfig
-    turns: list[Turn] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    kept: int = 0
-    base: int = 0
-    stop_reason: str | None = None
-    _held: list[int] = field(default_factory=list)  # the best previews so far, best first
-    _again: list[int] = field(default_factory=list)  # those now being made again
+    def __init__(self, row: Row, config: RunConfig) -> None:
+        self.row = row
+        self.config = config
+        self.images: list[NextImage] = []
+        self.records: list[ImageRecord] = []
+        self.scores: list[float] = []
+        self.kept = 0
+        self.base = 0
+        self.stop_reason: str | None = None
+        self.states: dict[int, T] = {}
+        self.gradients: dict[int, T] = {}
+        self.first_picture: P | None = None
+        self.kept_picture: P | None = None
+        self._best_previews: list[int] = []  # best first
+        self._to_rerender: list[int] = []
 
     @property
     def rounds(self) -> int:
-        """Search rounds taken: neither the first image nor a preview made again."""
-        return max(0, sum(not turn.again for turn in self.turns) - 1)
+        """Search rounds taken: neither the first image nor a rerendered preview counts."""
+        searched = [image for image in self.images if not image.rerender]
+        return max(0, len(searched) - 1)
 
     @property
     def finished(self) -> bool:
-        return self.stop_reason is not None and not self._again
+        return self.stop_reason is not None and not self._to_rerender
 
     @property
-    def pending(self) -> int:
-        """The image being made, or the one to make next: images are scored before the next is begun."""
+    def current(self) -> int:
+        """The image being made, or the next one to make: an image is scored before the next one starts."""
         return len(self.scores)
 
     @property
-    def best(self) -> float | None:
-        """The score of the kept image."""
+    def best_score(self) -> float | None:
+        """The score of the kept image; ``None`` before the first."""
         return self.scores[self.kept] if self.scores else None
 
-    @property
-    def keep_above(self) -> float:
-        """The score above which the image being made will be kept; a preview never is."""
-        if not self._full(self.pending):
-            return math.inf
-        return -1.0 if self.best is None else self.best
+    def pictures(self) -> tuple[P, P]:
+        """The encoded first and kept image of a row that has at least one image.
 
-    def begin(self) -> Turn:
+        Raises:
+            ValueError: no image was scored yet.
+        """
+        if self.first_picture is None or self.kept_picture is None:
+            raise ValueError(f"row {self.row.id} has no image yet")
+        return self.first_picture, self.kept_picture
+
+    def next_image(self) -> NextImage:
         """What to make next; the same answer until it is scored."""
-        if len(self.turns) == self.pending:
-            self.turns.append(self._next())
-        return self.turns[-1]
+        if len(self.images) == self.current:
+            self.images.append(self._choose_next())
+        return self.images[-1]
 
-    def made(self, step: Step) -> None:
-        """Record the image that the last turn made, in place of an earlier attempt at it."""
-        self.steps[self.pending :] = [step]
+    def generate_task(self) -> GenerateTask:
+        """What a generator needs to know to make the next image."""
+        image = self.next_image()
+        key = NoiseKey(self.config.seed, self.row.id, image.round)
+        score = None if image.parent is None else self.scores[image.parent]
+        return GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender)
 
-    def scored(self, score: float) -> bool:
-        """Record its score; true where it is now the kept image (the earliest of equals is kept)."""
-        keep_above, image, turn = self.keep_above, self.pending, self.turns[-1]
-        self.scores.append(score)
-        kept = score > keep_above
-        if kept:
-            self.kept = image
-        if turn.again:
-            self.base = image if turn.parent == self.base else self.base
-        elif self._moves_from_latest or score > self.scores[self.base]:
-            self.base = image
-        if turn.again:
-            self._held.remove(self._again.pop(0))
-            if (
-                not self._again
-                and self.stop_reason in ("perfect", "target")
-                and not self._reached(self.scores[self.kept])
-            ):
-                self.stop_reason = self._why_stop()
-        else:
-            self._hold(image)
-            self.stop_reason = self._why_stop()
-            if self.stop_reason is not None:
-                self._again = list(self._held)
-        return kept
+    def start(self) -> Start[T] | None:
+        """What the next image starts from; ``None`` for the first image, which starts from a fresh noise."""
+        parent = self.next_image().parent
+        return None if parent is None else Start(self.states[parent], self.gradients.get(parent))
 
-    def abandon(self) -> None:
-        """End the search here, with the best image so far: the one being made is of no use and has no score."""
-        self.turns[self.pending :], self.steps[self.pending :] = [], []
-        self._again, self.stop_reason = [], "unusable"
+    def generated(self, record: ImageRecord, state: T) -> None:
+        """Record how the current image was made, in place of an earlier attempt at it."""
+        self.records[self.current :] = [record]
+        self.states[self.current] = state
 
-    def needed(self) -> set[int]:
-        """Images whose noise a later turn may start from, or whose noise is to be stored."""
-        stored = {self.kept} if self.config.stores_noise else set()
-        return {self.base, self.pending - 1, *stored, *self._held}
+    def score_task(self) -> ScoreTask:
+        """What a scorer needs to know of the image just made. After the last round no gradient is used."""
+        is_last = self.rounds >= self.config.optimizer.rounds
+        gradient = self.config.optimizer.needs_gradient and not is_last
+        return ScoreTask(self.row.prompt, self._keep_above(), gradient)
 
-    def result(
-        self, shape: tuple[int, ...], size: tuple[int, int], judges: dict[str, tuple[float | None, float | None]]
-    ) -> Result:
-        """The finished row without its image bytes and noise, which join it at the writer.
+    def scored(self, score: float, gradient: T | None, picture: P | None) -> None:
+        """Record the current image's score, decide whether it is kept, and whether the search goes on.
 
         Args:
-            shape: latent shape of one row. size: (width, height) of the image in pixels.
+            gradient: ∂s/∂z_0 where the score task asked for it.
+            picture: the encoded image, where its score is above the task's ``keep_above``.
         """
-        config, kept = self.config, self.steps[self.kept]
-        path = self._path(self.kept) if config.optimizer.folds else []
-        recipe = Recipe(
-            method=config.optimizer.method,
-            seed=config.seed,
-            shape=shape,
-            rounds=tuple(self.turns[image].round for image in path),
-            gammas=tuple(self.steps[image].gamma for image in path),
-            indices=tuple(self.steps[image].index for image in path),
-            candidates=getattr(config.optimizer, "candidates", 1),
-            steps=self.turns[self.kept].steps,
-            batch_size=kept.batch_size,
-            digest=kept.digest,
-        )
+        image = self.current
+        is_kept = score > self._keep_above()  # the earliest of equal scores is kept
+        self.scores.append(score)
+        if is_kept:
+            self.kept = image
+            self.kept_picture = picture
+            if self.first_picture is None:
+                self.first_picture = picture
+        if gradient is not None:
+            self.gradients[image] = gradient
+        self._choose_base(image)
+        self._choose_stop(image)
+        self._forget()
+
+    def abandon(self) -> None:
+        """End the search with the best image so far: the current one is unusable and has no score."""
+        del self.images[self.current :]
+        del self.records[self.current :]
+        self._to_rerender = []
+        self.stop_reason = "unusable"
+
+    def result(self, shape: tuple[int, ...], size: tuple[int, int], judges: JudgeScores) -> Result:
+        """The finished row. Its picture bytes and its noise are added where they are at hand.
+
+        Args:
+            shape: latent shape of one row, ``(C, h, w)``.
+            size: (width, height) of the image in pixels.
+            judges: every judge's scores of the first and the kept image.
+        """
+        kept = self.records[self.kept]
         return Result(
             row=self.row,
             image=b"",
@@ -158,94 +151,135 @@ class RowSearch:
             width=size[0],
             height=size[1],
             scores=tuple(self.scores),
-            steps=tuple(turn.steps for turn in self.turns),
-            evaluations=tuple(step.evaluations for step in self.steps),
+            steps=tuple(image.steps for image in self.images),
+            evaluations=tuple(record.evaluations for record in self.records),
             score=self.scores[self.kept],
             rounds=self.rounds,
             stop_reason=self.stop_reason or "",
-            judges=judges,
-            seed=config.seed,
-            recipe=recipe,
+            judges=dict(judges),
+            seed=self.config.seed,
+            recipe=self._recipe(shape),
             noise=kept.noise,
         )
 
-    @property
-    def _moves_from_latest(self) -> bool:
-        return getattr(self.config.optimizer, "move_from", "latest") == "latest"
+    def _recipe(self, shape: tuple[int, ...]) -> Recipe:
+        kept = self.records[self.kept]
+        moves = self._moves_to(self.kept) if self.config.optimizer.folds else []
+        return Recipe(
+            method=self.config.optimizer.method,
+            seed=self.config.seed,
+            shape=shape,
+            rounds=tuple(self.images[image].round for image in moves),
+            gammas=tuple(self.records[image].gamma for image in moves),
+            indices=tuple(self.records[image].index for image in moves),
+            candidates=getattr(self.config.optimizer, "candidates", 1),
+            steps=self.images[self.kept].steps,
+            batch_size=kept.batch_size,
+            digest=kept.digest,
+        )
 
-    @property
-    def _search_steps(self) -> int:
+    def _moves_to(self, image: int) -> list[int]:
+        """The images whose moves lead from the first noise to this image's noise, in order."""
+        moves: list[int] = []
+        current = image
+        while (parent := self.images[current].parent) is not None:
+            # A rerendered preview has the preview's own noise, so it is no move.
+            if not self.images[current].rerender:
+                moves.append(current)
+            current = parent
+        moves.reverse()
+        return moves
+
+    def _choose_next(self) -> NextImage:
+        full_steps = self.config.generators.steps
+        if not self.scores:
+            return NextImage(round=0, parent=None, steps=full_steps)
+        if self._to_rerender:
+            preview = self._to_rerender[0]
+            return NextImage(self.images[preview].round, preview, full_steps, rerender=True)
+        return NextImage(self.rounds + 1, self.base, self._round_steps())
+
+    def _round_steps(self) -> int:
         preview = self.config.optimizer.preview
         return preview.steps if preview else self.config.generators.steps
 
-    def _full(self, image: int) -> bool:
-        return self.turns[image].steps == self.config.generators.steps
+    def _is_preview(self, image: int) -> bool:
+        return self.images[image].steps != self.config.generators.steps
 
-    def _next(self) -> Turn:
-        if not self.scores:
-            return Turn(0, None, self.config.generators.steps)
-        if self._again:
-            preview = self._again[0]
-            return Turn(self.turns[preview].round, preview, self.config.generators.steps, again=True)
-        return Turn(self.rounds + 1, self.base, self._search_steps)
+    def _keep_above(self) -> float:
+        """The score above which the current image is kept; a preview never is."""
+        if self._is_preview(self.current):
+            return math.inf
+        return -1.0 if self.best_score is None else self.best_score
 
-    def _hold(self, image: int) -> None:
-        """Hold a preview that is among the best."""
+    def _choose_base(self, image: int) -> None:
+        """Let the next round move from this image, or stay at an earlier one."""
+        request = self.images[image]
+        if request.rerender:
+            if request.parent == self.base:  # the same noise, now scored at full steps
+                self.base = image
+            return
+        moves_from_latest = getattr(self.config.optimizer, "move_from", "latest") == "latest"
+        if moves_from_latest or self.scores[image] > self.scores[self.base]:
+            self.base = image
+
+    def _choose_stop(self, image: int) -> None:
+        if not self.images[image].rerender:
+            self._remember_preview(image)
+            self.stop_reason = self._why_stop()
+            if self.stop_reason is not None:
+                self._to_rerender = list(self._best_previews)
+            return
+        self._best_previews.remove(self._to_rerender.pop(0))
+        # A preview only seemed to reach the target: the search goes on.
+        seemed_done = not self._to_rerender and self.stop_reason in ("perfect", "target")
+        if seemed_done and not self._reaches_target(self.scores[self.kept]):
+            self.stop_reason = self._why_stop()
+
+    def _remember_preview(self, image: int) -> None:
         preview = self.config.optimizer.preview
-        if preview is not None and not self._full(image):
-            self._held = sorted([*self._held, image], key=lambda held: -self.scores[held])[: preview.keep]
+        if preview is None or not self._is_preview(image):
+            return
+        best_first = sorted([*self._best_previews, image], key=lambda held: -self.scores[held])
+        self._best_previews = best_first[: preview.keep]
 
-    def _reached(self, score: float) -> bool:
+    def _reaches_target(self, score: float) -> bool:
         target = self.config.optimizer.target_score
         return score >= (1.0 if target is None else target)
 
     def _why_stop(self) -> str | None:
         """``perfect``, ``target``, ``rounds``, ``budget``, ``patience``, or ``None`` while the search goes on."""
-        config, best = self.config.optimizer, max(self.scores[self.kept], self.scores[-1])
+        config = self.config.optimizer
+        best = max(self.scores[self.kept], self.scores[-1])  # the latest may be a preview, which is not kept
         if best >= 1.0:
             return "perfect"
         if config.target_score is not None and best >= config.target_score:
             return "target"
         if self.rounds >= config.rounds:
             return "rounds"
-        if config.unet_evaluations is not None:
-            spent = sum(step.evaluations for step in self.steps)
-            again = config.preview.keep * self.config.generators.steps if config.preview else 0
-            if spent + self._search_steps + again > config.unet_evaluations:
-                return "budget"
-        if config.patience is not None:
-            searched = [score for score, turn in zip(self.scores, self.turns, strict=True) if not turn.again]
-            if len(searched) - 1 - searched.index(max(searched)) >= config.patience:
-                return "patience"
+        if self._exceeds_budget():
+            return "budget"
+        if config.patience is not None and self._rounds_without_gain() >= config.patience:
+            return "patience"
         return None
 
-    def _path(self, image: int) -> list[int]:
-        """The images whose moves lead from the first noise to this image's, in order."""
-        path: list[int] = []
-        current: int | None = image
-        while current is not None and self.turns[current].parent is not None:
-            if not self.turns[current].again:
-                path.append(current)
-            current = self.turns[current].parent
-        return path[::-1]
+    def _exceeds_budget(self) -> bool:
+        """Whether another round, and rendering the best previews again, would exceed ``unet_evaluations``."""
+        config = self.config.optimizer
+        if config.unet_evaluations is None:
+            return False
+        spent = sum(record.evaluations for record in self.records)
+        rerendering = config.preview.keep * self.config.generators.steps if config.preview else 0
+        return spent + self._round_steps() + rerendering > config.unet_evaluations
 
+    def _rounds_without_gain(self) -> int:
+        searched = [score for score, image in zip(self.scores, self.images, strict=True) if not image.rerender]
+        return len(searched) - 1 - searched.index(max(searched))
 
-@dataclass(frozen=True)
-class GenerateTask:
-    """One row's place in a generator's batch; ``score`` is that of the image it starts from, absent in round 0."""
-
-    prompt: str
-    subjects: tuple[str, ...]
-    key: NoiseKey
-    steps: int
-    score: float | None = None
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class ScoreTask:
-    """One row's place in a scorer's batch: the score its image is kept above, and whether a gradient will be used."""
-
-    prompt: str
-    keep_above: float
-    gradient: bool
+    def _forget(self) -> None:
+        """Drop the states and gradients that no later image starts from and that are not to be stored."""
+        needed = {self.base, *self._best_previews}
+        if self.config.stores_noise:
+            needed.add(self.kept)
+        self.states = {image: state for image, state in self.states.items() if image in needed}
+        self.gradients = {image: gradient for image, gradient in self.gradients.items() if image == self.base}

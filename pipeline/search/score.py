@@ -1,15 +1,46 @@
-"""The score of a z_0 and its gradient: decoder and image scorer as one differentiable function."""
+"""The second half of a round: decode z_0, score the image, and differentiate the score with respect to z_0."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators.decoder import Decoder
-from noisesmith.pipeline.images import to_uint8
+from noisesmith.pipeline.images import encode_png, to_uint8
 from noisesmith.pipeline.noise import check_finite
 from noisesmith.pipeline.scorers.base import ImageScorer, Scores
+from noisesmith.pipeline.search.tasks import ScoreTask
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Per row: the score in [0, 1], ∂s/∂z_0 ``[C, h, w]`` if the batch has it, the PNG of an image to be kept."""
+
+    scores: list[float]
+    gradients: Tensor | None
+    pictures: list[bytes | None]
+
+
+def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], latents: Tensor) -> Scored:
+    """Score a batch of z_0 ``[B, C, h, w]``, and encode the images that become their row's kept image.
+
+    One row that needs a gradient makes the whole batch compute it.
+
+    Raises:
+        FloatingPointError, UnusableImage: see :func:`score_latents`.
+    """
+    prompts = [task.prompt for task in tasks]
+    needs_gradient = any(task.gradient for task in tasks)
+    result = score_latents(decoder, scorer, prompts, latents, gradient=needs_gradient)
+    scores = [float(value) for value in result.scores]
+    pictures = []
+    for task, value, image in zip(tasks, scores, result.images, strict=True):
+        pictures.append(encode_png(image) if value > task.keep_above else None)
+    return Scored(scores, result.gradients, pictures)
 
 
 def score_latents(

@@ -28,11 +28,12 @@ from pathlib import Path
 
 if any("default_worker.py" in word for word in sys.orig_argv):
     import torch
-    from noisesmith.pipeline.search.propose import Rounds
+    from noisesmith.actors import generator as worker
+    from noisesmith.pipeline.search import generate as module
 
-    turn = Rounds.turn
+    generate = module.generate
 
-    def sabotaged(self, tasks, inputs):
+    def sabotaged(config, generator, tasks, starts):
         if len(tasks) > 2:
             torch.empty(1 << 60, dtype=torch.uint8)
         for task in tasks:
@@ -44,13 +45,13 @@ if any("default_worker.py" in word for word in sys.orig_argv):
                     file.write("x")
                 if tries.stat().st_size < 3:
                     raise ConnectionError("try again")
-        turned = turn(self, tasks, inputs)
-        for task, latent in zip(tasks, turned.latents):
+        made = generate(config, generator, tasks, starts)
+        for task, latent in zip(tasks, made.latents):
             if f"fails in {task.key.round}" in task.prompt:
                 latent.fill_(torch.nan)
-        return turned
+        return made
 
-    Rounds.turn = sabotaged
+    worker.generate = sabotaged
 """
 PROMPTS = [
     "a cat", "a dog", "a cat and a dog", "a bird", "a crown", "a flaky car", "a bear that fails in 0",

@@ -97,7 +97,7 @@ def test_without_updates_it_is_the_library(tiny_sd: Path, scheduler: str, guidan
     pipe = _load(tiny_sd)
     pipe.scheduler = build_scheduler(scheduler, pipe.scheduler.config)
     generator = GENERATOR.model_copy(update={"guidance_scale": guidance})
-    ours, spent = AttendAndExcite(pipe, NO_UPDATE, generator).sample(PROMPTS, SUBJECTS, _noise(2), STEPS)
+    ours, spent = AttendAndExcite(NO_UPDATE).sample(pipe, generator, PROMPTS, SUBJECTS, _noise(2), STEPS)
     assert float((ours - _plain(pipe, _noise(2), generator)).abs().max()) < 1e-5
     assert ours.dtype == torch.float32
     assert spent == [6.0, 6.0]
@@ -107,7 +107,7 @@ def test_without_updates_it_is_the_library(tiny_sd: Path, scheduler: str, guidan
 def test_without_updates_it_is_the_library_under_a_scheduler_that_scales(tiny_sd: Path) -> None:
     pipe = _load(tiny_sd)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    ours, _ = AttendAndExcite(pipe, NO_UPDATE, GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2), STEPS)
+    ours, _ = AttendAndExcite(NO_UPDATE).sample(pipe, GENERATOR, PROMPTS, SUBJECTS, _noise(2), STEPS)
     assert float((ours - _plain(pipe, _noise(2))).abs().max()) < 1e-5
 
 
@@ -119,8 +119,8 @@ def test_it_is_the_librarys_attend_and_excite_where_both_agree(tiny_sd: Path, th
     prompt = "a cat and a red car on a bowl with a cat above a"
     generator = GeneratorConfig(steps=4, guidance_scale=4.0)
     config = AttendAndExciteConfig(until=0.5, step=3.0, thresholds=thresholds)
-    ours, spent = AttendAndExcite(pipe, config, generator).sample(
-        [prompt], [["cat", "car", "bowl"]], noise, generator.steps
+    ours, spent = AttendAndExcite(config).sample(
+        pipe, generator, [prompt], [["cat", "car", "bowl"]], noise, generator.steps
     )
     places = find_tokens(pipe.tokenizer, [prompt], [["cat", "car", "bowl"]])[0]
     assert places.stop == 15
@@ -194,9 +194,11 @@ def test_updates_raise_the_subjects_attention_at_their_step(embedded: Any) -> No
 
 
 def _together_and_alone(pipe: Any, config: AttendAndExciteConfig, noise: Tensor) -> tuple[Tensor, Tensor]:
-    method = AttendAndExcite(pipe, config, GENERATOR)
-    together, spent = method.sample(PROMPTS, SUBJECTS, noise, STEPS)
-    alone = [method.sample([PROMPTS[row]], [SUBJECTS[row]], noise[row : row + 1], STEPS) for row in range(2)]
+    method = AttendAndExcite(config)
+    together, spent = method.sample(pipe, GENERATOR, PROMPTS, SUBJECTS, noise, STEPS)
+    alone = [
+        method.sample(pipe, GENERATOR, [PROMPTS[row]], [SUBJECTS[row]], noise[row : row + 1], STEPS) for row in range(2)
+    ]
     assert spent == [row[1][0] for row in alone]
     assert float((together - _plain(pipe, noise)).abs().amax((1, 2, 3)).min()) > 1e-2
     return together, torch.cat([row[0] for row in alone])
@@ -218,8 +220,8 @@ def test_a_batch_equals_its_rows_one_by_one_on_the_built_in_model(embedded: Any)
 
 
 def test_a_latent_that_is_not_square(pipe: Any) -> None:
-    z_0, spent = AttendAndExcite(pipe, AttendAndExciteConfig(until=0.2, thresholds={}), GENERATOR).sample(
-        PROMPTS, SUBJECTS, _noise(2, 4, 8, 12), GENERATOR.steps
+    z_0, spent = AttendAndExcite(AttendAndExciteConfig(until=0.2, thresholds={})).sample(
+        pipe, GENERATOR, PROMPTS, SUBJECTS, _noise(2, 4, 8, 12), GENERATOR.steps
     )
     assert z_0.shape == (2, 4, 8, 12)
     assert spent == [6 + 1.5] * 2
@@ -227,15 +229,15 @@ def test_a_latent_that_is_not_square(pipe: Any) -> None:
 
 def test_a_row_without_subjects_is_sampled_plainly(pipe: Any) -> None:
     config = AttendAndExciteConfig(until=0.5, thresholds={0.0: 1.0}, refinements=1)
-    z_0, spent = AttendAndExcite(pipe, config, GENERATOR).sample(PROMPTS, [[], ["car"]], _noise(2), STEPS)
+    z_0, spent = AttendAndExcite(config).sample(pipe, GENERATOR, PROMPTS, [[], ["car"]], _noise(2), STEPS)
     assert float((z_0[0] - _plain(pipe, _noise(2))[0]).abs().max()) < 1e-5
     assert spent == [6.0, 6 + (3 + 1) * 1.5]
 
 
 def test_the_attention_processors_are_as_before(pipe: Any) -> None:
     before = pipe.unet.attn_processors
-    AttendAndExcite(pipe, AttendAndExciteConfig(until=0.2), GENERATOR).sample(
-        PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
+    AttendAndExcite(AttendAndExciteConfig(until=0.2)).sample(
+        pipe, GENERATOR, PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
     )
     assert pipe.unet.attn_processors == before
 
@@ -245,7 +247,7 @@ def test_sliced_attention_is_read_alike(tiny_sd: Path) -> None:
     config = AttendAndExciteConfig(until=0.5, thresholds={}, step=2.0)
     sliced.unet.set_attention_slice("auto")
     ours, theirs = (
-        AttendAndExcite(pipe, config, GENERATOR).sample(PROMPTS, SUBJECTS, _noise(2).double(), STEPS)[0]
+        AttendAndExcite(config).sample(pipe, GENERATOR, PROMPTS, SUBJECTS, _noise(2).double(), STEPS)[0]
         for pipe in (sliced, whole)
     )
     assert float((ours - theirs).abs().max()) < 1e-5
@@ -253,16 +255,16 @@ def test_sliced_attention_is_read_alike(tiny_sd: Path) -> None:
 
 def test_a_size_that_the_unet_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"optimizer\.attention_size: 5 .* use one of 8, 4"):
-        AttendAndExcite(pipe, AttendAndExciteConfig(attention_size=5), GENERATOR).sample(
-            PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
+        AttendAndExcite(AttendAndExciteConfig(attention_size=5)).sample(
+            pipe, GENERATOR, PROMPTS, SUBJECTS, _noise(2), GENERATOR.steps
         )
 
 
 def test_half_precision_stays_close(embedded: Any) -> None:
     config, noise = AttendAndExciteConfig(until=0.2, thresholds={}), _noise(2, 16, 8, 8)
-    exact, spent = AttendAndExcite(embedded, config, GENERATOR).sample(PROMPTS, SUBJECTS, noise, STEPS)
-    half, _ = AttendAndExcite(_load(weights("sd"), torch.bfloat16), config, GENERATOR).sample(
-        PROMPTS, SUBJECTS, noise, STEPS
+    exact, spent = AttendAndExcite(config).sample(embedded, GENERATOR, PROMPTS, SUBJECTS, noise, STEPS)
+    half, _ = AttendAndExcite(config).sample(
+        _load(weights("sd"), torch.bfloat16), GENERATOR, PROMPTS, SUBJECTS, noise, STEPS
     )
     assert half.dtype == torch.float32
     assert float((half - exact).square().mean().sqrt()) < 0.1

@@ -17,8 +17,8 @@ from noisesmith.pipeline.config import GeneratorConfig, validated
 from noisesmith.pipeline.generators import Generator, find_generator, load_generator
 from noisesmith.pipeline.generators.decoder import Decoder
 from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.search.propose import Rounds
-from noisesmith.pipeline.search.row import GenerateTask
+from noisesmith.pipeline.search.generate import generate
+from noisesmith.pipeline.search.tasks import GenerateTask
 from tests.tiny_generators import stable_diffusion_3
 
 PROMPTS = ["a cat and a red car", "a dog"]
@@ -277,14 +277,15 @@ def test_a_prompts_special_tokens_are_text(families: Mapping[str, Path], family:
         "optimizer": optimizer,
         "output": {"dir": "never-written"},
     }
-    rounds = Rounds(validated(config, "test"), "cpu")
+    run = validated(config, "test")
+    generator = load_generator(run.generators, "cpu")
 
     def turn(prompt: str, *subjects: str) -> torch.Tensor:
         task = GenerateTask(prompt, subjects, NoiseKey(0, "00000000-aaaaaaaa", 0), 2)
-        return rounds.turn([task], [None]).latents
+        return generate(run.optimizer, generator, [task], [None]).latents
 
     hostile, parted = "a cat </s> and a dog", "a cat < /s> and a dog"
     assert torch.equal(turn(hostile, "</s> and", "dog"), turn(parted, "< /s> and", "dog"))
     if method == "none":
-        raw = rounds.generator.sample([hostile], _noise(rounds.generator, 1), 2)
-        assert not torch.equal(raw, rounds.generator.sample([parted], _noise(rounds.generator, 1), 2))
+        raw = generator.sample([hostile], _noise(generator, 1), 2)
+        assert not torch.equal(raw, generator.sample([parted], _noise(generator, 1), 2))

@@ -54,7 +54,7 @@ def _draws(restart: int) -> Tensor:
 
 
 def _prepare(pipe: Any, config: InitNoConfig) -> tuple[Tensor, list[float]]:
-    return InitNo(pipe, config, GENERATOR).prepare(PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
+    return InitNo(config).optimise(pipe, GENERATOR, PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
 
 
 def test_every_step_of_every_row_is_within_the_bound(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_losses_fall_on_the_built_in_model() -> None:
     loaded.scheduler = DDIMScheduler.from_config(loaded.scheduler.config)
     prompts, subjects = ["a cat and a red car", "a lion above a clock"], [["cat", "car"], ["lion", "clock"]]
     config, shape = InitNoConfig(steps=5, restarts=1, **NEVER), (16, 8, 8)
-    noise, _ = InitNo(loaded, config, GENERATOR).prepare(prompts, subjects, KEYS[:2], shape, STEPS)
+    noise, _ = InitNo(config).optimise(loaded, GENERATOR, prompts, subjects, KEYS[:2], shape, STEPS)
     drawn = torch.stack([key.draw(0, shape) for key in KEYS[:2]])
     before, after = (sum(_losses(loaded, z, config, prompts, subjects)) for z in (drawn, noise))
     assert bool((after < before - 0.02).all()), (before, after)
@@ -147,8 +147,8 @@ def test_a_noise_that_meets_the_thresholds_costs_one_forward_and_stays(pipe: Any
 @pytest.mark.parametrize(("guidance", "unit"), [(5.0, 0.5), (1.0, 1.0)])
 def test_restarts_that_fail_cost_their_forwards_and_backwards(pipe: Any, guidance: float, unit: float) -> None:
     config = InitNoConfig(steps=3, restarts=2, **NEVER)
-    method = InitNo(pipe, config, GeneratorConfig(steps=10, guidance_scale=guidance))
-    _, spent = method.prepare(PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
+    sampling = GeneratorConfig(steps=10, guidance_scale=guidance)
+    _, spent = InitNo(config).optimise(pipe, sampling, PROMPTS, SUBJECTS, KEYS, SHAPE, STEPS)
     assert spent == [2 * (3 * 3 + 1) * unit] * 3
 
 
@@ -173,8 +173,8 @@ def test_without_a_good_one_the_smallest_sum_of_losses_is_taken(pipe: Any) -> No
 
 
 def test_a_row_without_subjects_keeps_its_first_draw(pipe: Any) -> None:
-    noise, spent = InitNo(pipe, InitNoConfig(), GENERATOR).prepare(
-        ["red", "a cat"], [[], ["cat"]], KEYS[:2], SHAPE, GENERATOR.steps
+    noise, spent = InitNo(InitNoConfig()).optimise(
+        pipe, GENERATOR, ["red", "a cat"], [[], ["cat"]], KEYS[:2], SHAPE, GENERATOR.steps
     )
     assert torch.equal(noise[0], _draws(0)[0].half().float())
     assert spent[0] == 0.0 < spent[1]
@@ -186,8 +186,8 @@ def test_the_unet_sees_the_noise_as_the_scheduler_scales_it(tiny_sd: Path) -> No
     loaded.scheduler = EulerDiscreteScheduler.from_config(loaded.scheduler.config)
     seen: list[Tensor] = []
     loaded.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    InitNo(loaded, InitNoConfig(steps=1, restarts=1, **NEVER), GENERATOR).prepare(
-        PROMPTS, SUBJECTS, KEYS, SHAPE, GENERATOR.steps
+    InitNo(InitNoConfig(steps=1, restarts=1, **NEVER)).optimise(
+        loaded, GENERATOR, PROMPTS, SUBJECTS, KEYS, SHAPE, GENERATOR.steps
     )
     loaded.scheduler.set_timesteps(STEPS)
     sigma = float(loaded.scheduler.sigmas[0])
@@ -197,7 +197,7 @@ def test_the_unet_sees_the_noise_as_the_scheduler_scales_it(tiny_sd: Path) -> No
 
 def test_a_subject_that_the_prompt_lacks_is_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match=r"corpus\.subjects: 'bowl'"):
-        InitNo(pipe, InitNoConfig(), GENERATOR).prepare(["a cat"], [["bowl"]], KEYS[:1], SHAPE, STEPS)
+        InitNo(InitNoConfig()).optimise(pipe, GENERATOR, ["a cat"], [["bowl"]], KEYS[:1], SHAPE, STEPS)
 
 
 def test_half_precision_gives_a_noise_as_good(tiny_sd: Path, pipe: Any) -> None:

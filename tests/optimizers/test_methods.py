@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from noisesmith.pipeline.config import METHODS, RunConfig
+from noisesmith.pipeline.config import METHODS, MeanVarianceConfig, NoiseDiffusionConfig, PgdConfig, RunConfig
 from noisesmith.pipeline.noise import NoiseKey, change, kl_divergence, select, storable
 from noisesmith.pipeline.optimizers import Feedback, Optimizer, build_optimizer
 from noisesmith.pipeline.optimizers.mean_variance import MeanVariance
-from noisesmith.pipeline.optimizers.noise_diffusion import NoiseDiffusion, OrderStatistic
+from noisesmith.pipeline.optimizers.noise_diffusion import NoiseDiffusion
 from noisesmith.pipeline.optimizers.pgd import Pgd
 from noisesmith.pipeline.optimizers.random_diffusion import RandomDiffusion
 from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
@@ -23,6 +23,10 @@ from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
 SHAPE = (4, 16, 16)
 KEY = NoiseKey(5, "row", 1)
 seeds = st.integers(0, 2**32)
+
+
+def order_statistic(count: int = 50) -> NoiseDiffusion:
+    return NoiseDiffusion(NoiseDiffusionConfig(candidates=count, selection="order_statistic"))
 
 
 def first(seed: int = 5) -> torch.Tensor:
@@ -41,24 +45,24 @@ def test_random_diffusion_is_one_random_step_of_the_adaptive_size(score: float, 
     gamma = 1 - score**0.5
     expected = math.sqrt(1 - gamma) * first(seed).double() + math.sqrt(gamma) * key.draw(0, SHAPE).double()
     assert (proposal.gamma, proposal.index) == (gamma, 0)
-    assert torch.allclose(proposal.memory[0].double(), expected, atol=1e-6)
+    assert torch.allclose(proposal.state[0].double(), expected, atol=1e-6)
 
 
 def test_random_sampling_draws_afresh_whatever_the_score() -> None:
     for score in (0.0, 0.9, 1.0):
         proposal = RandomSampling().propose(first()[None], Feedback(score, None, 1.0), KEY)
-        assert torch.equal(proposal.memory[0], KEY.draw(0, SHAPE))
+        assert torch.equal(proposal.state[0], KEY.draw(0, SHAPE))
 
 
 def test_noise_diffusion_moves_to_its_selected_candidate_and_stays_at_a_perfect_score() -> None:
-    method = NoiseDiffusion(20)
+    method = NoiseDiffusion(NoiseDiffusionConfig(candidates=20))
     proposal = method.propose(first()[None], Feedback(0.3, gradient(1), 1.0), KEY)
     gamma = 1 - 0.3**0.5
     index = select(first(), gamma, gradient(1), KEY, 20)
     expected = math.sqrt(1 - gamma) * first().double() + math.sqrt(gamma) * KEY.draw(index, SHAPE).double()
     assert (proposal.gamma, proposal.index) == (gamma, index)
-    assert torch.allclose(proposal.memory[0].double(), expected, atol=1e-6)
-    assert torch.equal(method.propose(first()[None], Feedback(1.0, gradient(1), 1.0), KEY).memory[0], first())
+    assert torch.allclose(proposal.state[0].double(), expected, atol=1e-6)
+    assert torch.equal(method.propose(first()[None], Feedback(1.0, gradient(1), 1.0), KEY).state[0], first())
 
 
 @settings(max_examples=25)
@@ -68,7 +72,7 @@ def test_the_order_statistic_moves_along_the_gradient_by_the_law_of_the_maximum(
 ) -> None:
     key = NoiseKey(seed, "row", 1)
     slope = gradient(seed, 1e-4)
-    moved = OrderStatistic(count).propose(first(seed)[None], Feedback(score, slope, 1.0), key).memory[0].double()
+    moved = order_statistic(count).propose(first(seed)[None], Feedback(score, slope, 1.0), key).state[0].double()
     gamma = 1 - score**0.5
     unit = (slope / slope.norm()).double()
     rest = (moved - math.sqrt(1 - gamma) * first(seed).double()) / math.sqrt(gamma)
@@ -88,7 +92,7 @@ def test_the_order_statistic_has_the_papers_law_of_the_cosine() -> None:
         noise, slope = NoiseKey(seed, "z", 0).draw(0, shape), NoiseKey(seed, "g", 0).draw(0, shape)
         key = NoiseKey(seed, "row", 1)
         chosen = key.draw(select(noise, gamma, slope, key, 50), shape)
-        imitated = OrderStatistic(50).propose(noise[None], Feedback((1 - gamma) ** 2, slope, 1.0), key).memory[0]
+        imitated = order_statistic(50).propose(noise[None], Feedback((1 - gamma) ** 2, slope, 1.0), key).state[0]
         for name, v in (("candidates", change(noise, gamma, chosen[None])[0]), ("order_statistic", imitated - noise)):
             cosines[name].append(float(torch.cosine_similarity(v.flatten(), slope.flatten(), dim=0)))
     assert stats.ks_2samp(*cosines.values()).pvalue > 1e-3
@@ -102,7 +106,7 @@ def test_the_order_statistic_leaves_all_but_one_direction_standard_normal(count:
     noise = first(seed)[None]
     for round_ in range(1, 15):
         feedback = Feedback(score, gradient(seed + round_), 1.0)
-        noise = OrderStatistic(count).propose(noise, feedback, NoiseKey(seed, "row", round_)).memory
+        noise = order_statistic(count).propose(noise, feedback, NoiseKey(seed, "row", round_)).state
     units = torch.stack([gradient(seed + round_).flatten().double() for round_ in range(1, 15)])
     basis, _ = torch.linalg.qr(units.T)
     values = noise[0].flatten().double()
@@ -114,30 +118,34 @@ def test_the_order_statistic_leaves_all_but_one_direction_standard_normal(count:
 @pytest.mark.parametrize("bound", [None, 1.0, 0.9])
 def test_projected_gradient_ascent_is_its_closed_form(bound: float | None) -> None:
     slope, gain, z = gradient(1, 1e-3), 13.0, first().double()
-    raw = Pgd(5.0, normalize=False, norm_bound=bound).propose(first()[None], Feedback(0.2, slope, gain), KEY)
-    unit = Pgd(0.1, normalize=True, norm_bound=bound).propose(first()[None], Feedback(0.2, slope, gain), KEY)
+    raw = Pgd(PgdConfig(step=5.0, normalize=False, norm_bound=bound)).propose(
+        first()[None], Feedback(0.2, slope, gain), KEY
+    )
+    unit = Pgd(PgdConfig(step=0.1, normalize=True, norm_bound=bound)).propose(
+        first()[None], Feedback(0.2, slope, gain), KEY
+    )
     root = math.sqrt(z.numel())
     ascents = (5.0 * gain * slope.double(), 0.1 * root * slope.double() / slope.double().norm())
     for proposal, ascent in zip((raw, unit), ascents, strict=True):
         expected = z + ascent
         if bound is not None and expected.norm() > bound * root:
             expected *= bound * root / expected.norm()
-        assert torch.allclose(proposal.memory[0].double(), expected, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(proposal.state[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=20)
 @given(bound=st.floats(0.5, 1.2), seed=seeds)
 def test_projected_gradient_ascent_keeps_its_norm_bound(bound: float, seed: int) -> None:
-    memory = first(seed)[None]
+    state = first(seed)[None]
     for round_ in range(1, 8):
         feedback = Feedback(0.1, gradient(seed + round_), 1.0)
-        memory = Pgd(0.3, norm_bound=bound).propose(memory, feedback, NoiseKey(seed, "row", round_)).memory
-    assert float(memory[0].norm()) / math.sqrt(memory[0].numel()) <= bound * (1 + 1e-3)
+        state = Pgd(PgdConfig(step=0.3, norm_bound=bound)).propose(state, feedback, NoiseKey(seed, "row", round_)).state
+    assert float(state[0].norm()) / math.sqrt(state[0].numel()) <= bound * (1 + 1e-3)
 
 
 def test_ascent_with_no_gradient_to_follow_stays() -> None:
-    proposal = Pgd().propose(first()[None], Feedback(0.2, torch.zeros(SHAPE), 1.0), KEY)
-    assert torch.equal(proposal.memory[0], storable(first()))
+    proposal = Pgd(PgdConfig()).propose(first()[None], Feedback(0.2, torch.zeros(SHAPE), 1.0), KEY)
+    assert torch.equal(proposal.state[0], storable(first()))
 
 
 def test_mean_and_variance_follow_autograd_and_torchs_adam() -> None:
@@ -145,39 +153,42 @@ def test_mean_and_variance_follow_autograd_and_torchs_adam() -> None:
     epsilon = first().double()
     mean, log_variance = (torch.zeros(SHAPE, dtype=torch.float64, requires_grad=True) for _ in range(2))
     adam = torch.optim.Adam([mean, log_variance], lr=0.02, maximize=True)
-    memory, method = first()[None], MeanVariance(0.02, kl_bound=100.0)
+    state, method = first()[None], MeanVariance(MeanVarianceConfig(learning_rate=0.02, kl_bound=100.0))
     for round_ in range(1, 6):
         slope = gradient(round_)
         adam.zero_grad()
         (3.0 * slope.double() * (mean + (log_variance / 2).exp() * epsilon)).sum().backward()
         adam.step()
-        memory = method.propose(memory, Feedback(0.4, slope, 3.0), NoiseKey(5, "row", round_)).memory
-        assert torch.allclose(memory[1].double(), mean, atol=1e-5)
-        assert torch.allclose(memory[2].double(), log_variance, atol=1e-5)
+        state = method.propose(state, Feedback(0.4, slope, 3.0), NoiseKey(5, "row", round_)).state
+        assert torch.allclose(state[1].double(), mean, atol=1e-5)
+        assert torch.allclose(state[2].double(), log_variance, atol=1e-5)
         expected = mean + (log_variance / 2).exp() * epsilon
-        assert torch.allclose(memory[0].double(), expected, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(state[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=15)
 @given(bound=st.floats(1e-5, 1e-2), rate=st.floats(1e-3, 0.5), seed=seeds)
 def test_mean_and_variance_keep_the_divergence_bound_and_so_the_noise(bound: float, rate: float, seed: int) -> None:
-    memory, method = first()[None], MeanVariance(rate, bound)
+    state, method = first()[None], MeanVariance(MeanVarianceConfig(learning_rate=rate, kl_bound=bound))
     for round_ in range(1, 8):
-        memory = method.propose(memory, Feedback(0.4, gradient(seed + round_), 1.0), NoiseKey(5, "row", round_)).memory
-        assert float(kl_divergence(memory[1:2], memory[2:3])) <= bound
-    drift = memory[0].double() - first().double()
+        state = method.propose(state, Feedback(0.4, gradient(seed + round_), 1.0), NoiseKey(5, "row", round_)).state
+        assert float(kl_divergence(state[1:2], state[2:3])) <= bound
+    drift = state[0].double() - first().double()
     assert float(drift.square().mean()) <= 2 * (2 * bound + 4 * bound * float(first().double().square().max())) + 1e-6
 
 
-@pytest.mark.parametrize("method", [OrderStatistic(), Pgd(), MeanVariance()])
+@pytest.mark.parametrize("method", [order_statistic(), Pgd(PgdConfig()), MeanVariance(MeanVarianceConfig())])
 def test_noises_that_no_recipe_rebuilds_are_storable_exactly(method: Optimizer) -> None:
-    memory = method.propose(first()[None], Feedback(0.3, gradient(2), 1.0), KEY).memory
-    assert torch.equal(memory[0], storable(memory[0]))
+    state = method.propose(first()[None], Feedback(0.3, gradient(2), 1.0), KEY).state
+    assert torch.equal(state[0], storable(state[0]))
 
 
-@pytest.mark.parametrize("method", [NoiseDiffusion(), OrderStatistic(), Pgd(), MeanVariance()])
-def test_a_gradient_method_without_a_gradient_is_refused(method: Optimizer) -> None:
-    assert method.needs_gradient
+@pytest.mark.parametrize(
+    "method",
+    [NoiseDiffusion(NoiseDiffusionConfig()), order_statistic(), Pgd(PgdConfig()), MeanVariance(MeanVarianceConfig())],
+)
+def test_a_gradient_method_without_a_gradient_is_refused(method: NoiseDiffusion | Pgd | MeanVariance) -> None:
+    assert method.config.needs_gradient
     with pytest.raises(ValueError, match="gradient"):
         method.propose(first()[None], Feedback(0.5, None, 1.0), KEY)
 

@@ -1,0 +1,15 @@
+"""No search: the first image is the result."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+
+
+class NoSearch(Optimizer):
+    """Only the first image is made; its config allows no rounds."""
+
+    def propose(self, state: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
+        raise ValueError("method none makes no rounds, so it proposes no noise")

@@ -1,0 +1,69 @@
+"""The first half of a round: move the noise of every row, and denoise it into z_0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisesmith.pipeline.config import OptimizerConfig
+from noisesmith.pipeline.generators import Generator
+from noisesmith.pipeline.noise import check_finite, digest, statistics
+from noisesmith.pipeline.optimizers import Proposal, build_optimizer
+from noisesmith.pipeline.search.propose import propose, requests_of
+from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a batch made: per row the new optimizer state ``[1 + K, C, H, W]``, z_0 ``[C, H, W]`` and the record."""
+
+    states: list[Tensor]
+    latents: Tensor
+    records: list[ImageRecord]
+
+
+def generate(
+    config: OptimizerConfig,
+    generator: Generator,
+    tasks: Sequence[GenerateTask],
+    starts: Sequence[Start[Tensor] | None],
+) -> Generated:
+    """Propose every row's next noise with the configured method, and denoise it.
+
+    Args:
+        tasks: rows at any rounds, all with the same number of sampler steps.
+        starts: what each row moves from; ``None`` for a first image.
+
+    Raises:
+        FloatingPointError: a z_0 is not finite; the message gives the positions in the batch.
+    """
+    optimizer = build_optimizer(config)
+    requests = requests_of(config, generator, tasks)
+    proposals = propose(optimizer, generator, tasks, requests, starts)
+    noise = torch.stack([proposal.state[0] for proposal in proposals])
+    latents, evaluations = optimizer.denoise(requests, noise, generator)
+    check_finite("z_0", latents)
+    records = [_record(proposal, spent, len(tasks)) for proposal, spent in zip(proposals, evaluations, strict=True)]
+    return Generated([proposal.state for proposal in proposals], latents, records)
+
+
+def denoise(config: OptimizerConfig, generator: Generator, tasks: Sequence[GenerateTask], noise: Tensor) -> Tensor:
+    """z_0 ``[B, C, H, W]`` of given noises, as the configured method denoises them."""
+    requests = requests_of(config, generator, tasks)
+    latents, _ = build_optimizer(config).denoise(requests, noise, generator)
+    return latents
+
+
+def _record(proposal: Proposal, denoising: float, batch_size: int) -> ImageRecord:
+    noise = proposal.state[0]
+    return ImageRecord(
+        gamma=proposal.gamma,
+        index=proposal.index,
+        noise=statistics(noise),
+        digest=digest(noise),
+        batch_size=batch_size,
+        evaluations=proposal.evaluations + denoising,
+    )

@@ -1,0 +1,96 @@
+"""The whole search of a list of prompts in one process: *Noise Diffusion* (arXiv 2411.16503) from top to bottom.
+
+A distributed run takes the same path: its workers call the same :func:`generate` and :func:`score`, and its driver
+keeps the same :class:`RowSearch` per row. The tests hold the two to equal results, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+import torch
+from torch import Tensor
+
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.generators import Generator
+from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.images import decode_png
+from noisesmith.pipeline.noise import to_bytes
+from noisesmith.pipeline.records import Result, Row
+from noisesmith.pipeline.scorers.base import ImageScorer, Judge
+from noisesmith.pipeline.search.generate import generate
+from noisesmith.pipeline.search.row import RowSearch
+from noisesmith.pipeline.search.score import score
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """The frozen models of a search, loaded. Judges look at finished images and never steer."""
+
+    generator: Generator
+    decoder: Decoder
+    scorer: ImageScorer
+    judges: Mapping[str, Judge]
+
+
+def search_rows(
+    rows: Iterable[Row], config: RunConfig, models: LoadedModels, on_images: Callable[[int], None] = lambda count: None
+) -> Iterator[Result]:
+    """Search every row's initial noise, ``generators.batch_size`` rows at a time; yields results in the rows' order.
+
+    Args:
+        on_images: called with the number of images after each batch.
+
+    Raises:
+        FloatingPointError, UnusableImage: a row's first image is unusable; there is nothing to fall back on.
+    """
+    remaining = iter(rows)
+    while batch := list(islice(remaining, config.generators.batch_size)):
+        searches = [RowSearch[Tensor, bytes](row, config) for row in batch]
+        while unfinished := [search for search in searches if not search.finished]:
+            # Previews have fewer sampler steps than full images, and a batch has one number of steps.
+            by_steps = sorted(unfinished, key=lambda search: search.next_image().steps)
+            for _, alike in groupby(by_steps, key=lambda search: search.next_image().steps):
+                made = make_images(list(alike), config, models)
+                on_images(made)
+        for search in searches:
+            yield _finish(search, config, models)
+
+
+def make_images(searches: Sequence[RowSearch[Tensor, bytes]], config: RunConfig, models: LoadedModels) -> int:
+    """One image per row: move its noise, denoise it, score the image. Returns how many images were made."""
+    tasks = [search.generate_task() for search in searches]
+    starts = [search.start() for search in searches]
+    try:
+        made = generate(config.optimizer, models.generator, tasks, starts)
+        for search, record, state in zip(searches, made.records, made.states, strict=True):
+            search.generated(record, state)
+        scored = score(models.decoder, models.scorer, [search.score_task() for search in searches], made.latents)
+    except ArithmeticError:
+        # One unusable image fails its batch. Each row alone shows which row it is.
+        if len(searches) > 1:
+            return sum(make_images([search], config, models) for search in searches)
+        if searches[0].kept_picture is None:
+            raise
+        searches[0].abandon()
+        return 0
+    for position, search in enumerate(searches):
+        gradient = None if scored.gradients is None else scored.gradients[position]
+        search.scored(scored.scores[position], gradient, scored.pictures[position])
+    return len(searches)
+
+
+def _finish(search: RowSearch[Tensor, bytes], config: RunConfig, models: LoadedModels) -> Result:
+    """Let the judges look at the first and the kept image, and put the result together."""
+    first, kept = search.pictures()
+    judges = {}
+    for name, judge in models.judges.items():
+        images = torch.stack([decode_png(first), decode_png(kept)])
+        verdicts = judge.judge([search.row.prompt] * 2, images)
+        judges[name] = (verdicts[0], verdicts[1])
+    spec = models.generator.spec
+    result = search.result(spec.shape, (spec.width, spec.height), judges)
+    noise = to_bytes(search.states[search.kept][0]) if config.stores_noise else None
+    return result.completed(kept, first if config.output.image_initial else None, noise)

@@ -1,0 +1,71 @@
+"""What a search asks of generators and scorers, and what it records of their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.records import NoiseStats
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NextImage:
+    """One image to make: its search round, the image whose noise it starts from, and its sampler steps.
+
+    ``rerender`` marks a preview's noise that is denoised again at full steps; it belongs to the preview's round.
+    """
+
+    round: int
+    parent: int | None
+    steps: int
+    rerender: bool = False
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """How one image was made: the (γ, index) of its move, its noise's statistics and digest, its batch and its cost.
+
+    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included.
+    """
+
+    gamma: float
+    index: int
+    noise: NoiseStats
+    digest: str
+    batch_size: int
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class GenerateTask:
+    """One row's position in a generator's batch; ``score`` is that of the image it starts from, absent at first."""
+
+    prompt: str
+    subjects: tuple[str, ...]
+    key: NoiseKey
+    steps: int
+    score: float | None = None
+    rerender: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One row's position in a scorer's batch.
+
+    ``keep_above`` is the score above which the image becomes the kept one; ``gradient`` whether the gradient is used.
+    """
+
+    prompt: str
+    keep_above: float
+    gradient: bool
+
+
+@dataclass(frozen=True)
+class Start(Generic[T]):
+    """What an image starts from: its parent's optimizer state and ∂s/∂z_0, where one was computed."""
+
+    state: T
+    gradient: T | None
