@@ -12,7 +12,7 @@ import torch
 
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.generators import LatentSpec, load_generator
+from noisesmith.pipeline.generators import LatentSpec, find_generator, load_generator
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
@@ -41,7 +41,7 @@ class GeneratorActor:
     def load(self) -> Loaded:
         placement = self._config.generators
         torch.set_num_threads(threads_for(placement.num_cpus))
-        self._generator = generator = load_generator(placement, device_for(placement.num_gpus))
+        self._generator = generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
         return Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
 
     def generate(self, tasks: list[GenerateTask], *arrays: np.ndarray | None) -> tuple[Any, ...]:

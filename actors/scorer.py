@@ -12,11 +12,10 @@ import torch
 
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.generators import find_generator
-from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
-from noisesmith.pipeline.scorers import load_judge, load_scorer
+from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import ScoreTask
 
@@ -51,9 +50,9 @@ class ScorerActor:
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
         generators, clamp = self._config.generators, placement.readout != "reference"
-        self._decoder = load_decoder(generators, find_generator(generators), device, clamp=clamp)
-        self._scorer = load_scorer(placement, device)
-        self._judges = {judge.name: load_judge(judge, placement, device) for judge in self._config.judges}
+        self._decoder = load_decoder(find_generator(generators), device, clamp=clamp)
+        self._scorer = load_scorer(find_scorer(placement), device)
+        self._judges = {judge.name: load_judge(find_judge(judge, placement), device) for judge in self._config.judges}
         return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
 
     def score(self, tasks: list[ScoreTask], *latents: np.ndarray) -> tuple[Any, ...]:

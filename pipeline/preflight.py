@@ -5,66 +5,59 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import LatentSpec, find_generator, latent_spec
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
-from noisesmith.pipeline.scorers import find_judge, find_scorer
-from noisesmith.pipeline.scorers.openai_server import SERVER
+from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
 
 
 @dataclass(frozen=True)
-class Models:
-    """The models of a run, found but not loaded."""
+class FoundModels:
+    """The models of a run, found and checked but not loaded."""
 
-    generator: ModelSource
-    spec: LatentSpec
-    scorer: ModelSource
-    judges: tuple[ModelSource, ...]
+    generator: FoundGenerator
+    scorer: FoundScorer
+    judges: tuple[FoundScorer, ...]
 
 
-def find_models(config: RunConfig) -> Models:
-    """Find every model a config names.
+def find_models(config: RunConfig) -> FoundModels:
+    """Find every model that a config names.
 
     Raises:
-        UserError: one is missing, of an unsupported class or without the gradient that the method needs; the message
-            names the field.
+        UserError: a model is missing, of an unsupported class or without the gradient that the method needs; the
+            message names the field.
     """
     quiet_libraries()
     generator = find_generator(config.generators)
-    spec = latent_spec(config.generators, generator)
-    _check_attention(config.optimizer, generator, spec)
+    _check_attention(config, generator)
     scorer = find_scorer(config.scorers)
     _check_gradient(config, scorer)
-    return Models(
-        generator=generator,
-        spec=spec,
-        scorer=scorer,
-        judges=tuple(find_judge(judge, config.scorers) for judge in config.judges),
-    )
+    judges = tuple(find_judge(judge, config.scorers) for judge in config.judges)
+    return FoundModels(generator, scorer, judges)
 
 
-def _check_attention(optimizer: OptimizerConfig, source: ModelSource, spec: LatentSpec) -> None:
-    """Refuse an attention method on a model whose attention it cannot read, from its JSON files alone.
-
-    Raises:
-        UserError: it is no Stable Diffusion 1.x or 2.x, or has no attention maps of the size asked for.
-    """
-    if isinstance(optimizer, InitNoConfig | AttendAndExciteConfig):
-        is_supported = source.class_name == "StableDiffusionPipeline"
-        unet = source.read_json("unet/config.json") if is_supported else {}
-        choose_map_size(optimizer.method, optimizer.attention_size, unet, *spec.shape[-2:])
-
-
-def _check_gradient(config: RunConfig, scorer: ModelSource) -> None:
+def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
+    """Refuse an attention method on a model whose attention maps it cannot read."""
     method = config.optimizer
-    if scorer.class_name == SERVER and method.rounds and method.needs_gradient:
+    if not isinstance(method, InitNoConfig | AttendAndExciteConfig):
+        return
+    unet: dict[str, Any] = {}
+    if generator.source.class_name == "StableDiffusionPipeline":
+        unet = generator.source.read_json("unet/config.json")
+    _, height, width = generator.spec.shape
+    choose_map_size(method.method, method.attention_size, unet, height, width)
+
+
+def _check_gradient(config: RunConfig, scorer: FoundScorer) -> None:
+    method = config.optimizer
+    if not scorer.has_gradient and method.rounds and method.needs_gradient:
         raise UserError(
-            f"optimizer.method: {method.method} needs the score's gradient, which a server cannot give; "
-            "use random_sampling or random_diffusion, or a scorers.model that is loaded here"
+            f"optimizer.method: {method.method} needs the score's gradient, which scorers.model "
+            f"({scorer.source.id}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"
         )
 
 

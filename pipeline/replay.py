@@ -9,8 +9,7 @@ import torch
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator, load_generator
-from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
 from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
 from noisesmith.pipeline.models.runtime import device_for, threads_for
 from noisesmith.pipeline.noise import NoiseKey, digest, rebuild
@@ -54,12 +53,13 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     placement = config.generators
     torch.set_num_threads(threads_for(placement.num_cpus))
     device = device_for(placement.num_gpus)
-    generator = load_generator(placement, device)
+    found = find_generator(placement)
+    generator = load_generator(found, device)
     if tuple(generator.spec.shape) != recipe.shape:
         raise UserError(
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
-    decoder = load_decoder(placement, find_generator(placement), device)
+    decoder = load_decoder(found, device)
     noise = rebuild(recipe, row_id, row.get(NOISE_BYTES))
     subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
     task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)

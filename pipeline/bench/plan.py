@@ -11,7 +11,7 @@ from typing import Any
 from noisesmith.pipeline.bench.variants import Variant
 from noisesmith.pipeline.config import RunConfig, load_config, validated
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.preflight import Models, find_models
+from noisesmith.pipeline.preflight import FoundModels, find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.sinks import check_run_dir, open_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
@@ -43,7 +43,7 @@ class Bench:
     variants: tuple[Variant, ...]
     trials: tuple[Trial, ...]
     corpus: Corpus
-    models: Models
+    models: FoundModels
 
     @property
     def settings(self) -> RunConfig:

@@ -30,8 +30,9 @@ def conditions(bench: Bench, models: dict[str, str]) -> dict[str, Any]:
     import torch
 
     settings, gpus = bench.settings, range(torch.cuda.device_count())
-    sources = dict(zip((judge.name for judge in settings.judges), bench.models.judges, strict=True))
-    judges = {f"judge {name}": f"{source.id}@{source.resolved_revision()}" for name, source in sources.items()}
+    judges = {}
+    for judge, found in zip(settings.judges, bench.models.judges, strict=True):
+        judges[f"judge {judge.name}"] = f"{found.source.id}@{found.source.resolved_revision()}"
     return {
         "prompts": bench.corpus.size,
         "corpus": dict(bench.parts()),

@@ -17,7 +17,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.paths import to_path
 
 if TYPE_CHECKING:
-    from noisesmith.pipeline.preflight import Models
+    from noisesmith.pipeline.preflight import FoundModels
     from noisesmith.pipeline.prompts import Corpus
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -58,7 +58,7 @@ def check_machine(settings: RunConfig) -> None:
         check_resources(settings, machine_resources(), "this machine")
 
 
-def checked(settings: RunConfig) -> tuple[Models, Corpus]:
+def checked(settings: RunConfig) -> tuple[FoundModels, Corpus]:
     """The models and the corpus of a run, once all it needs is there."""
     from noisesmith.pipeline.preflight import find_models
     from noisesmith.pipeline.prompts import open_corpus

@@ -112,17 +112,19 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
     images, evaluations = (corpus.size * most for most in settings.most_per_row())
     generating, scoring = estimate(settings, models)
+    generator, spec = models.generator, models.generator.spec
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
         "run directory": str(settings.run_dir),
         "shards": f"{-(-corpus.size // settings.output.rows_per_shard)} of {settings.output.rows_per_shard} rows, "
         + " + ".join(settings.output.formats),
-        "generator": f"{models.generator.id} ({models.generator.class_name}), {models.spec.width}×{models.spec.height} "
-        f"px, latents {'×'.join(map(str, models.spec.shape))}, {generators.scheduler} {generators.steps} steps",
-        "scorer": f"{models.scorer.id} ({models.scorer.class_name}), readout {scorers.readout}",
+        "generator": f"{generator.source.id} ({generator.source.class_name}), {spec.width}×{spec.height} "
+        f"px, latents {'×'.join(map(str, spec.shape))}, {generators.scheduler} {generators.steps} steps",
+        "scorer": f"{models.scorer.source.id} ({models.scorer.source.class_name}), readout {scorers.readout}",
         "judges": ", ".join(
-            f"{judge.name} ({source.class_name})" for judge, source in zip(settings.judges, models.judges, strict=True)
+            f"{judge.name} ({found.source.class_name})"
+            for judge, found in zip(settings.judges, models.judges, strict=True)
         )
         or "none",
         "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds"

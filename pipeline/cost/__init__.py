@@ -15,7 +15,7 @@ from noisesmith.pipeline.cost.measure import Cost
 from noisesmith.pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
 from noisesmith.pipeline.errors import reason
 from noisesmith.pipeline.generators import model_parts
-from noisesmith.pipeline.preflight import Models
+from noisesmith.pipeline.preflight import FoundModels
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
 
@@ -50,7 +50,7 @@ class Side:
         return "; ".join([f"{held}, {self.cost.flops / self.batch_size / 1e12:.3g} TFLOP an image", *self.gaps])
 
 
-def estimate(config: RunConfig, models: Models) -> tuple[Side, Side]:
+def estimate(config: RunConfig, models: FoundModels) -> tuple[Side, Side]:
     """A generator actor and a scorer actor of a run; whatever cannot be found out becomes a gap and no error."""
     return _generator(config, models), _scorer(config, models)
 
@@ -65,16 +65,16 @@ def balance(generator: Side, scorer: Side) -> str:
     return f"{split}; a round of one row takes {seconds} s at {SUSTAINED / 1e12:.0f} TFLOP/s sustained (an assumption)"
 
 
-def _generator(config: RunConfig, models: Models) -> Side:
+def _generator(config: RunConfig, models: FoundModels) -> Side:
     settings = config.generators
     gaps: list[str] = []
     parts: dict[str, Any] = {}
-    for name, (library, class_name) in model_parts(settings, models.generator).items():
+    for name, (library, class_name) in model_parts(models.generator).items():
         with _noting(gaps, name):
-            parts[name] = hollow_part(settings, models.generator, name, library, class_name)
+            parts[name] = hollow_part(models.generator, name, library, class_name)
     cost = None
     with _noting(gaps, "a batch"):
-        cost = generate_cost(settings, parts, models.spec, settings.batch_size)
+        cost = generate_cost(settings, parts, models.generator.spec, settings.batch_size)
     if settings.cpu_offload:
         gaps.append("cpu_offload keeps one part at a time on the GPU")
     if isinstance(config.optimizer, InitNoConfig | AttendAndExciteConfig):
@@ -82,22 +82,24 @@ def _generator(config: RunConfig, models: Models) -> Side:
     return _side(parts, settings.batch_size, cost, gaps)
 
 
-def _scorer(config: RunConfig, models: Models) -> Side:
+def _scorer(config: RunConfig, models: FoundModels) -> Side:
     settings, method = config.scorers, config.optimizer
     gaps: list[str] = []
     made: dict[str, Any] = {}
     sources = {"scorers.model": models.scorer}
     sources |= {f"judge {judge.name}": source for judge, source in zip(config.judges, models.judges, strict=True)}
     with _noting(gaps, "vae"):
-        made["vae"] = hollow_decoder(config.generators, models.generator)
+        made["vae"] = hollow_decoder(models.generator)
     for name, source in sources.items():
         with _noting(gaps, name):
-            made[name] = hollow_scorer(source, settings.dtype)
+            made[name] = hollow_scorer(source.source, settings.dtype)
     cost = None
     with _noting(gaps, "a batch"):
         gradient = bool(method.rounds) and method.needs_gradient
-        vision = look(models.scorer, models.spec, settings.batch_size)
-        cost = score_cost(made["vae"], made["scorers.model"], vision, models.spec, settings.batch_size, gradient)
+        vision = look(models.scorer.source, models.generator.spec, settings.batch_size)
+        cost = score_cost(
+            made["vae"], made["scorers.model"], vision, models.generator.spec, settings.batch_size, gradient
+        )
     return _side(made, settings.batch_size, cost, gaps)
 
 

@@ -11,19 +11,19 @@ from torch import Tensor
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.cost.hollow import hollow_diffuser, hollow_transformer
 from noisesmith.pipeline.cost.measure import Cost, measure
-from noisesmith.pipeline.generators import LatentSpec
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.generators import FoundGenerator, LatentSpec
 
 CLIP_TOKENS = 77  # where there is no encoder to say it
 T5_TOKENS = 256  # of Stable Diffusion 3, where the config has no max_sequence_length
 
 
-def hollow_part(config: GeneratorConfig, source: ModelSource, folder: str, library: str, class_name: str) -> Any:
+def hollow_part(found: FoundGenerator, folder: str, library: str, class_name: str) -> Any:
     """One of the pipeline's models on the ``meta`` device, with the options that sampling gives it.
 
     Raises:
         UserError: its ``config.json`` is not here.
     """
+    config, source = found.config, found.source
     dtype = getattr(torch, config.dtype)
     if library == "transformers":
         return hollow_transformer(source, class_name, dtype, folder)

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.cost.hollow import as_loaded, hollow_diffuser, hollow_transformer
 from noisesmith.pipeline.cost.measure import Cost, measure
-from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.generators import FoundGenerator, LatentSpec
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers import DETECTOR
 from noisesmith.pipeline.scorers.openai_server import SERVER
@@ -31,7 +30,7 @@ def hollow_scorer(source: ModelSource, dtype: str) -> Any:
     """
     if source.class_name == SERVER:
         return torch.nn.Module()
-    if source.class_name == DETECTOR:
+    if source.class_name in DETECTOR:
         from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
 
         with torch.device("meta"):
@@ -45,7 +44,7 @@ def hollow_scorer(source: ModelSource, dtype: str) -> Any:
     return hollow_transformer(source, source.class_name, getattr(torch, dtype))
 
 
-def hollow_decoder(config: GeneratorConfig, source: ModelSource) -> Any:
+def hollow_decoder(found: FoundGenerator) -> Any:
     """The decoder's VAE on the ``meta`` device, in the type and with the options that scoring gives it.
 
     Raises:
@@ -53,9 +52,8 @@ def hollow_decoder(config: GeneratorConfig, source: ModelSource) -> Any:
     """
     from noisesmith.pipeline.generators.decoder import with_options
 
-    dtype = getattr(torch, config.dtype)
-    vae = hollow_diffuser(source, "vae", "AutoencoderKL", dtype)
-    return with_options(vae, dtype, slicing=config.vae_slicing, tiling=config.vae_tiling)
+    vae = hollow_diffuser(found.source, "vae", "AutoencoderKL", getattr(torch, found.config.dtype))
+    return with_options(vae, found.config)
 
 
 def look(source: ModelSource, spec: LatentSpec, batch: int) -> Vision:

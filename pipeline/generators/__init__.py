@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import import_module
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator
 from noisesmith.pipeline.generators.base import Generator, LatentSpec
 from noisesmith.pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
+from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate, user_path
 
-if TYPE_CHECKING:
-    from noisesmith.pipeline.generators.adapter import Adapter
-
 __all__ = [
+    "Decoder",
+    "FoundGenerator",
     "Generator",
     "LatentSpec",
     "find_generator",
-    "latent_spec",
+    "load_decoder",
     "load_generator",
     "model_parts",
 ]
@@ -35,8 +35,8 @@ FAMILIES = {
 }
 
 
-def find_generator(config: GeneratorConfig) -> ModelSource:
-    """Check the model, its class, its files, the sampler, the image size and every option; load none of it.
+def find_generator(config: GeneratorConfig) -> FoundGenerator:
+    """Find a model, and check its class, its files, the sampler, the image size and every option; load none of it.
 
     Raises:
         UserError: something does not fit; the message names the field.
@@ -47,33 +47,21 @@ def find_generator(config: GeneratorConfig) -> ModelSource:
     check_components(source, family, config)
     check_lora(config)
     check_sampler(config, source.read_json("scheduler/scheduler_config.json"), family.flow)
-    read_spec(config, source, family)
-    return source
+    return FoundGenerator(config, source, family, read_spec(config, source, family))
 
 
-def latent_spec(config: GeneratorConfig, source: ModelSource) -> LatentSpec:
-    """Shape of the latents and the image, in pixels, for a config's height and width.
-
-    Raises:
-        UserError: the model cannot make that size.
-    """
-    return read_spec(config, source, _family(source))
-
-
-def model_parts(config: GeneratorConfig, source: ModelSource) -> dict[str, tuple[str, str]]:
-    """The library and class of every part that has weights, by its folder: the denoiser, the VAE, the text encoders."""
-    family = _family(source)
-    return with_weights(components(source, family, config), family)
-
-
-def load_generator(config: GeneratorConfig, device: str) -> Generator:
-    """Load the model a config names onto ``device``.
+def load_generator(found: FoundGenerator, device: str) -> Generator:
+    """Load a generator onto ``device``.
 
     Raises:
         UserError: the model cannot be loaded.
     """
-    source = find_generator(config)
-    return _family(source)(config, source, device)
+    return found.family(found, device)
+
+
+def model_parts(found: FoundGenerator) -> dict[str, tuple[str, str]]:
+    """The library and class of every part that has weights, by its folder: the denoiser, the VAE, the text encoders."""
+    return with_weights(components(found.source, found.family, found.config), found.family)
 
 
 def _family(source: ModelSource) -> type[Adapter]:
@@ -82,8 +70,7 @@ def _family(source: ModelSource) -> type[Adapter]:
             f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
             f"use one of {', '.join(FAMILIES)}"
         )
-    module, name = FAMILIES[source.class_name].split(":")
-    family: type[Adapter] = getattr(import_module(module), name)
+    family: type[Adapter] = resolve_name(FAMILIES[source.class_name])
     return family
 
 

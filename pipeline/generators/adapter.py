@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
-from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.control_tokens import plain
 
 
-class Adapter:
-    """A ``diffusers`` pipeline told to start from a given noise and to stop before the VAE.
-
-    A family says how it differs in class attributes; they are read before the model is loaded.
+class Adapter(Family):
+    """A ``diffusers`` pipeline that starts from a given noise and stops before the VAE.
 
     Attributes:
-        pipeline_class: class in ``diffusers`` that loads and samples.
-        denoiser: the component that predicts, ``unet`` or ``transformer``.
-        flow: whether it is trained by flow matching.
-        multiple: what the pipeline itself asks pixel sizes to divide by.
-        own_options: config fields that this family alone has.
         pipe: the loaded pipeline.
     """
 
-    pipeline_class: ClassVar[str]
-    denoiser: ClassVar[str] = "unet"
-    flow: ClassVar[bool] = False
-    multiple: ClassVar[int] = 8
-    own_options: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, config: GeneratorConfig, source: ModelSource, device: str) -> None:
-        self.id = source.id
-        self.spec = read_spec(config, source, type(self))
-        self.revision = source.resolved_revision() + lora_revision(config)
+    def __init__(self, found: FoundGenerator, device: str) -> None:
+        config = found.config
+        self.id = found.source.id
+        self.spec = found.spec
+        self.revision = found.source.resolved_revision() + lora_revision(config)
         self.config = config
-        self.pipe: Any = load_pipeline(config, source, type(self), device)
+        self.pipe: Any = load_pipeline(config, found.source, found.family, device)
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
         self._gains: dict[int, float] = {}
-
-    @classmethod
-    def without(cls, config: GeneratorConfig) -> dict[str, Any]:
-        """Components left out, as keyword arguments of the pipeline's loader."""
-        return {}
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:
@@ -79,3 +64,20 @@ class Adapter:
     def _call_options(self) -> dict[str, Any]:
         """What this family's pipeline is told on top."""
         return {}
+
+
+@dataclass(frozen=True)
+class FoundGenerator:
+    """A generator that was found and checked, and not loaded yet.
+
+    Attributes:
+        config: the config that it was found for.
+        source: where its files are.
+        family: the adapter that loads and samples it.
+        spec: shape of its latents, and size of its images in pixels.
+    """
+
+    config: GeneratorConfig
+    source: ModelSource
+    family: type[Adapter]
+    spec: LatentSpec

@@ -7,21 +7,18 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command, user_path
-
-if TYPE_CHECKING:
-    from noisesmith.pipeline.generators.adapter import Adapter
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)
 _SD3_ONLY = ("drop_t5", "max_sequence_length")
 
 
-def check_options(config: GeneratorConfig, family: type[Adapter], source: ModelSource) -> None:
+def check_options(config: GeneratorConfig, family: type[Family], source: ModelSource) -> None:
     """Refuse options that this family does not have, or that would change nothing.
 
     Raises:
@@ -52,7 +49,7 @@ def check_options(config: GeneratorConfig, family: type[Adapter], source: ModelS
             )
 
 
-def check_components(source: ModelSource, family: type[Adapter], config: GeneratorConfig) -> None:
+def check_components(source: ModelSource, family: type[Family], config: GeneratorConfig) -> None:
     """Refuse a model with code of its own, and a stored one whose weight files are missing or pickled.
 
     Raises:
@@ -72,7 +69,7 @@ def check_components(source: ModelSource, family: type[Adapter], config: Generat
         _check_weights(source, folder, name)
 
 
-def components(source: ModelSource, family: type[Adapter], config: GeneratorConfig) -> dict[str, tuple[str, str]]:
+def components(source: ModelSource, family: type[Family], config: GeneratorConfig) -> dict[str, tuple[str, str]]:
     """The library and class of every component that is loaded, by its folder."""
     dropped = {*_NEVER_LOADED, *family.without(config)}
     return {
@@ -82,7 +79,7 @@ def components(source: ModelSource, family: type[Adapter], config: GeneratorConf
     }
 
 
-def with_weights(parts: Mapping[str, tuple[str, str]], family: type[Adapter]) -> dict[str, tuple[str, str]]:
+def with_weights(parts: Mapping[str, tuple[str, str]], family: type[Family]) -> dict[str, tuple[str, str]]:
     """Those components that are models: the denoiser, the VAE, the text encoders."""
     return {name: part for name, part in parts.items() if name.startswith((family.denoiser, "vae", "text_encoder"))}
 

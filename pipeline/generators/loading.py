@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint, user_path
 
-if TYPE_CHECKING:
-    from noisesmith.pipeline.generators.adapter import Adapter
 
-
-def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Adapter], device: str) -> Any:
+def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Family], device: str) -> Any:
     """The family's pipeline with its LoRAs merged, on ``device``, ready to sample.
 
     Raises:

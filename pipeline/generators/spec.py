@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.locate import ModelSource
 
-if TYPE_CHECKING:
-    from noisesmith.pipeline.generators.adapter import Adapter
 
-
-def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Adapter]) -> LatentSpec:
+def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]) -> LatentSpec:
     """Shape of the latents and the image, in pixels, for a config's height and width or the model's own.
 
     A pixel size must divide by the VAE's factor times the transformer's patch, and by what the library's pipeline asks

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
+from pkgutil import resolve_name
+from typing import cast
 
 import torch
 
@@ -12,9 +12,10 @@ from noisesmith.pipeline.config import JudgeConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
-from noisesmith.pipeline.scorers.openai_server import SERVER, OpenAIServer, find_server
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
 
-__all__ = ["ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
+__all__ = ["FoundScorer", "ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
     "CLIPT5ForConditionalGeneration": "noisesmith.pipeline.scorers.clip_flant5:ClipFlanT5",
@@ -29,72 +30,70 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",
 }
 REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout has no meaning elsewhere
-DETECTOR = "Judge"
+DETECTOR = {"Judge": "noisesmith.pipeline.scorers.detector:Detector"}  # the embedded one, which can only judge
 
 
-def find_scorer(config: ScorerConfig) -> ModelSource:
-    """Check that the steering model is there, of a supported class or served, and a local folder's weights readable.
+def find_scorer(config: ScorerConfig) -> FoundScorer:
+    """Find the steering model: it is there, of a supported class or served, and a local folder's weights are readable.
 
     Raises:
         UserError: it is not, or has no such readout; the message names the field.
     """
-    source = _find(config, "scorers.model", config.allow_pickle, tuple(FAMILIES))
+    source, family = _find(config, "scorers.model", config.allow_pickle, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
             f"scorers.readout: reference is the official implementation's, which knows no {source.class_name}; "
             "use yes or yes_no"
         )
-    return source
+    dtype = getattr(torch, config.dtype)
+    return FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env)
 
 
-def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> ModelSource:
-    """As :func:`find_scorer`, for a judge; the embedded detector counts too."""
-    return _find(config, f"judges.{config.name}.model", scorers.allow_pickle, (*FAMILIES, DETECTOR))
+def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
+    """Find a judge: any scorer, or the embedded detector.
+
+    A vision-language judge is asked the steering model's question and read in the same way; but never by ``reference``,
+    whose faults belong to the steering of the official implementation: then a judge is read by ``yes``.
+
+    Raises:
+        UserError: as :func:`find_scorer`.
+    """
+    field = f"judges.{config.name}.model"
+    source, family = _find(config, field, scorers.allow_pickle, FAMILIES | DETECTOR)
+    readout = "yes" if scorers.readout == "reference" else scorers.readout
+    dtype = getattr(torch, scorers.dtype)
+    return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
 
 
-def load_scorer(config: ScorerConfig, device: str) -> ImageScorer:
+def load_scorer(found: FoundScorer, device: str) -> ImageScorer:
     """Load the steering model onto ``device``.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    scorer: ImageScorer = _load(find_scorer(config), config, config.readout, config.api_key_env, device)
-    return scorer
+    return cast(ImageScorer, found.family(found, device))
 
 
-def load_judge(config: JudgeConfig, scorers: ScorerConfig, device: str) -> Judge:
-    """Load a judge.
+def load_judge(found: FoundScorer, device: str) -> Judge:
+    """Load a judge onto ``device``.
 
-    A vision-language judge is asked the steering model's question and read as it is; but never by ``reference``, whose
-    faults belong to the steering of the official implementation: then a judge is read by ``yes``.
+    Raises:
+        UserError: it cannot be loaded.
     """
-    source = find_judge(config, scorers)
-    if source.class_name == DETECTOR:
-        from noisesmith.pipeline.scorers.detector import Detector
-
-        return Detector(source, device)
-    readout = "yes" if scorers.readout == "reference" else scorers.readout
-    judge: Judge = _load(source, scorers, readout, config.api_key_env, device)
-    return judge
+    return cast(Judge, found.family(found, device))
 
 
-def _find(config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: tuple[str, ...]) -> ModelSource:
+def _find(
+    config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: dict[str, str]
+) -> tuple[ModelSource, type[ScorerFamily]]:
     if is_url(config.model):
-        return find_server(config.model, config.server_model, config.api_key_env, field)
+        return find_server(config.model, config.server_model, config.api_key_env, field), OpenAIServer
     source = replace(locate(config.model, config.revision, field, "config.json"), allow_pickle=allow_pickle)
     if source.class_name not in families:
         raise UserError(
             f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
             f"use one of {', '.join(families)}"
         )
-    if source.local and source.class_name != DETECTOR:
+    if source.local and source.class_name not in DETECTOR:
         source.has_safetensors()
-    return source
-
-
-def _load(source: ModelSource, config: ScorerConfig, readout: str, api_key_env: str | None, device: str) -> Any:
-    if source.class_name == SERVER:
-        return OpenAIServer(source, question=config.question, readout=readout, api_key_env=api_key_env)
-    module, _, name = FAMILIES[source.class_name].partition(":")
-    family = getattr(import_module(module), name)
-    return family(source, getattr(torch, config.dtype), device, question=config.question, readout=readout)
+    return source, resolve_name(families[source.class_name])

@@ -7,42 +7,34 @@ longer than the model's text length (77 tokens for CLIP, 64 for SigLIP) is cut t
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
 from noisesmith.pipeline.text.control_tokens import plain
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 
 
-class _Contrastive(ABC):
+class _Contrastive(ScorerFamily):
     """What the families share: loading, tokens, judging."""
 
     padding: Literal["longest", "max_length"]
 
-    def __init__(
-        self,
-        source: ModelSource,
-        dtype: torch.dtype,
-        device: str,
-        *,
-        question: str = "",
-        readout: str = "",
-        rounding: bool = True,
-    ) -> None:
+    def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
         import transformers
 
+        source = found.source
         where = {"revision": source.revision, "local_files_only": source.local}
         try:
             self.processor: Any = transformers.AutoProcessor.from_pretrained(source.location, **where)
             model = getattr(transformers, source.class_name).from_pretrained(
-                source.location, dtype=dtype, use_safetensors=True, **where
+                source.location, dtype=found.dtype, use_safetensors=True, **where
             )
         except Exception as error:  # as in the generators' loaders
             raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error

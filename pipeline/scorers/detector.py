@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
 
-class Detector:
+class Detector(ScorerFamily):
     """1.0 where the detected objects bear the prompt out, 0.0 where not, ``None`` outside the embedded grammar."""
 
-    def __init__(self, source: ModelSource, device: str) -> None:
+    def __init__(self, found: FoundScorer, device: str) -> None:
         from noisesmith.pipeline.embedded.judge import Judge
 
+        source = found.source
         try:
             self._judge = Judge.from_pretrained(source.location)
         except Exception as error:  # as in the generators' loaders

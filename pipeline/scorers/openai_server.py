@@ -22,6 +22,7 @@ from urllib3.util import Retry
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.images import encode_png, to_uint8
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
 SERVER = "OpenAIServer"
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two bytes of the answer
@@ -143,7 +144,7 @@ def find_server(url: str, server_model: str | None, api_key_env: str | None, fie
     return ModelSource(server_model, url.rstrip("/"), None, SERVER, field)
 
 
-class OpenAIServer:
+class OpenAIServer(ScorerFamily):
     """P("Yes") as the first token of a served model's answer.
 
     The probabilities of every listed spelling count: "Yes", "yes", "YES", with and without a leading space, and the
@@ -152,10 +153,12 @@ class OpenAIServer:
     which weights it holds, so ``revision`` is "served".
     """
 
-    def __init__(self, source: ModelSource, *, question: str, readout: str, api_key_env: str | None = None) -> None:
-        self.id, self.revision = source.id, "served"
-        self.question, self.readout = question, readout
-        self._client = _Client(source.location, _Key(api_key_env), RETRIES)
+    has_gradient = False
+
+    def __init__(self, found: FoundScorer, device: str) -> None:
+        self.id, self.revision = found.source.id, "served"
+        self.question, self.readout = found.question, found.readout
+        self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         """As :meth:`log_scores`, without a gradient.

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -21,20 +21,19 @@ from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
 
 
-class VisionLanguageModel(ABC):
+class VisionLanguageModel(ScorerFamily):
     """A frozen model asked a yes/no question about each image.
 
     A family gives its ``template`` around the question, its ``answers``, and :meth:`logits`; where the library has no
     class or no processor for it, also :meth:`load`.
 
     Args:
-        source: the model that was found; its class name is the family's class in transformers.
-        question: template with ``{prompt}``.
-        readout: ``yes``, ``yes_no`` or ``reference``, see the module.
+        found: the model that was found; its class name is the family's class in transformers.
         rounding: see :func:`preprocess`.
 
     Raises:
@@ -45,31 +44,23 @@ class VisionLanguageModel(ABC):
     reference_template: ClassVar[str | None] = None  # where the official implementation's differs
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
 
-    def __init__(
-        self,
-        source: ModelSource,
-        dtype: torch.dtype,
-        device: str,
-        *,
-        question: str,
-        readout: str,
-        rounding: bool = True,
-    ) -> None:
+    def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
+        source = found.source
         try:
-            self.processor, model = self.load(source, dtype)
+            self.processor, model = self.load(source, found.dtype)
         except UserError:
             raise
         except Exception as error:  # as in the generators' loaders
             raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
         self.id, self.revision = source.id, source.resolved_revision()
         self.model: Any = model.to(device).eval().requires_grad_(False)
-        self.question, self.readout, self.rounding = question, readout, rounding
+        self.question, self.readout, self.rounding = found.question, found.readout, rounding
         tokenizer = self.processor.tokenizer
         yes, no = (tokenizer(word, add_special_tokens=False).input_ids for word in self.answers)
         self.yes, self.no = yes[0], no[0]
         if self.yes == self.no:
             raise UserError(f"{source.field}: the tokenizer of {source.id!r} cannot tell {' from '.join(self.answers)}")
-        self.labels = [*yes, tokenizer.eos_token_id] if readout == "reference" else [self.yes]
+        self.labels = [*yes, tokenizer.eos_token_id] if self.readout == "reference" else [self.yes]
 
     def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
         """The processor (with ``tokenizer`` and ``image_processor``) and the model, by the library's own classes.

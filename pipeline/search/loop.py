@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.generators import Generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Decoder, Generator
 from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.noise import to_bytes
 from noisesmith.pipeline.records import Result, Row

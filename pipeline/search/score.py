@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UnusableImage
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import encode_png, to_uint8
 from noisesmith.pipeline.noise import check_finite
 from noisesmith.pipeline.scorers.base import ImageScorer, Scores

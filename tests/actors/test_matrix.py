@@ -18,13 +18,12 @@ from noisesmith.actors import driver
 from noisesmith.actors.pool import Pool
 from noisesmith.actors.session import Session, session
 from noisesmith.pipeline.config import RunConfig, load_config
-from noisesmith.pipeline.generators import load_generator
-from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
 from noisesmith.pipeline.noise import NoiseKey, digest, replay
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
-from noisesmith.pipeline.scorers import load_scorer
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
@@ -86,8 +85,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> I
 
 def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
     """Each row's scores: the paper's algorithm in plain torch, in this process."""
-    generator, scorer = load_generator(config.generators, "cpu"), load_scorer(config.scorers, "cpu")
-    decoder = load_decoder(config.generators, find_models(config).generator, "cpu")
+    generator, scorer = (
+        load_generator(find_generator(config.generators), "cpu"),
+        load_scorer(find_scorer(config.scorers), "cpu"),
+    )
+    decoder = load_decoder(find_generator(config.generators), "cpu")
     shape, rounds = generator.spec.shape, config.optimizer.rounds
     noise = torch.stack([NoiseKey(config.seed, row, 0).draw(0, shape) for row in ids])
     scores: list[list[float]] = [[] for _ in ids]
@@ -122,7 +124,7 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
         assert all(0 < score < 1 for score in row["scores"])
         assert row["scores"] == pytest.approx(scores, rel=1e-6)
         assert row["score"] == max(row["scores"])
-        assert Image.open(io.BytesIO(row["image"])).size == (found.spec.width, found.spec.height)
+        assert Image.open(io.BytesIO(row["image"])).size == (found.generator.spec.width, found.generator.spec.height)
         assert digest(replay(Recipe.from_row(row["recipe"]), row["id"])) == row["recipe"]["digest"]
-        assert row["generator_revision"] == found.generator.resolved_revision()
-        assert row["scorer_revision"] == found.scorer.resolved_revision()
+        assert row["generator_revision"] == found.generator.source.resolved_revision()
+        assert row["scorer_revision"] == found.scorer.source.resolved_revision()

@@ -29,8 +29,7 @@ from noisesmith.pipeline.cost.scorer import (
     look,
     score_cost,
 )
-from noisesmith.pipeline.generators import find_generator, latent_spec, load_generator, model_parts
-from noisesmith.pipeline.generators.decoder import load_decoder
+from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, model_parts
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from tests import published, tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import write_config
@@ -79,9 +78,9 @@ def test_a_generators_weights_and_operations_are_those_of_the_loaded_pipeline(fa
     sampler: Any = "flow_euler" if family == "sd3" else "ddim"
     for dtype in ("float32", "float16"):
         config = GeneratorConfig(model=model, scheduler=sampler, steps=3, negative_prompt="a bowl", dtype=dtype)
-        source = find_generator(config)
-        real = load_generator(config, "cpu")
-        hollow = {name: hollow_part(config, source, name, *part) for name, part in model_parts(config, source).items()}
+        found = find_generator(config)
+        real: Any = load_generator(found, "cpu")
+        hollow = {name: hollow_part(found, name, *part) for name, part in model_parts(found).items()}
         for name, part in hollow.items():
             whole = getattr(real.pipe, name)
             assert (parameters(part), weight_bytes(part)) == (parameters(whole), weight_bytes(whole)), (name, dtype)
@@ -98,20 +97,19 @@ def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
 ) -> None:
     """The same inputs through the model with weights: its operations, and its allocator's peak as torch records it."""
     folder, batch = SCORERS[family](tmp_path), 2
-    generator = GeneratorConfig(model=str(tiny_sd))
-    source = find_generator(generator)
-    spec = latent_spec(generator, source)
+    generator = find_generator(GeneratorConfig(model=str(tiny_sd)))
+    spec = generator.spec
     for dtype in ("float16", "float32"):
         if (family, dtype) == ("clip_flant5", "float16"):
             continue  # refused
         config = ScorerConfig(model=str(folder), dtype=dtype)
         found = find_scorer(config)
-        hollow, real = hollow_scorer(found, dtype), load_scorer(config, "cpu").model
+        hollow, real = hollow_scorer(found.source, dtype), load_scorer(found, "cpu").model  # type: ignore[attr-defined]
         assert (parameters(hollow), weight_bytes(hollow)) == (parameters(real), weight_bytes(real)), dtype
-    vision = look(found, spec, batch)
-    cost = score_cost(hollow_decoder(generator, source), hollow, vision, spec, batch, gradient=True)
+    vision = look(found.source, spec, batch)
+    cost = score_cost(hollow_decoder(generator), hollow, vision, spec, batch, gradient=True)
 
-    vae = load_decoder(generator, source, "cpu").vae
+    vae = load_decoder(generator, "cpu").vae
     forward = FORWARDS.get(type(real).__name__, _image_in_text)(real, vision, batch, TEXT_TOKENS)
 
     def work() -> None:
@@ -141,13 +139,13 @@ def test_a_shipped_config_has_the_published_numbers_of_parameters(name: str, tmp
     config = load_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     models = {side: published.folder_of(getattr(config, side).model, tmp_path) for side in ("generators", "scorers")}
     generator = GeneratorConfig(model=str(models["generators"]), scheduler=config.generators.scheduler)
-    source = find_generator(generator)
+    found = find_generator(generator)
     part = "transformer" if "sd35" in name else "unet"
-    denoiser = hollow_part(generator, source, part, *model_parts(generator, source)[part])
-    scorer = hollow_scorer(find_scorer(ScorerConfig(model=str(models["scorers"]))), "bfloat16")
+    denoiser = hollow_part(found, part, *model_parts(found)[part])
+    scorer = hollow_scorer(find_scorer(ScorerConfig(model=str(models["scorers"]))).source, "bfloat16")
     projector = sum(one.numel() for one in scorer.mm_projector.parameters()) if "flant5" in name else 0
-    found = (parameters(denoiser) / 1e9, (parameters(scorer) - projector) / 1e9)
-    assert found == pytest.approx(BILLIONS[name], abs=1e-9)
+    billions = (parameters(denoiser) / 1e9, (parameters(scorer) - projector) / 1e9)
+    assert billions == pytest.approx(BILLIONS[name], abs=1e-9)
 
 
 def test_plan_prints_what_either_side_takes(

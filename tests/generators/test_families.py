@@ -14,8 +14,7 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 from noisesmith.pipeline.config import GeneratorConfig, validated
-from noisesmith.pipeline.generators import Generator, find_generator, load_generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.tasks import GenerateTask
@@ -71,7 +70,7 @@ def test_z0_and_gain_are_those_of_the_pipelines_own_loop(
     """z_0 of the same call; and the call's predictions, held constant under autograd, give dz_0/dz_T = c·I."""
     steps = 5
     config = GeneratorConfig(model=str(families[family]), scheduler=sampler, steps=steps, guidance_scale=4.0)
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     ours = generator.sample(PROMPTS, _noise(generator), steps)
     pipe, predictions = _library(family, families[family], sampler), []
     scheduler = pipe.scheduler
@@ -112,7 +111,7 @@ def test_a_negative_prompt_reaches_the_pipeline(families: Mapping[str, Path], fa
     config = GeneratorConfig(
         model=str(families[family]), scheduler=sampler, steps=3, guidance_scale=4.0, negative_prompt="a blue bowl"
     )
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     theirs = _library(family, families[family], sampler)(
         PROMPTS, negative_prompt=["a blue bowl"] * 2, latents=_noise(generator), num_inference_steps=3,
         guidance_scale=4.0, output_type="latent",
@@ -124,7 +123,9 @@ def test_a_negative_prompt_reaches_the_pipeline(families: Mapping[str, Path], fa
 def test_a_batch_equals_its_rows_one_by_one(families: Mapping[str, Path], family: str, record_property: Any) -> None:
     """To 1e-4: sums run in another order for another batch size, and the sampler multiplies the difference by c."""
     sampler = "flow_euler" if family == "sd3" else "euler"
-    generator = load_generator(GeneratorConfig(model=str(families[family]), steps=5, scheduler=sampler), "cpu")
+    generator = load_generator(
+        find_generator(GeneratorConfig(model=str(families[family]), steps=5, scheduler=sampler)), "cpu"
+    )
     noise = _noise(generator)
     together = generator.sample(PROMPTS, noise, 5)
     alone = torch.cat([generator.sample([prompt], noise[i : i + 1], 5) for i, prompt in enumerate(PROMPTS)])
@@ -137,10 +138,10 @@ def test_a_batch_equals_its_rows_one_by_one(families: Mapping[str, Path], family
 def test_spec_follows_the_model_and_the_config(families: Mapping[str, Path], family: str) -> None:
     sampler = "flow_euler" if family == "sd3" else "ddim"
     channels = 16 if family == "sd3" else 4
-    own = load_generator(GeneratorConfig(model=str(families[family]), scheduler=sampler), "cpu").spec
+    own = load_generator(find_generator(GeneratorConfig(model=str(families[family]), scheduler=sampler)), "cpu").spec
     assert (own.shape, own.height, own.width) == ((channels, 8, 8), 16, 16)
     config = GeneratorConfig(model=str(families[family]), scheduler=sampler, steps=2, height=32, width=24)
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     assert generator.spec.shape == (channels, 16, 12)
     assert generator.sample(PROMPTS, _noise(generator), 2).shape == (2, channels, 16, 12)
 
@@ -153,9 +154,9 @@ def test_decoded_images_equal_the_pipelines_own(
     """In float16 the SDXL pipeline decodes in float32, and so does the decoder; the others' VAEs do here as well."""
     sampler = "flow_euler" if family == "sd3" else "ddim"
     config = GeneratorConfig(model=str(families[family]), steps=3, scheduler=sampler, guidance_scale=2.0, dtype=dtype)
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     torch_dtype = getattr(torch, dtype)
-    decoder = Decoder(find_generator(config), torch_dtype, "cpu")
+    decoder = load_decoder(find_generator(config), "cpu")
     ours = decoder(generator.sample(PROMPTS, _noise(generator), 3))
     pipe = _library(family, families[family], sampler, dtype=torch_dtype)
     theirs = pipe(
@@ -175,8 +176,8 @@ def test_a_vae_with_its_own_mean_and_deviation_is_undone_as_the_pipeline_does(
     pipe.vae.register_to_config(latents_mean=[-1.6, 1.1, 3.3, -1.8], latents_std=[8.4, 6.0, 4.3, 5.0])
     pipe.save_pretrained(tmp_path)
     config = GeneratorConfig(model=str(tmp_path), steps=2, guidance_scale=2.0)
-    generator = load_generator(config, "cpu")
-    ours = Decoder(find_generator(config), torch.float32, "cpu")(generator.sample(PROMPTS, _noise(generator), 2))
+    generator = load_generator(find_generator(config), "cpu")
+    ours = load_decoder(find_generator(config), "cpu")(generator.sample(PROMPTS, _noise(generator), 2))
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=2, guidance_scale=2.0, output_type="pt"
     ).images
@@ -188,7 +189,7 @@ def test_few_step_models_sample_with_trailing_steps_and_no_guidance(families: Ma
     config = GeneratorConfig(
         model=str(families[family]), scheduler="euler", timestep_spacing="trailing", steps=4, guidance_scale=0.0
     )
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     for steps in (1, 2, 4):
         theirs = _library(family, families[family], "euler", "trailing")(
             PROMPTS, latents=_noise(generator), num_inference_steps=steps, guidance_scale=0.0, output_type="latent"
@@ -204,7 +205,7 @@ def test_one_step_of_a_turbo_model_is_what_its_own_random_sampler_gives(
     config = GeneratorConfig(
         model=str(families[family]), scheduler="euler", timestep_spacing="trailing", steps=1, guidance_scale=0.0
     )
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     pipe = _library(family, families[family], "EulerAncestralDiscreteScheduler", "trailing")
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=1, guidance_scale=0.0, output_type="latent"
@@ -222,7 +223,7 @@ def test_a_consistency_model_equals_its_own_pipeline_in_one_step(families: Mappi
     pipe = LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
     pipe.save_pretrained(tmp_path)
     config = GeneratorConfig(model=str(tmp_path), scheduler="lcm", steps=1, guidance_scale=8.5)
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=1, guidance_scale=8.5, output_type="latent"
     ).images
@@ -236,7 +237,7 @@ def test_without_t5_its_place_is_zeros(families: Mapping[str, Path], tmp_path: P
     config = GeneratorConfig(
         model=str(folder), scheduler="flow_euler", steps=3, guidance_scale=3.0, drop_t5=dropped, max_sequence_length=12
     )
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     pipe = _library("sd3", families["sd3"], "flow_euler", None, "text_encoder_3", "tokenizer_3")
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=3, guidance_scale=3.0, output_type="latent",
@@ -248,7 +249,8 @@ def test_without_t5_its_place_is_zeros(families: Mapping[str, Path], tmp_path: P
 def test_more_t5_tokens_make_another_image(families: Mapping[str, Path]) -> None:
     config = GeneratorConfig(model=str(families["sd3"]), scheduler="flow_euler", steps=2)
     short, long = (
-        load_generator(config.model_copy(update={"max_sequence_length": length}), "cpu") for length in (4, 12)
+        load_generator(find_generator(config.model_copy(update={"max_sequence_length": length})), "cpu")
+        for length in (4, 12)
     )
     noise = _noise(short)
     assert _difference(short.sample(PROMPTS, noise, 2), long.sample(PROMPTS, noise, 2)) > 1e-4
@@ -256,7 +258,9 @@ def test_more_t5_tokens_make_another_image(families: Mapping[str, Path]) -> None
 
 def test_dynamic_shifting_moves_the_steps_and_not_the_gain(families: Mapping[str, Path], tmp_path: Path) -> None:
     folder = stable_diffusion_3(tmp_path, use_dynamic_shifting=True)
-    generator = load_generator(GeneratorConfig(model=str(folder), scheduler="flow_euler", steps=3), "cpu")
+    generator = load_generator(
+        find_generator(GeneratorConfig(model=str(folder), scheduler="flow_euler", steps=3)), "cpu"
+    )
     theirs = _library("sd3", folder, "flow_euler")(
         PROMPTS, latents=_noise(generator), num_inference_steps=3, guidance_scale=7.5, output_type="latent"
     ).images

@@ -15,8 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import Generator, find_generator, load_generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
 from noisesmith.pipeline.models.locate import licence
 from tests.tiny_generators import single_file
 
@@ -24,7 +23,7 @@ PROMPTS = ["a cat and a red car", "a dog"]
 
 
 def _sample(config: GeneratorConfig) -> torch.Tensor:
-    generator = load_generator(config, "cpu")
+    generator = load_generator(find_generator(config), "cpu")
     return generator.sample(PROMPTS, _noise(generator), 3)
 
 
@@ -52,19 +51,18 @@ def test_a_single_file_equals_the_folder_it_came_from(
     """The library's converter reads the original code's names."""
     file = single_file(families["sd1"], tmp_path / "model.safetensors")
     config = _config(file, config=str(families["sd1"]))
-    source = find_generator(config)
+    source = find_generator(config).source
     assert (source.id, source.class_name) == (str(file), "StableDiffusionPipeline")
     assert _difference(_sample(config), plain) < 1e-6
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.2
-    alone, whole = (
-        Decoder(found, torch.float32, "cpu") for found in (source, find_generator(_config(families["sd1"])))
-    )
+    alone = load_decoder(find_generator(config), "cpu")
+    whole = load_decoder(find_generator(_config(families["sd1"])), "cpu")
     assert _difference(alone(latents), whole(latents)) < 1e-6
     revision = source.resolved_revision()
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    assert find_generator(config).resolved_revision() != revision
+    assert find_generator(config).source.resolved_revision() != revision
 
 
 def test_a_variant_takes_its_own_files(families: Mapping[str, Path], plain: torch.Tensor, tmp_path: Path) -> None:
@@ -72,7 +70,7 @@ def test_a_variant_takes_its_own_files(families: Mapping[str, Path], plain: torc
     pipe.save_pretrained(tmp_path, variant="fp16")
     config = _config(tmp_path, variant="fp16")
     assert 0 < _difference(_sample(config), plain) < 0.1
-    Decoder(find_generator(config), torch.float32, "cpu")
+    load_decoder(find_generator(config), "cpu")
 
 
 def test_pickled_weights_load_only_when_allowed(
@@ -90,8 +88,8 @@ def test_pickled_weights_load_only_when_allowed(
 
 
 def test_sliced_attention_is_the_same_attention(families: Mapping[str, Path], plain: torch.Tensor) -> None:
-    sliced: Any = load_generator(_config(families["sd1"], attention="sliced"), "cpu")
-    fused: Any = load_generator(_config(families["sd1"], attention="sdpa"), "cpu")
+    sliced: Any = load_generator(find_generator(_config(families["sd1"], attention="sliced")), "cpu")
+    fused: Any = load_generator(find_generator(_config(families["sd1"], attention="sdpa")), "cpu")
     assert {type(one) for one in sliced.pipe.unet.attn_processors.values()} == {SlicedAttnProcessor}
     assert {type(one) for one in fused.pipe.unet.attn_processors.values()} == {AttnProcessor2_0}
     assert _difference(sliced.sample(PROMPTS, _noise(sliced), 3), plain) < 1e-4
@@ -99,7 +97,7 @@ def test_sliced_attention_is_the_same_attention(families: Mapping[str, Path], pl
 
 def test_offloading_moves_parts_and_changes_nothing(families: Mapping[str, Path], plain: torch.Tensor) -> None:
     """Hooks as on a GPU, with the CPU in its place."""
-    generator: Any = load_generator(_config(families["sd1"], cpu_offload=True, num_gpus=1), "cpu")
+    generator: Any = load_generator(find_generator(_config(families["sd1"], cpu_offload=True, num_gpus=1)), "cpu")
     assert generator.pipe.unet._hf_hook is not None
     assert torch.equal(generator.sample(PROMPTS, _noise(generator), 3), plain)
 
@@ -107,22 +105,24 @@ def test_offloading_moves_parts_and_changes_nothing(families: Mapping[str, Path]
 @pytest.mark.slow
 def test_compiling_changes_nothing_but_rounding(families: Mapping[str, Path]) -> None:
     options = {"scheduler": "flow_euler"}
-    compiled: Any = load_generator(_config(families["sd3"], compile=True, **options), "cpu")
+    compiled: Any = load_generator(find_generator(_config(families["sd3"], compile=True, **options)), "cpu")
     assert compiled.pipe.transformer._compiled_call_impl is not None
     ours = compiled.sample(PROMPTS, _noise(compiled), 3)
     assert _difference(ours, _sample(_config(families["sd3"], **options))) < 1e-4
 
 
 def test_slicing_decodes_the_same_images(families: Mapping[str, Path]) -> None:
-    source = find_generator(_config(families["sd1"]))
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.2
-    whole, sliced = (Decoder(source, torch.float32, "cpu", slicing=slicing)(latents) for slicing in (False, True))
-    assert _difference(whole, sliced) < 1e-6
+    whole = load_decoder(find_generator(_config(families["sd1"])), "cpu")
+    sliced = load_decoder(find_generator(_config(families["sd1"], vae_slicing=True)), "cpu")
+    assert _difference(whole(latents), sliced(latents)) < 1e-6
 
 
 def test_tiling_changes_large_images_only_and_differentiates(families: Mapping[str, Path]) -> None:
-    source = find_generator(_config(families["sd1"]))
-    whole, tiled = (Decoder(source, torch.float64, "cpu", tiling=tiling) for tiling in (False, True))
+    whole = load_decoder(find_generator(_config(families["sd1"])), "cpu")
+    tiled = load_decoder(find_generator(_config(families["sd1"], vae_tiling=True)), "cpu")
+    whole.vae.double()
+    tiled.vae.double()
     generator = torch.Generator().manual_seed(1)
     small, large = (torch.randn(1, 4, side, side, generator=generator).double() * 0.2 for side in (8, 16))
     assert torch.equal(whole(small), tiled(small))
@@ -175,11 +175,11 @@ def test_loras_are_added_to_the_weights(families: Mapping[str, Path], family: st
         for name, change in changes.items():
             weights[name] += scale * change
     config = _config(families[family], lora=loras)
-    generator: Any = load_generator(config, "cpu")
+    generator: Any = load_generator(find_generator(config), "cpu")
     merged = generator.pipe.unet.state_dict()
     assert merged.keys() == weights.keys()
     assert max(_difference(merged[name], weights[name]) for name in weights) < 1e-5
-    base = load_generator(_config(families[family]), "cpu")
+    base = load_generator(find_generator(_config(families[family])), "cpu")
     assert generator.revision.startswith(f"{base.revision}+lora-0.5-local-")
     expected.unet.load_state_dict(weights)
     expected.scheduler = generator.pipe.scheduler

@@ -231,7 +231,7 @@ def test_pickles_count_in_the_revision_once_they_may_be_loaded(families: Mapping
     copy = tmp_path / "copy"
     shutil.copytree(families["sd1"], copy)
     configs = [GeneratorConfig(model=str(copy), allow_pickle=allowed) for allowed in (False, True)]
-    before = [find_generator(config).resolved_revision() for config in configs]
+    before = [find_generator(config).source.resolved_revision() for config in configs]
     (copy / "unet" / f"extra{models.PICKLED[0]}").write_bytes(b"x")
-    after = [find_generator(config).resolved_revision() for config in configs]
+    after = [find_generator(config).source.resolved_revision() for config in configs]
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.search.score import score_latents
 
 STEP = 1e-5
+
+
+def decoder_in_float64(model: Path, *, clamp: bool = True) -> Decoder:
+    """The decoder of a generator's folder with its weights as float64, for finite differences."""
+    decoder = load_decoder(find_generator(GeneratorConfig(model=str(model))), "cpu", clamp=clamp)
+    decoder.vae.double()
+    return decoder
 
 
 def assert_gradient_matches_finite_differences(

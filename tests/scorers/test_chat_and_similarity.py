@@ -16,11 +16,10 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Proce
 
 from noisesmith.pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png, encode_png
-from noisesmith.pipeline.models.locate import ModelSource, locate
-from noisesmith.pipeline.scorers import load_judge, load_scorer
+from noisesmith.pipeline.models.locate import locate
+from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.scorers.clip import Clip, Siglip, Siglip2
 from noisesmith.pipeline.scorers.llava_next import LlavaNext
 from noisesmith.pipeline.scorers.qwen_vl import QwenVL
@@ -29,6 +28,7 @@ from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
     assert_special_tokens_are_text,
+    decoder_in_float64,
 )
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat with a red dog on a car"]
@@ -116,15 +116,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def decoder(tiny_sd: Path) -> Decoder:
-    return Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
-
-
-def _source(folder: Path) -> ModelSource:
-    return locate(str(folder), None, "scorers.model", "config.json")
+    return load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
 
 
 def _load(name: str, folder: Path, dtype: torch.dtype = torch.float32, readout: str = "yes", **more: Any) -> Any:
-    return FAMILIES[name].scorer(_source(folder), dtype, "cpu", question=QUESTION, readout=readout, **more)
+    source = locate(str(folder), None, "scorers.model", "config.json")
+    found = FoundScorer(source, FAMILIES[name].scorer, QUESTION, readout, dtype)
+    return FAMILIES[name].scorer(found, "cpu", **more)
 
 
 def _pictures(height: int, width: int) -> torch.Tensor:
@@ -145,7 +143,8 @@ def test_score_equals_the_librarys_processor_and_forward(
 ) -> None:
     """Through PNG bytes, as images are shipped; a batch of prompts of different lengths against one by one."""
     folder = folders(name)
-    model = getattr(transformers, _source(folder).class_name).from_pretrained(folder).eval()
+    source = find_scorer(ScorerConfig(model=str(folder))).source
+    model = getattr(transformers, source.class_name).from_pretrained(folder).eval()
     pixels = _pictures(*size)
     images = torch.stack([decode_png(encode_png(image)) for image in pixels])
     for readout in ("yes", "yes_no"):
@@ -213,7 +212,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     name: str, tiny_sd: Path, folders: Callable[[str], Path], in_float64: None
 ) -> None:
     """In float64, with smooth preprocessing, on a grid of coordinates."""
-    decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float64, "cpu")
+    decoder = decoder_in_float64(tiny_sd)
     scorer = _load(name, folders(name), torch.float64, rounding=False)
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=31)
 
@@ -249,8 +248,8 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_config_finds_the_family_by_its_class(name: str, folders: Callable[[str], Path]) -> None:
     model = str(folders(name))
     for loaded in (
-        load_scorer(ScorerConfig(model=model), "cpu"),
-        load_judge(JudgeConfig(name="second", model=model), ScorerConfig(), "cpu"),
+        load_scorer(find_scorer(ScorerConfig(model=model)), "cpu"),
+        load_judge(find_judge(JudgeConfig(name="second", model=model), ScorerConfig()), "cpu"),
     ):
         assert type(loaded) is FAMILIES[name].scorer
         assert loaded.id == model

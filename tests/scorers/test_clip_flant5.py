@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.scorers import load_scorer
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from tests import tiny_scorers
 from tests.tiny_scorers import EMBEDDING, EMBEDDING_ALIASES, write_weights
 
@@ -19,7 +19,7 @@ PROMPTS = ["a cat and a red car", "a dog"]
 
 def _scores(folder: Path, height: int = 20, width: int = 31, **options: object) -> torch.Tensor:
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    return load_scorer(ScorerConfig(model=str(folder), **options), "cpu").log_scores(PROMPTS, images)
+    return load_scorer(find_scorer(ScorerConfig(model=str(folder), **options)), "cpu").log_scores(PROMPTS, images)
 
 
 @pytest.mark.parametrize("kept", [EMBEDDING, *EMBEDDING_ALIASES[1:]])
@@ -38,7 +38,7 @@ def test_an_absent_embedding_is_not_taken_from_the_output_layer(tmp_path: Path) 
     names = {EMBEDDING, *EMBEDDING_ALIASES}
     write_weights(folder, {name: value for name, value in weights.items() if name not in names})
     with pytest.raises(UserError, match=r"missing, first decoder\.embed_tokens\.weight, encoder\.embed_tokens"):
-        load_scorer(ScorerConfig(model=str(folder)), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
 
 
 def test_a_wrong_layout_names_the_first_keys_that_differ(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_wrong_layout_names_the_first_keys_that_differ(tmp_path: Path) -> None
     weights = load_file(folder / "model.safetensors")
     write_weights(folder, {name.replace("mm_projector", "projector"): value for name, value in weights.items()})
     with pytest.raises(UserError) as caught:
-        load_scorer(ScorerConfig(model=str(folder)), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
     message = str(caught.value)
     assert "CLIPT5ForConditionalGeneration" in message
     assert "4 missing, first mm_projector.0.bias, mm_projector.0.weight" in message
@@ -80,12 +80,12 @@ def test_the_checkpoint_says_whether_images_are_padded_to_a_square(tmp_path: Pat
 def test_what_is_not_supported_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     folder = tiny_scorers.clip_flant5(tmp_path / "other", **changes)
     with pytest.raises(UserError, match=message):
-        load_scorer(ScorerConfig(model=str(folder)), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
 
 
 def test_float16_is_refused(tiny_clip_flant5: Path) -> None:
     with pytest.raises(UserError, match=r"scorers\.dtype: .*float16"):
-        load_scorer(ScorerConfig(model=str(tiny_clip_flant5), dtype="float16"), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(tiny_clip_flant5), dtype="float16")), "cpu")
 
 
 def test_bfloat16_is_close(tiny_clip_flant5: Path) -> None:

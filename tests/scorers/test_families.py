@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -28,17 +30,18 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from noisesmith.pipeline.config import QUESTION, GeneratorConfig, ScorerConfig
+from noisesmith.pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator
-from noisesmith.pipeline.generators.decoder import Decoder
-from noisesmith.pipeline.scorers import FAMILIES, _load, find_scorer, load_scorer
+from noisesmith.pipeline.generators import find_generator, load_decoder
+from noisesmith.pipeline.scorers import FAMILIES, find_judge, find_scorer, load_judge, load_scorer
+from noisesmith.pipeline.scorers.family import ScorerFamily
 from noisesmith.pipeline.scorers.llava import SYSTEM
 from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
     assert_special_tokens_are_text,
+    decoder_in_float64,
 )
 from tests.tiny_scorers import write_weights
 
@@ -162,7 +165,7 @@ def _on_square(processor: Any) -> Callable[..., Any]:
 def test_score_equals_the_librarys_processor_and_forward(folder: Path, model: str, readout: str) -> None:
     """A batch of odd-sized images and prompts of mixed lengths against each alone."""
     images, shown = _shown(readout)
-    scorer = load_scorer(ScorerConfig(model=str(folder), readout=readout), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(folder), readout=readout)), "cpu")
     scores = scorer.log_scores(PROMPTS, images).exp()
     reference = {"llava": _llava, "clip_flant5": _clip_flant5}.get(model, _instructblip)
     padded = model == "clip_flant5" and readout != "reference"
@@ -191,20 +194,17 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     tiny_sd: Path, folder: Path, model: str, readout: str, double_norms: None
 ) -> None:
     """In float64, with smooth preprocessing; the reference readout also where the image leaves [0, 1]."""
-    source = find_generator(GeneratorConfig(model=str(tiny_sd)))
-    decoder = Decoder(source, torch.float64, "cpu", clamp=readout != "reference")
-    config = ScorerConfig(model=str(folder))
-    scorer = type(_load(find_scorer(config), config, readout, None, "cpu"))(
-        find_scorer(config), torch.float64, "cpu", question=QUESTION, readout=readout, rounding=False
-    )
+    decoder = decoder_in_float64(tiny_sd, clamp=readout != "reference")
+    found = replace(find_scorer(ScorerConfig(model=str(folder), readout=readout)), dtype=torch.float64)
+    scorer: Any = found.family(found, "cpu", rounding=False)  # type: ignore[call-arg]
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.15
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], latents, stride=37)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_batch_of_mixed_prompt_lengths_equals_one_by_one(tiny_sd: Path, folder: Path, model: str) -> None:
-    decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
-    scorer = load_scorer(ScorerConfig(model=str(folder)), "cpu")
+    decoder = load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
     assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, latents)
 
@@ -212,30 +212,26 @@ def test_batch_of_mixed_prompt_lengths_equals_one_by_one(tiny_sd: Path, folder: 
 @pytest.mark.parametrize("model", MODELS)
 def test_control_tokens_in_a_prompt_are_text(folder: Path, model: str) -> None:
     tokens = {"llava": ["<image>"], "clip_flant5": []}.get(model, ["<image>", "[SEP]"])  # text itself to the others
-    scorer = load_scorer(ScorerConfig(model=str(folder)), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
     assert_special_tokens_are_text(scorer, ["</s>", "<pad>", *tokens])
 
 
 def test_only_the_reference_readout_sees_beyond_the_clamp(tiny_sd: Path, tiny_clip_flant5: Path) -> None:
     """Latents so large that the decoder overshoots: other readouts lose the gradient there, this one does not."""
-    source = find_generator(GeneratorConfig(model=str(tiny_sd)))
+    found = find_generator(GeneratorConfig(model=str(tiny_sd)))
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 5
-    raw, clamped = Decoder(source, torch.float32, "cpu", clamp=False), Decoder(source, torch.float32, "cpu")
+    raw, clamped = load_decoder(found, "cpu", clamp=False), load_decoder(found, "cpu")
     assert float(raw(latents).max()) > 1
     assert torch.equal(raw(latents).clamp(0, 1), clamped(latents))
-    scorer = load_scorer(ScorerConfig(model=str(tiny_clip_flant5), readout="reference"), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_clip_flant5), readout="reference")), "cpu")
     results = [score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=False) for decoder in (raw, clamped)]
     assert torch.equal(results[0].images, results[1].images), "the image that ships is the same"
     assert float(results[0].scores) != float(results[1].scores)
 
 
 def test_a_judge_is_never_read_by_reference(tiny_llava: Path) -> None:
-    from noisesmith.pipeline.config import JudgeConfig
-    from noisesmith.pipeline.scorers import load_judge
-
-    judge: Any = load_judge(
-        JudgeConfig(name="second", model=str(tiny_llava)), ScorerConfig(model="embedded", readout="reference"), "cpu"
-    )
+    scorers = ScorerConfig(model="embedded", readout="reference")
+    judge: Any = load_judge(find_judge(JudgeConfig(name="second", model=str(tiny_llava)), scorers), "cpu")
     assert judge.readout == "yes"
 
 
@@ -251,7 +247,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, folder: Path
     lost = next(name for name in weights if "projector" in name or "language_projection" in name)
     write_weights(copy, {name: value for name, value in weights.items() if name != lost})
     with pytest.raises(UserError, match=r"scorers\.model: .* not laid out as .* \(1 missing, first .*proj"):
-        load_scorer(ScorerConfig(model=str(copy)), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(copy))), "cpu")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -265,7 +261,7 @@ def test_pickled_weights_are_read_only_with_the_flag(tmp_path: Path, folder: Pat
         find_scorer(ScorerConfig(model=str(copy)))
     images = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     scores = [
-        load_scorer(ScorerConfig(model=str(path), allow_pickle=True), "cpu").log_scores(PROMPTS, images)
+        load_scorer(find_scorer(ScorerConfig(model=str(path), allow_pickle=True)), "cpu").log_scores(PROMPTS, images)
         for path in (copy, folder)
     ]
     assert torch.allclose(*scores, rtol=0, atol=1e-5)
@@ -287,13 +283,10 @@ def test_a_pickle_that_runs_code_is_refused_even_with_the_flag(
     torch.save({"shared.weight": _Attack()}, copy / "pytorch_model.bin")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"scorers\.model: .* cannot be loaded"):
-        load_scorer(ScorerConfig(model=str(copy), allow_pickle=True), "cpu")
+        load_scorer(find_scorer(ScorerConfig(model=str(copy), allow_pickle=True)), "cpu")
     assert not (tmp_path / "attacked").exists()
 
 
 def test_every_family_is_found_by_the_class_its_checkpoints_name() -> None:
-    from importlib import import_module
-
     for name in FAMILIES.values():
-        module, family = name.split(":")
-        assert hasattr(import_module(module), family)
+        assert issubclass(resolve_name(name), ScorerFamily)

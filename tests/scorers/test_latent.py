@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
-from noisesmith.pipeline.generators import find_generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.llava import Llava
 from noisesmith.pipeline.search.score import score_latents
-from tests.scorers.checks import assert_batch_equals_one_by_one, assert_gradient_matches_finite_differences
+from tests.scorers.checks import (
+    assert_batch_equals_one_by_one,
+    assert_gradient_matches_finite_differences,
+    decoder_in_float64,
+)
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
@@ -30,7 +34,7 @@ def _latents(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def decoder(tiny_sd: Path) -> Decoder:
-    return Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
+    return load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
 
 
 @pytest.mark.parametrize("readout", ["yes", "yes_no"])
@@ -38,7 +42,7 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
     """On images of an odd size, through PNG bytes as they are shipped."""
     pixels = torch.randint(0, 256, (3, 37, 53, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = [Image.fromarray(image.numpy()) for image in pixels]
-    ours = load_scorer(ScorerConfig(model=str(tiny_llava), readout=readout), "cpu").log_scores(
+    ours = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava), readout=readout)), "cpu").log_scores(
         PROMPTS, torch.stack([decode_png(encode_png(image)) for image in pixels])
     )
     processor = AutoProcessor.from_pretrained(tiny_llava)
@@ -55,13 +59,13 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
 
 @pytest.mark.parametrize("prompt", ["{prompt}", "{question}", "{0.__class__} {", "%s $HOME {{ x }} {% raw %}"])
 def test_a_prompt_is_asked_as_it_is_written(tiny_llava: Path, prompt: str) -> None:
-    scorer: Any = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    scorer: Any = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     question = f'Does this figure show "{prompt}"? Please answer yes or no.'
     assert scorer.texts([prompt]) == [f"USER: <image>\n{question} ASSISTANT:"]
 
 
 def test_batch_of_mixed_prompt_lengths_equals_one_by_one(decoder: Decoder, tiny_llava: Path) -> None:
-    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     assert_batch_equals_one_by_one(decoder, scorer, PROMPTS, _latents(3))
 
 
@@ -74,14 +78,14 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
         "forward",
         lambda self, x: torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon),
     )
-    decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float64, "cpu")
-    source = find_scorer(ScorerConfig(model=str(tiny_llava)))
-    scorer = Llava(source, torch.float64, "cpu", question=QUESTION, readout="yes", rounding=False)
+    decoder = decoder_in_float64(tiny_sd)
+    found = replace(find_scorer(ScorerConfig(model=str(tiny_llava), question=QUESTION)), dtype=torch.float64)
+    scorer = Llava(found, "cpu", rounding=False)
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=17)
 
 
 def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:
-    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     result = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=False)
     shipped = torch.stack([decode_png(encode_png(image)) for image in result.images])
     with torch.no_grad():
@@ -96,7 +100,7 @@ def test_rounding_to_bytes_is_half_up() -> None:
 
 
 def test_a_score_that_is_not_finite_names_its_place(decoder: Decoder, tiny_llava: Path) -> None:
-    scorer = load_scorer(ScorerConfig(model=str(tiny_llava)), "cpu")
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     latents = _latents(3)
     latents[1] = float("nan")
     with pytest.raises(FloatingPointError, match=r"\[1\]"):

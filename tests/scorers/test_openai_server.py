@@ -15,8 +15,7 @@ from pydantic import ValidationError
 
 from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, ScorerConfig, dump_config
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator
-from noisesmith.pipeline.generators.decoder import Decoder
+from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer, openai_server
 from noisesmith.pipeline.scorers.openai_server import ServerError
@@ -53,7 +52,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 
 def _load(url: str, **more: Any) -> Any:
-    return load_scorer(ScorerConfig(model=url, **more), "cpu")
+    return load_scorer(find_scorer(ScorerConfig(model=url, **more)), "cpu")
 
 
 def _pictures(*reds: int) -> torch.Tensor:
@@ -81,7 +80,7 @@ def test_a_word_that_is_not_listed_counts_as_zero(serve: Serve) -> None:
 
 def test_it_scores_latents_but_has_no_gradient(serve: Serve, tiny_sd: Path) -> None:
     scorer = _load(serve())
-    decoder = Decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), torch.float32, "cpu")
+    decoder = load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
     result = score_latents(decoder, scorer, PROMPTS[:2], latents, gradient=False)
     reds = result.images[..., 0].double().mean((1, 2)) / 255
@@ -119,14 +118,14 @@ def test_a_slow_server_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch
 
 def test_a_judge_that_cannot_tell_says_so(serve: Serve) -> None:
     for mode, expected in (("good", [0.9 * 40 / 255, 0.9 * 120 / 255]), ("chatty", [None, None])):
-        judge = load_judge(JudgeConfig(name="served", model=serve(mode)), ScorerConfig(), "cpu")
+        judge = load_judge(find_judge(JudgeConfig(name="served", model=serve(mode)), ScorerConfig()), "cpu")
         assert judge.judge(PROMPTS[:2], _pictures(40, 120)) == pytest.approx(expected)
 
 
 def test_the_served_model_is_found_or_named(serve: Serve) -> None:
     url = serve("good", "one", "two")
-    assert find_scorer(ScorerConfig(model=url, server_model="two")).id == "two"
-    assert find_judge(JudgeConfig(name="j", model=f"{url}/", server_model="one"), ScorerConfig()).location == url
+    assert find_scorer(ScorerConfig(model=url, server_model="two")).source.id == "two"
+    assert find_judge(JudgeConfig(name="j", model=f"{url}/", server_model="one"), ScorerConfig()).source.location == url
     with pytest.raises(UserError, match=r"^scorers.server_model: .* serves one, two; name one of them"):
         find_scorer(ScorerConfig(model=url))
     with pytest.raises(UserError, match=r"^judges.j.server_model: .* serves one, two and not 'three'"):
@@ -205,4 +204,4 @@ def test_a_method_that_needs_the_gradient_is_refused_by_name(serve: Serve, metho
     "method", [{"method": "random_sampling"}, {"method": "random_diffusion"}, {"method": "none"}, {"rounds": 0}]
 )
 def test_a_method_without_a_gradient_is_accepted(serve: Serve, method: dict[str, Any]) -> None:
-    assert find_models(_run_config(method, model=serve())).scorer.id == "tiny-vlm"
+    assert find_models(_run_config(method, model=serve())).scorer.source.id == "tiny-vlm"

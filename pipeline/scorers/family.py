@@ -1,0 +1,59 @@
+"""The families of scorers behind one constructor, and the record of a scorer that was found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from noisesmith.pipeline.models.locate import ModelSource
+
+
+@dataclass(frozen=True)
+class FoundScorer:
+    """A scorer or judge that was found and checked, and not loaded yet.
+
+    Attributes:
+        source: where its files are, or the server that holds it.
+        family: the class that loads and asks it.
+        question: template with ``{prompt}``.
+        readout: how an answer is read: ``yes``, ``yes_no`` or ``reference``.
+        dtype: type of its weights.
+        api_key_env: the environment variable that holds a server's key.
+    """
+
+    source: ModelSource
+    family: type[ScorerFamily]
+    question: str
+    readout: str
+    dtype: torch.dtype
+    api_key_env: str | None = None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether its scores can be differentiated with respect to the image."""
+        return self.family.has_gradient
+
+
+class ScorerFamily(ABC):
+    """A class of scorers or judges that is constructed from what was found.
+
+    Attributes:
+        id: the model as the config names it.
+        revision: a commit or fingerprint of its weights.
+        has_gradient: whether its scores can be differentiated with respect to the image.
+    """
+
+    has_gradient: ClassVar[bool] = True
+    id: str
+    revision: str
+
+    @abstractmethod
+    def __init__(self, found: FoundScorer, device: str) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
