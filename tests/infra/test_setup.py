@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -32,6 +33,13 @@ def test_no_pin_names_one_build_of_a_version() -> None:
 
 def test_nothing_is_pinned_twice() -> None:
     assert len(PINS) == len(LINES)
+
+
+def test_a_commit_runs_the_checks_that_a_pull_request_must_pass() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"  # its tools are the environment's own, at the pinned versions
+    assert [hook["entry"] for hook in repository["hooks"]] == ["make check"]
+    assert "\nmake check\n" in (ROOT / ".ci/run").read_text()
 
 
 def test_an_old_python_gets_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
