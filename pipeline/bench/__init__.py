@@ -1,25 +1,25 @@
-"""Search methods compared fairly: the same prompts, first noises and budgets (``noisesmith bench methods``)."""
+"""A fair comparison of search methods: the same prompts, first noises and budgets (``noisesmith bench methods``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from noisesmith.pipeline.bench.plan import Bench, Trial, base_config, plan_bench, refuse_if_all_failed, unfinished
+from noisesmith.pipeline.bench.design import Design, Trial, base_config, make_design, refuse_if_all_failed, unfinished
 from noisesmith.pipeline.bench.variants import choose
 
 __all__ = [
-    "Bench",
+    "Design",
     "Trial",
     "base_config",
     "choose",
-    "plan_bench",
+    "make_design",
     "refuse_if_all_failed",
     "unfinished",
     "write_comparison",
 ]
 
 
-def write_comparison(bench: Bench) -> list[Path]:
+def write_comparison(design: Design) -> list[Path]:
     """Write ``methods.md``, ``methods.json``, ``score_by_round.png`` and ``score_by_evaluations.png`` of finished runs.
 
     Raises:
@@ -28,15 +28,17 @@ def write_comparison(bench: Bench) -> list[Path]:
     from noisesmith.pipeline.bench import plots, read, tables  # matplotlib takes a second to import
     from noisesmith.pipeline.storage.files import write_atomic
 
-    comparison, models = read.compare_runs(bench)
-    facts = tables.conditions(bench, models)
-    shape = (comparison, bench.variants, bench.rounds, bench.settings.generators.steps)
+    comparison, models = read.compare_runs(design)
+    facts = tables.conditions(design, models)
+    rounds = design.rounds
+    steps = design.settings.generators.steps
     contents = {
-        "methods.md": tables.to_markdown(bench, comparison, facts).encode(),
-        "methods.json": tables.to_json(bench, comparison, facts).encode(),
-        "score_by_round.png": plots.score_by_round(*shape),
-        "score_by_evaluations.png": plots.score_by_evaluations(*shape),
+        "methods.md": tables.to_markdown(design, comparison, facts).encode(),
+        "methods.json": tables.to_json(design, comparison, facts).encode(),
+        "score_by_round.png": plots.score_by_round(comparison, design.variants, rounds, steps),
+        "score_by_evaluations.png": plots.score_by_evaluations(comparison, design.variants, rounds, steps),
     }
-    for name, content in contents.items():
-        write_atomic(bench.out / name, content)
-    return [bench.out / name for name in contents]
+    paths = [design.out / name for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomic(path, content)
+    return paths

@@ -1,171 +1,160 @@
 """The two plots of a comparison: mean score by round, and by U-Net evaluations.
 
-Colours are those of Okabe and Ito (2008), told apart with any colour vision; every line is named at its end.
+Colours are those of Okabe and Ito (2008), which all kinds of colour vision can tell apart.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from noisesmith.pipeline.bench.compare import Comparison, Curve, Figures
 from noisesmith.pipeline.bench.variants import REFERENCE, Variant
-from noisesmith.pipeline.report.summary import Estimate
 
-SIZE, DPI = (9.0, 5.4), 150
-INK, FAINT = "#23262b", "#6d727a"
+SIZE = (9.0, 5.4)  # inches
+DPI = 150
+INK = "#23262b"
+FAINT = "#6d727a"
 REFERENCE_COLOUR = "#D55E00"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 MARKERS = "DosvP^X<*>"
-BANDED = 3  # variants whose interval is drawn: the reference, the plain lower bar, the best line
-LABEL_GAP = 0.045  # of the axis' height
+BANDED = 3  # variants whose interval is drawn: the reference, random sampling, the best of the others
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """Where a variant's name points to."""
-
-    label: str
-    x: float
-    score: Estimate
+class _Style:
     colour: str
-    dashes: str = "-"
+    dashes: str
+    width: float = 1.7
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What a plot has on its horizontal axis; previews are drawn right of ``high``."""
+
+    low: float
+    high: float
+    unit: str
+
+    @property
+    def pitch(self) -> float:
+        """Distance between the marks of two previews."""
+        return 0.025 * (self.high - self.low)
 
 
 def score_by_round(comparison: Comparison, variants: tuple[Variant, ...], rounds: int, steps: int) -> bytes:
     """PNG: mean best score after each search round; previews at M, since they spend as much as M full rounds."""
     curves = {label: figures.by_round for label, figures in comparison.variants.items()}
-    return _plot(comparison, variants, curves, (0.0, float(rounds)), "search rounds")
+    return _plot(comparison, variants, curves, _Axis(0.0, float(rounds), "search rounds"))
 
 
 def score_by_evaluations(comparison: Comparison, variants: tuple[Variant, ...], rounds: int, steps: int) -> bytes:
-    """PNG: mean best score by what was spent on it, up to the (M + 1)·T of M rounds at T sampler steps."""
+    """PNG: mean best score by U-Net evaluations, up to the (M + 1)·T of M rounds at T sampler steps."""
     curves = {label: figures.by_evaluations for label, figures in comparison.variants.items()}
-    limits = (float(steps), float((rounds + 1) * steps))
-    return _plot(comparison, variants, curves, limits, "U-Net evaluations a prompt (denoising steps)")
+    unit = "U-Net evaluations per prompt (denoising steps)"
+    return _plot(comparison, variants, curves, _Axis(float(steps), float((rounds + 1) * steps), unit))
 
 
-def _plot(
-    comparison: Comparison, variants: tuple[Variant, ...], curves: dict[str, Curve], limits: tuple[float, float],
-    unit: str,
-) -> bytes:  # fmt: skip
+def _plot(comparison: Comparison, variants: tuple[Variant, ...], curves: dict[str, Curve], axis: _Axis) -> bytes:
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = {v.label: _cut(curves[v.label], limits[1]) for v in variants if not v.previews}
-    banded = _banded(lines, comparison.variants)
-    marks = [
-        _draw_line(axes, label, curve, style, limits, band=label in banded)
-        for (label, curve), style in zip(lines.items(), _styles(list(lines)), strict=True)
-    ]
+    lines = {variant.label: _cut(curves[variant.label], axis.high) for variant in variants if not variant.previews}
     previews = [variant.label for variant in variants if variant.previews]
-    for place, label in enumerate(previews):
-        marks.append(_draw_point(axes, label, comparison.variants[label], place, limits))
+    banded = _banded(lines, comparison.variants)
+    styles = _styles(list(lines))
+    drawn: dict[str, Artist] = {}
+    for label, curve in lines.items():
+        drawn[label] = _draw_line(axes, curve, styles[label], axis)
+        if label in banded:
+            _draw_band(axes, curve, styles[label])
+    for number, label in enumerate(previews):
+        drawn[label] = _draw_point(axes, comparison.variants[label], number, axis)
     note = f"Shaded: 95 % intervals of {', '.join(banded)}."
-    note += "\nMarkers: searches by previews, for as many U-Net evaluations." if previews else ""
+    if previews:
+        note += "\nMarkers: searches by previews, for as many U-Net evaluations."
     axes.set_title(note, loc="left", fontsize=8.5, color=FAINT)
-    _dress(axes, limits, unit, len(previews))
-    _name(axes, marks, limits, len(previews))
+    _dress(axes, axis, len(previews))
+    _legend(figure, drawn, comparison)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "noisesmith"})
     return buffer.getvalue()
 
 
 def _cut(curve: Curve, limit: float) -> Curve:
-    inside = [place for place, at in enumerate(curve.at) if at <= limit] or [0]
-    return Curve(tuple(curve.at[place] for place in inside), tuple(curve.score[place] for place in inside))
+    """The curve up to ``limit``; its first point where all of it lies beyond."""
+    count = max(1, sum(at <= limit for at in curve.at))
+    return Curve(curve.at[:count], curve.score[:count])
 
 
 def _banded(lines: dict[str, Curve], figures: dict[str, Figures]) -> list[str]:
     searches = [label for label, curve in lines.items() if len(curve.at) > 1]
-    best = sorted(searches, key=lambda label: -figures[label].score.kept.mean)
-    wanted = [label for label in (REFERENCE, "random_sampling", *best) if label in searches]
+    best_first = sorted(searches, key=lambda label: -figures[label].score.kept.mean)
+    wanted = [label for label in (REFERENCE, "random_sampling", *best_first) if label in searches]
     return list(dict.fromkeys(wanted))[:BANDED]
 
 
-def _styles(labels: list[str]) -> list[tuple[str, str, float]]:
-    """(colour, dashes, width) of each line."""
-    others = [label for label in labels if label not in (REFERENCE, "none")]
-    styles = {
-        label: (COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)], 1.7)
-        for place, label in enumerate(others)
-    }
-    styles |= {REFERENCE: (REFERENCE_COLOUR, "-", 3.0), "none": (FAINT, ":", 1.7)}
-    return [styles[label] for label in labels]
+def _styles(labels: list[str]) -> dict[str, _Style]:
+    styles = {REFERENCE: _Style(REFERENCE_COLOUR, "-", 3.0), "none": _Style(FAINT, ":")}
+    others = [label for label in labels if label not in styles]
+    for number, label in enumerate(others):
+        dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+        styles[label] = _Style(COLOURS[number % len(COLOURS)], dashes)
+    return styles
 
 
-def _draw_line(
-    axes: Any, label: str, curve: Curve, style: tuple[str, str, float], limits: tuple[float, float], *, band: bool
-) -> _Mark:
-    colour, dashes, width = style
-    at, means = list(curve.at), [point.mean for point in curve.score]
-    if len(at) == 1:  # a first image alone: drawn on as the level the others start from
-        at, means = [at[0], limits[1]], means * 2
-    elif band:
-        low, high = [point.low for point in curve.score], [point.high for point in curve.score]
-        axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.plot(at, means, color=colour, linestyle=dashes, linewidth=width, solid_capstyle="round")
-    return _Mark(label, at[-1], curve.score[-1], colour, dashes)
+def _draw_line(axes: Axes, curve: Curve, style: _Style, axis: _Axis) -> Artist:
+    at = list(curve.at)
+    means = [point.mean for point in curve.score]
+    if len(at) == 1:  # a first image alone is the level that the others start from: drawn over the whole width
+        at = [at[0], axis.high]
+        means = [means[0], means[0]]
+    (line,) = axes.plot(
+        at, means, color=style.colour, linestyle=style.dashes, linewidth=style.width, solid_capstyle="round"
+    )
+    return line
 
 
-def _draw_point(axes: Any, label: str, figures: Figures, place: int, limits: tuple[float, float]) -> _Mark:
-    x, score = limits[1] + (place + 1) * _pitch(limits), figures.score.kept
+def _draw_band(axes: Axes, curve: Curve, style: _Style) -> None:
+    low = [point.low for point in curve.score]
+    high = [point.high for point in curve.score]
+    axes.fill_between(curve.at, low, high, color=style.colour, alpha=0.13, linewidth=0)
+
+
+def _draw_point(axes: Axes, figures: Figures, number: int, axis: _Axis) -> Artist:
+    """A preview variant's kept score with its interval, right of the lines."""
+    score = figures.score.kept
+    x = axis.high + (number + 1) * axis.pitch
     error = [[score.mean - score.low], [score.high - score.mean]]
-    axes.errorbar(x, score.mean, error, color=INK, marker=MARKERS[place % len(MARKERS)], markersize=6, elinewidth=0.8)
-    return _Mark(label, x, score, INK)
+    marker = MARKERS[number % len(MARKERS)]
+    bar = axes.errorbar(x, score.mean, error, color=INK, marker=marker, markersize=6, elinewidth=0.8, linestyle="none")
+    point: Artist = bar.lines[0]
+    return point
 
 
-def _pitch(limits: tuple[float, float]) -> float:
-    return 0.025 * (limits[1] - limits[0])
-
-
-def _dress(axes: Any, limits: tuple[float, float], unit: str, previews: int) -> None:
-    axes.set_xlim(limits[0], limits[1] + (previews + 0.5) * _pitch(limits))
-    axes.set_xlabel(unit, color=INK)
+def _dress(axes: Axes, axis: _Axis, previews: int) -> None:
+    axes.set_xlim(axis.low, axis.high + (previews + 0.5) * axis.pitch)
+    axes.set_xlabel(axis.unit, color=INK)
     axes.set_ylabel("mean VQA score of the best image so far", color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e6e4de", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
 
 
-def _name(axes: Any, marks: list[_Mark], limits: tuple[float, float], previews: int) -> None:
-    """Names right of the axis in the order of the scores, moved apart, each with a thin line to its mark."""
-    bottom, top = axes.get_ylim()
-    gap = LABEL_GAP * (top - bottom)
-    marks = sorted(marks, key=lambda mark: mark.score.mean)
-    places = _apart([mark.score.mean for mark in marks], gap, bottom, top)
-    axes.set_ylim(bottom, top)
-    edge = limits[1] + (previews + 1.5) * _pitch(limits)
-    for mark, y in zip(marks, places, strict=True):
-        axes.annotate(
-            mark.label, (mark.x, mark.score.mean), (edge + _pitch(limits), y),
-            color=mark.colour, fontsize=9.5, va="center", annotation_clip=False,
-            fontweight="bold" if mark.label == REFERENCE else "normal",
-            arrowprops={
-                "arrowstyle": "-", "color": mark.colour, "linestyle": mark.dashes, "linewidth": 0.7, "alpha": 0.7,
-                "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 2,
-            },
-        )  # fmt: skip
-
-
-def _apart(wanted: list[float], gap: float, bottom: float, top: float) -> list[float]:
-    """Heights in the order of ``wanted`` (ascending), as near to it as can be with ``gap`` between them.
-
-    Least squares under that constraint, by pooling adjacent violators; in [bottom, top] where they fit.
-    """
-    pools: list[tuple[float, int]] = []  # (height less the gaps below it, names that share it)
-    for place, height in enumerate(wanted):
-        pools.append((height - place * gap, 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (upper, n), (lower, m) = pools.pop(), pools.pop()
-            pools.append(((upper * n + lower * m) / (n + m), n + m))
-    ceiling = top - gap * (len(wanted) - 1)
-    heights = [max(min(height, ceiling), bottom) for height, count in pools for _ in range(count)]
-    return [height + place * gap for place, height in enumerate(heights)]
+def _legend(figure: Figure, drawn: dict[str, Artist], comparison: Comparison) -> None:
+    """Names right of the axes, the best score first."""
+    labels = sorted(drawn, key=lambda label: -comparison.variants[label].score.kept.mean)
+    handles = [drawn[label] for label in labels]
+    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5)
+    for text in legend.get_texts():
+        if text.get_text() == REFERENCE:
+            text.set_fontweight("bold")

@@ -1,4 +1,4 @@
-"""What the runs of a comparison left on disk."""
+"""The figures of a comparison, read from the directories of its runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.bench.compare import Comparison, compare
-from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.report.summary import columns
 from noisesmith.pipeline.sinks import read_rows
 
+Row = dict[str, Any]
 _MODELS = ("generator", "generator_revision", "scorer", "scorer_revision")
 
 
@@ -22,38 +23,37 @@ def row_columns(judges: Sequence[str]) -> list[str]:
     return ["id", "evaluations", *columns(judges), *_MODELS]
 
 
-def compare_runs(bench: Bench) -> tuple[Comparison, dict[str, str]]:
+def compare_runs(design: Design) -> tuple[Comparison, dict[str, str]]:
     """The figures of finished runs, and the ids and revisions of the models that made them.
 
     Raises:
         UserError: a run is missing or damaged, or they were made by different revisions of a model.
     """
-    judges = [judge.name for judge in bench.settings.judges]
-    rows: dict[str, dict[tuple[int, str], dict[str, Any]]] = defaultdict(dict)
-    timed: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    models: dict[str, str] | None = None
-    for trial in bench.trials:
-        label, run_dir = trial.variant.label, trial.config.run_dir
+    judges = [judge.name for judge in design.settings.judges]
+    rows: dict[str, dict[tuple[int, str], Row]] = defaultdict(dict)
+    sessions: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    models: dict[str, str] = {}
+    for trial in design.trials:
+        label = trial.variant.label
+        run_dir = trial.config.run_dir
         for row in read_rows(run_dir, row_columns(judges)):
             found = {name: row.pop(name) for name in _MODELS}
-            if models is not None and found != models:
+            if models and found != models:
                 raise UserError(
                     f"{run_dir}: was made by other models ({found}) than the first run ({models}); delete the runs of "
                     "one of them, or compare in another --out"
                 )
             models = found
             rows[label][trial.config.seed, row["id"]] = row
-        timed[label].append(_seconds(run_dir))
-    seconds = {label: _per_row(pairs) for label, pairs in timed.items()}
-    comparison = compare(
-        bench.variants, rows, seconds, judges, bench.parts(),
-        rounds=bench.rounds, steps=bench.settings.generators.steps,
-    )  # fmt: skip
-    return comparison, models or {}
+        sessions[label].append(_last_session(run_dir))
+    seconds = {label: _per_row(pairs) for label, pairs in sessions.items()}
+    steps = design.settings.generators.steps
+    comparison = compare(design.variants, rows, seconds, judges, design.parts(), rounds=design.rounds, steps=steps)
+    return comparison, models
 
 
-def _seconds(run_dir: Path) -> tuple[float, int]:
-    """Seconds of a run's last session, and the rows it wrote; (0, 0) where it was killed before it could say."""
+def _last_session(run_dir: Path) -> tuple[float, int]:
+    """Seconds of a run's last session and the rows it wrote; (0, 0) where it was killed before its report."""
     path = run_dir / "stats.json"
     if not path.is_file():
         return 0.0, 0

@@ -1,4 +1,4 @@
-"""A comparison as ``methods.md`` and ``methods.json``."""
+"""A comparison written as Markdown (``methods.md``) and JSON (``methods.json``)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
-from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.bench.variants import REFERENCE
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
@@ -21,46 +22,46 @@ _NONE = "–"
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def conditions(bench: Bench, models: dict[str, str]) -> dict[str, Any]:
-    """Under what a comparison was made: its size, sampler, models, machine, day and versions, as plain JSON values.
+def conditions(design: Design, models: dict[str, str]) -> dict[str, Any]:
+    """The conditions of a comparison as JSON values: its size, sampler, models, machine, day and versions.
 
     Args:
         models: ids and revisions of generator and scorer, as the rows have them.
     """
-    import torch
-
-    settings, gpus = bench.settings, range(torch.cuda.device_count())
-    judges = {}
-    for judge, found in zip(settings.judges, bench.models.judges, strict=True):
-        judges[f"judge {judge.name}"] = f"{found.source.id}@{found.source.resolved_revision()}"
+    settings = design.settings
+    used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")}
+    for judge, found in zip(settings.judges, design.models.judges, strict=True):
+        used[f"judge {judge.name}"] = f"{found.source.id}@{found.source.resolved_revision()}"
     return {
-        "prompts": bench.corpus.size,
-        "corpus": dict(bench.parts()),
-        "seeds": bench.seeds,
-        "rounds": bench.rounds,
+        "prompts": design.corpus.size,
+        "corpus": dict(design.parts()),
+        "seeds": design.seeds,
+        "rounds": design.rounds,
         "scheduler": settings.generators.scheduler,
         "steps": settings.generators.steps,
         "guidance_scale": settings.generators.guidance_scale,
         "readout": settings.scorers.readout,
         "batch_size": {"generators": settings.generators.batch_size, "scorers": settings.scorers.batch_size},
-        "models": {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")} | judges,
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpus": list(map(_gpu, gpus))},
+        "models": used,
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpus": _gpus()},
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"noisesmith": pipeline.__version__, **{name: version(name) for name in _LIBRARIES}},
     }
 
 
-def to_json(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
+def to_json(design: Design, comparison: Comparison, facts: dict[str, Any]) -> str:
     """Everything, at full precision.
 
-    ``conditions`` is as :func:`conditions` says; ``prompts``, ``rows``, ``rows_asked`` and ``reference`` as in
-    :class:`Comparison`; ``variants`` maps each label to ``why``, ``optimizer`` (its resolved
-    section) and the fields of :class:`Figures`, nested as there. An estimate is ``{"mean",
-    "low", "high"}``, a change ``{"rows", "first", "kept", "gain"}`` with ``rows`` counting prompts, a curve ``{"at",
-    "score"}`` with an estimate for each place.
+    ``conditions`` is that of :func:`conditions`; ``prompts``, ``rows`` and ``rows_asked`` are those of
+    :class:`Comparison`, and ``reference`` is the label that all are compared with. ``variants`` maps each label to
+    ``why``, ``optimizer`` (its resolved section) and the fields of :class:`Figures`, nested as there. An estimate is
+    ``{"mean", "low", "high"}``, a change ``{"rows", "first", "kept", "gain"}`` with ``rows`` counting prompts, a curve
+    ``{"at", "score"}`` with one estimate per value of ``at``.
     """
     plain = asdict(comparison)
-    for variant, trial in zip(bench.variants, bench.trials, strict=False):
+    first_seed = design.trials[: len(design.variants)]
+    for trial in first_seed:
+        variant = trial.variant
         section = trial.config.optimizer.model_dump(mode="json")
         figures = plain["variants"][variant.label]
         plain["variants"][variant.label] = {"why": variant.why, "optimizer": section, **figures}
@@ -68,24 +69,29 @@ def to_json(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_markdown(bench: Bench, comparison: Comparison, facts: dict[str, Any]) -> str:
+def to_markdown(design: Design, comparison: Comparison, facts: dict[str, Any]) -> str:
     """A table for a README with its conditions in one line, and what its columns and rows mean."""
     judges = list(next(iter(comparison.variants.values())).judges)
     heads = ["method", "VQA score", "Δ", "Δ at equal U-Net"]
-    heads += [head for judge in judges for head in (f"judge {judge}", f"Δ {judge}")]
+    for judge in judges:
+        heads += [f"judge {judge}", f"Δ {judge}"]
     heads += ["95 % at", "U-Net", "VLM", "‖z‖/√D", "KS", "s"]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     lines += [_line(_cells(label, figures, judges)) for label, figures in comparison.variants.items()]
-    whys = [f"- `{variant.label}`: {escape(variant.why)}" for variant in bench.variants]
+    whys = [f"- `{variant.label}`: {escape(variant.why)}" for variant in design.variants]
     return "\n".join([*lines, "", _caption(facts), "", *_notes(comparison, facts), "", *whys, ""])
 
 
 def _cells(label: str, figures: Figures, judges: list[str]) -> list[str]:
     difference = figures.difference
-    changes = [None, None] if difference is None else [difference.score, difference.score_at_budget]
-    cells = [f"`{label}`", f"{figures.score.kept.mean:.3f}", *map(_signed, changes)]
+    cells = [f"`{label}`", f"{figures.score.kept.mean:.3f}"]
+    if difference is None:
+        cells += [_NONE, _NONE]
+    else:
+        cells += [_signed(difference.score), _signed(difference.score_at_budget)]
     for judge in judges:
-        cells += [_kept(figures.judges[judge]), _signed(None if difference is None else difference.judges[judge])]
+        judged = None if difference is None else difference.judges[judge]
+        cells += [_kept(figures.judges[judge]), _signed(judged)]
     return [
         *cells,
         _NONE if figures.rounds_to_95 is None else str(figures.rounds_to_95),
@@ -98,15 +104,16 @@ def _cells(label: str, figures: Figures, judges: list[str]) -> list[str]:
 
 
 def _caption(facts: dict[str, Any]) -> str:
-    machine, models, versions = facts["machine"], facts["models"], facts["versions"]
+    machine = facts["machine"]
+    sources = ", ".join(f"{size} {name}" for name, size in facts["corpus"].items())
     parts = [
-        f"{facts['prompts']} prompts ({', '.join(f'{size} {name}' for name, size in facts['corpus'].items())})",
+        f"{facts['prompts']} prompts ({sources})",
         f"{_count(facts['seeds'], 'seed')}, {_count(facts['rounds'], 'round')}",
         f"{facts['scheduler']}, T = {facts['steps']}, guidance {facts['guidance_scale']:g}",
         ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]]),
         facts["date"],
-        ", ".join(f"{name} {number}" for name, number in versions.items()),
-        ", ".join(f"{side} {model}" for side, model in models.items()),
+        ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        ", ".join(f"{side} {model}" for side, model in facts["models"].items()),
     ]
     return escape("; ".join(parts)) + "."
 
@@ -119,7 +126,7 @@ def _notes(comparison: Comparison, facts: dict[str, Any]) -> list[str]:
         "at the score 1. Δ at equal U-Net: between the best scores found within the smaller of both budgets. A judge "
         "never steers and sees only the image kept in the end, so its Δ is as run. 95 % at: the round where the mean "
         f"score has {SHARE:.0%} of its final gain over the first image. U-Net, VLM, s: denoising steps, images scored "
-        "and seconds, a row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
+        "and seconds per row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
     ]
     if comparison.rows < comparison.rows_asked:
         notes += [
@@ -130,7 +137,7 @@ def _notes(comparison: Comparison, facts: dict[str, Any]) -> list[str]:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _signed(estimate: Estimate | None) -> str:
@@ -146,16 +153,18 @@ def _line(cells: list[str]) -> str:
 
 
 def _cpu() -> str:
-    """The processor's name, as Linux tells."""
+    """The processor's name as Linux reports it, or the machine's architecture."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        names = []
-    return names[0] if names else platform.machine()
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
-def _gpu(index: int) -> str:
+def _gpus() -> list[str]:
     import torch
 
-    return torch.cuda.get_device_name(index)
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""What is compared: search methods, each with the settings it is known by. None is tuned more than another."""
+"""The search methods that are compared, each with its usual settings. None is tuned more than another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Variant:
-    """A label, the optimizer section of a config, and why it is compared."""
+    """One search method with its settings: a label, the optimizer section of a config, and why it is compared."""
 
     label: str
     section: dict[str, Any]
@@ -28,18 +28,19 @@ class Variant:
         return bool(self.section.get("preview"))
 
     def optimizer(self, rounds: int, steps: int) -> dict[str, Any]:
-        """Its section with the common budget: M rounds, ``rounds``, which with the first image take (M + 1)·T U-Net
-        evaluations, T = ``steps``.
+        """The section with the budget that all variants share.
 
-        Where a round costs more or less than T, the evaluations bound the search: with previews, whose rounds are
-        cheaper and so more, and with the methods that read attention. Whatever the section itself sets is left.
+        The budget is M rounds, ``rounds``. With the first image they take (M + 1)·T U-Net evaluations, T = ``steps``.
+        Where a round costs more or less than T, the evaluations limit the search instead: with previews, whose rounds
+        are cheaper and therefore more, and with the methods that read attention. What the section sets itself has
+        precedence.
         """
-        spent = {"unet_evaluations": (rounds + 1) * steps}
+        limits = {"rounds": rounds}
         if self.previews:
-            return {"rounds": UNLIMITED} | spent | self.section
-        if self.section.get("method") in ("initno", "attend_and_excite"):
-            return {"rounds": rounds} | spent | self.section
-        return {"rounds": rounds} | self.section
+            limits = {"rounds": UNLIMITED, "unet_evaluations": (rounds + 1) * steps}
+        elif self.section.get("method") in ("initno", "attend_and_excite"):
+            limits["unet_evaluations"] = (rounds + 1) * steps
+        return limits | self.section
 
 
 def _order(candidates: int) -> dict[str, Any]:
@@ -47,12 +48,12 @@ def _order(candidates: int) -> dict[str, Any]:
 
 
 def _preview(keep: int = 1, **section: Any) -> dict[str, Any]:
-    return {"method": "noise_diffusion", "candidates": 50} | section | {"preview": {"steps": 4, "keep": keep}}
+    return {"method": "noise_diffusion", "candidates": 50, **section, "preview": {"steps": 4, "keep": keep}}
 
 
 DEFAULTS = tuple(
-    Variant(*triple)
-    for triple in (
+    Variant(label, section, why)
+    for label, section, why in (
         ("none", {"method": "none", "rounds": 0}, "the first image: what every search starts from"),
         ("random_sampling", {"method": "random_sampling"}, "best of M + 1 fresh noises: what a search must beat"),
         ("random_diffusion", {"method": "random_diffusion"}, "the paper's step without its gradient"),
@@ -64,26 +65,29 @@ DEFAULTS = tuple(
         ("order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"),
         ("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
         ("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
-        ("preview_4", _preview(), "rounds of 4 sampler steps, the best made again at full T"),
-        ("preview_4_keep_2", _preview(2), "the best two made again, in case a preview misleads"),
+        ("preview_4", _preview(), "rounds of 4 sampler steps, the best rendered again at full T"),
+        ("preview_4_keep_2", _preview(2), "the best two rendered again, in case a preview misleads"),
         ("preview_4_best", _preview(move_from="best"), "previews, each moving away from the best so far"),
-        ("preview_4_keep_2_best", _preview(2, move_from="best"), "both"),
+        ("preview_4_keep_2_best", _preview(2, move_from="best"), "both of the above"),
         ("preview_order_1000", _preview(**_order(1_000)), "previews guided as by the best of 1,000"),
     )
 )
 
 
 def choose(names: str | None, own: Path | None) -> list[Variant]:
-    """The variants of a comparison.
+    """The variants of a comparison, in the order asked for.
 
     Args:
-        names: labels with commas between; all when absent.
+        names: labels separated by commas; all variants when absent.
         own: YAML file of further variants, a mapping from label to optimizer section.
 
     Raises:
-        UserError: a label is unknown, given twice or lacks the reference, or the file is no such mapping.
+        UserError: a label is unknown or named twice, the reference is not named, or the file is no such mapping.
     """
-    known = {variant.label: variant for variant in (*DEFAULTS, *(_read(own) if own else ()))}
+    variants = [*DEFAULTS]
+    if own is not None:
+        variants += _read(own)
+    known = {variant.label: variant for variant in variants}
     if names is None:
         return list(known.values())
     chosen = [name.strip() for name in names.split(",")]
@@ -102,6 +106,7 @@ def _read(path: Path) -> list[Variant]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: must map labels to optimizer sections, such as slow_pgd: {{method: pgd, step: 0.01}}")
     taken = {variant.label for variant in DEFAULTS}
+    variants: list[Variant] = []
     for label, section in content.items():
         if not isinstance(label, str) or not _LABEL.fullmatch(label):
             raise UserError(f"{path}: label {label!r} must be lower-case letters, digits and _, at most 40")
@@ -109,4 +114,5 @@ def _read(path: Path) -> list[Variant]:
             raise UserError(f"{path}: {label} is a built-in variant; choose another label")
         if not isinstance(section, dict):
             raise UserError(f"{path}: {label} must be an optimizer section, such as {{method: pgd, step: 0.01}}")
-    return [Variant(label, section, f"own variant of {path.name}") for label, section in content.items()]
+        variants.append(Variant(label, section, f"own variant of {path.name}"))
+    return variants

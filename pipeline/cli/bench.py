@@ -10,7 +10,7 @@ import typer
 from noisesmith.pipeline.cli.common import check_machine, console, interruptible
 
 if TYPE_CHECKING:
-    from noisesmith.pipeline.bench import Bench, Trial
+    from noisesmith.pipeline.bench import Design, Trial
 
 app = typer.Typer(help="Comparisons, fair and with intervals.", no_args_is_help=True)
 
@@ -52,28 +52,28 @@ def bench_methods(
     base = bench.base_config(Path(words[0]) if named else None, words[named:])
     check_machine(base)
     chosen = bench.choose(methods, variants)
-    plan = bench.plan_bench(base, chosen, out, prompts=prompts, rounds=rounds, seeds=seeds)
-    left = bench.unfinished(plan)
-    count = len(plan.trials)
-    console.print(f"{count} runs of {plan.corpus.size} prompts: {count - len(left)} done, {len(left)} to make")
+    design = bench.make_design(base, chosen, out, prompts=prompts, rounds=rounds, seeds=seeds)
+    left = bench.unfinished(design)
+    count = len(design.trials)
+    console.print(f"{count} runs of {design.corpus.size} prompts: {count - len(left)} done, {len(left)} to make")
     if left:
-        _drive_trials(plan, left)
-    paths = bench.write_comparison(plan)
+        _drive_trials(design, left)
+    paths = bench.write_comparison(design)
     console.print(paths[0].read_text(encoding="utf-8").partition("\n\n")[0])
     console.print(f"written: {', '.join(map(str, paths))}")
 
 
-def _drive_trials(plan: Bench, trials: list[Trial]) -> None:
+def _drive_trials(design: Design, trials: list[Trial]) -> None:
     from noisesmith.actors.session import session
     from noisesmith.pipeline.bench import refuse_if_all_failed
     from noisesmith.pipeline.sinks import hold_run
     from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
-    with interruptible(), session(plan.settings, console.print) as runs:
+    with interruptible(), session(design.settings, console.print) as runs:
         for number, trial in enumerate(trials, 1):
             console.print(f"{trial.name} ({number} of {len(trials)}): loading models")
-            with hold_run(trial.config, plan.corpus, console.print) as state:
-                outcome, _ = runs.drive(trial.config, plan.corpus, state, ConsoleProgress(console))
+            with hold_run(trial.config, design.corpus, console.print) as state:
+                outcome, _ = runs.drive(trial.config, design.corpus, state, ConsoleProgress(console))
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)

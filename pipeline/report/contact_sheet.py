@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import islice
@@ -15,19 +16,39 @@ from PIL import Image, ImageDraw, ImageFont
 from noisesmith.pipeline.storage.files import write_atomic
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Row = Mapping[str, Any]
 
-PAPER, INK, FAINT, TRACK = "#fbfaf7", "#23262b", "#8a8f98", "#e6e4de"
-LOW, HIGH = (214, 122, 84), (52, 138, 106)  # a bar's colour at score 0 and 1
-YES, NO = "#348a6a", "#c4593b"
-TILE, PAIR_GAP, GUTTER, MARGIN, COLUMNS = 192, 28, 44, 52, 4
-CAPTION_LINES, CAPTION_STEP = 2, 26
-HEADER, SCORE_BLOCK, ROW_GAP = 96, 40, 38
+# Colours.
+PAPER = "#fbfaf7"
+INK = "#23262b"
+FAINT = "#8a8f98"
+TRACK = "#e6e4de"
+LOW = (214, 122, 84)  # a bar at score 0
+HIGH = (52, 138, 106)  # a bar at score 1
+YES = "#348a6a"
+NO = "#c4593b"
+# Sizes in pixels. A cell is a pair of tiles: first image, kept image.
+TILE = 192
+PAIR_GAP = 28
 CELL = 2 * TILE + PAIR_GAP
-TITLE_SIZE, CAPTION_SIZE, SCORE_SIZE, LEGEND_SIZE = 34, 20, 18, 18
+GUTTER = 44
+MARGIN = 52
+HEADER = 96
+SCORE_BLOCK = 40
+CAPTION_STEP = 26
+ROW_GAP = 38
+MARK_STEP = 22
+TITLE_SIZE = 34
+CAPTION_SIZE = 20
+SCORE_SIZE = 18
+LEGEND_SIZE = 18
+# Counts.
+COLUMNS = 4
+CAPTION_LINES = 2
 MAX_MARKS = 4
 
 
-def write_contact_sheet(path: Path, rows: Iterable[Mapping[str, Any]], limit: int = 24) -> None:
+def write_contact_sheet(path: Path, rows: Iterable[Row], limit: int = 24) -> None:
     """Draw up to ``limit`` rows as a PNG at ``path``, which appears whole or not at all.
 
     A row holds ``prompt``, ``image`` and, where kept, ``image_initial`` as encoded bytes, ``score``,
@@ -38,40 +59,50 @@ def write_contact_sheet(path: Path, rows: Iterable[Mapping[str, Any]], limit: in
     write_atomic(path, buffer.getvalue())
 
 
-def draw_contact_sheet(rows: list[Mapping[str, Any]]) -> Image.Image:
-    """The sheet as an RGB image: ``rows`` in reading order, four pairs a line."""
+def draw_contact_sheet(rows: list[Row]) -> Image.Image:
+    """The sheet as an RGB image: ``rows`` in reading order, four pairs per line."""
     columns = min(COLUMNS, max(len(rows), 2))
     lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     captions = [[_caption(row["prompt"]) for row in line] for line in lines]
-    heights = [TILE + SCORE_BLOCK + max(map(len, line)) * CAPTION_STEP + ROW_GAP for line in captions]
+    heights: list[int] = []
+    for line_captions in captions:
+        longest = max(map(len, line_captions))
+        heights.append(TILE + SCORE_BLOCK + longest * CAPTION_STEP + ROW_GAP)
     width = 2 * MARGIN + columns * CELL + (columns - 1) * GUTTER
-    sheet = Image.new("RGB", (width, 2 * MARGIN + HEADER + sum(heights) - ROW_GAP), PAPER)
+    height = 2 * MARGIN + HEADER + sum(heights) - ROW_GAP
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    _header(draw, list(dict.fromkeys(judge for row in rows for judge in _judges(row))))
-    for number, line in enumerate(lines):
-        y = MARGIN + HEADER + sum(heights[:number])
-        for column, (row, caption) in enumerate(zip(line, captions[number], strict=True)):
-            _pair(sheet, draw, MARGIN + column * (CELL + GUTTER), y, row, caption)
+    judges: list[str] = []
+    for row in rows:
+        judges += [judge for judge in _judges(row) if judge not in judges]
+    _header(draw, judges)
+    y = MARGIN + HEADER
+    for line, line_captions, line_height in zip(lines, captions, heights, strict=True):
+        x = MARGIN
+        for row, caption in zip(line, line_captions, strict=True):
+            _pair(sheet, draw, x, y, row, caption)
+            x += CELL + GUTTER
+        y += line_height
     return sheet
 
 
 def _header(draw: ImageDraw.ImageDraw, judges: list[str]) -> None:
     draw.text((MARGIN, MARGIN), "First image, kept image", INK, _font(TITLE_SIZE), anchor="lt")
-    x, y = MARGIN, MARGIN + 62
-    legend = "Bars: the guiding model's score, 0 to 1."
-    draw.text((x, y), legend, FAINT, _font(LEGEND_SIZE), anchor="lm")
-    if judges:
-        x += round(draw.textlength(legend, _font(LEGEND_SIZE))) + 20
-        for verdict, word in ((True, "agrees"), (False, "disagrees")):
-            _mark(draw, x + 8, y, verdict)
-            text = f"judge {' and '.join(judges)} {word}" if verdict else word
-            draw.text((x + 24, y), text, FAINT, _font(LEGEND_SIZE), anchor="lm")
-            x += 24 + round(draw.textlength(text, _font(LEGEND_SIZE))) + 18
+    x = MARGIN
+    y = MARGIN + 62
+    font = _font(LEGEND_SIZE)
+    legend = "Bars: the scoring model's score, 0 to 1."
+    draw.text((x, y), legend, FAINT, font, anchor="lm")
+    if not judges:
+        return
+    x += round(draw.textlength(legend, font)) + 20
+    for verdict, text in ((True, f"judge {' and '.join(judges)} agrees"), (False, "disagrees")):
+        _mark(draw, x + 8, y, verdict)
+        draw.text((x + 24, y), text, FAINT, font, anchor="lm")
+        x += 24 + round(draw.textlength(text, font)) + 18
 
 
-def _pair(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, row: Mapping[str, Any], caption: list[str]
-) -> None:
+def _pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, row: Row, caption: list[str]) -> None:
     for side, suffix in enumerate(("_initial", "")):
         left = x + side * (TILE + PAIR_GAP)
         _tile(sheet, draw, left, y, row.get(f"image{suffix}"))
@@ -79,11 +110,12 @@ def _pair(
         _score(draw, left, y + TILE + 10, row[f"score{suffix}"], verdicts)
     _arrow(draw, x + TILE + PAIR_GAP // 2, y + TILE // 2)
     for number, text in enumerate(caption):
-        place = (x, y + TILE + SCORE_BLOCK + number * CAPTION_STEP)
-        draw.text(place, text, INK, _font(CAPTION_SIZE, row["prompt"]), anchor="la")
+        top = y + TILE + SCORE_BLOCK + number * CAPTION_STEP
+        draw.text((x, top), text, INK, _font(CAPTION_SIZE, row["prompt"]), anchor="la")
 
 
 def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, image: bytes | None) -> None:
+    """The encoded image in a square whose upper left corner is (x, y), or an empty frame where there is none."""
     box = (x, y, x + TILE - 1, y + TILE - 1)
     if image is None:
         draw.rectangle(box, outline=TRACK, width=2)
@@ -95,24 +127,28 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, image: 
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:
-    """Scaled to touch a square of ``side`` pixels: whole multiples keep their hard pixels, all else is Lanczos."""
+    """The picture scaled to fill the width or height of a square of ``side`` pixels.
+
+    Small pictures that fit a whole number of times keep their sharp pixels; all others are filtered (Lanczos).
+    """
     scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    method = Image.Resampling.NEAREST if scale >= 2 and scale.is_integer() else Image.Resampling.LANCZOS
-    return picture.resize(size, method)
+    width = max(1, round(picture.width * scale))
+    height = max(1, round(picture.height * scale))
+    sharp = scale >= 2 and scale.is_integer()
+    return picture.resize((width, height), Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
 
 
 def _score(draw: ImageDraw.ImageDraw, x: int, y: int, score: float, verdicts: list[float | None]) -> None:
+    """A bar of the score, the score in figures, and one mark per judge that could tell."""
     shade = tuple(round(low + (high - low) * score) for low, high in zip(LOW, HIGH, strict=True))
-    marks = 22 * len(verdicts)
-    bar = TILE - 48 - marks
+    bar = TILE - 48 - MARK_STEP * len(verdicts)
     draw.rounded_rectangle((x, y + 4, x + bar, y + 11), 4, TRACK)
     if score > 0:
         draw.rounded_rectangle((x, y + 4, x + max(8, round(bar * score)), y + 11), 4, shade)
     draw.text((x + bar + 46, y + 7), f"{score:.2f}", INK, _font(SCORE_SIZE), anchor="rm")
     for number, verdict in enumerate(verdicts):
         if verdict is not None:
-            _mark(draw, x + bar + 60 + 22 * number, y + 7, verdict >= 0.5)
+            _mark(draw, x + bar + 60 + MARK_STEP * number, y + 7, verdict >= 0.5)
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, good: bool) -> None:
@@ -129,11 +165,11 @@ def _arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
     draw.line([(x + 1, y - 5), (x + 6, y), (x + 1, y + 5)], FAINT, 2, joint="curve")
 
 
-def _judges(row: Mapping[str, Any]) -> list[str]:
+def _judges(row: Row) -> list[str]:
     """The judges to show: as many as leave room for the bar."""
-    begins, ends = "judge_", "_initial"
-    names = [name for name in row if name.startswith(begins) and name.endswith(ends)]
-    return [name[len(begins) : -len(ends)] for name in names[:MAX_MARKS]]
+    judges = [name.removeprefix("judge_") for name in row if name.startswith("judge_")]
+    names = [judge.removesuffix("_initial") for judge in judges if judge.endswith("_initial")]
+    return names[:MAX_MARKS]
 
 
 @cache
@@ -142,7 +178,7 @@ def _built_in(size: int) -> Font:
 
 
 def _font(size: int, text: str = "") -> Font:
-    """Pillow's own font; text beyond ASCII, which it lacks, takes a system font where there is one."""
+    """Pillow's own font, which has ASCII only; other text takes a system font where there is one."""
     if not text.isascii():
         for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"):
             try:
@@ -158,34 +194,37 @@ def _caption(prompt: str) -> list[str]:
 
 
 def _printable(text: str, font: Font) -> str:
-    """One line of the text; in the built-in font accents are dropped and what is left beyond ASCII becomes ``?``."""
+    """The text on one line; for the built-in font without accents, and with ``?`` for other non-ASCII characters."""
     text = " ".join(text.split())
     if text.isascii() or font is not _built_in(CAPTION_SIZE):
         return text
-    plain = (char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    return "".join(char if char.isascii() else "?" for char in plain)
+    decomposed = unicodedata.normalize("NFKD", text)
+    plain = "".join(char for char in decomposed if not unicodedata.combining(char))
+    return plain.encode("ascii", "replace").decode()
 
 
 def wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
-    """Break at spaces into at most ``lines`` lines of ``width`` pixels; what does not fit ends in ``…``."""
+    """Break text at spaces into at most ``lines`` lines of ``width`` pixels; a line that does not fit ends in ``…``."""
     words = text.split(" ")
     wrapped: list[str] = []
     while words and len(wrapped) < lines:
         count = 1
         while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
             count += 1
-        last = len(wrapped) == lines - 1
-        line = " ".join(words if last else words[:count])
-        wrapped.append(line)
+        if len(wrapped) == lines - 1:
+            count = len(words)  # the last line takes the rest, and is shortened below
+        wrapped.append(" ".join(words[:count]))
         words = words[count:]
-    return [_ellipsised(line, font, width) for line in wrapped]
+    return [_shortened(line, font, width) for line in wrapped]
 
 
-def _ellipsised(line: str, font: Font, width: int) -> str:
+def _shortened(line: str, font: Font, width: int) -> str:
+    """The line, or its longest beginning that fits with ``…``."""
     if font.getlength(line) <= width:
         return line
-    low, high = 0, len(line)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(line[:middle].rstrip() + "…") <= width else (low, middle - 1)
-    return line[:low].rstrip() + "…"
+
+    def too_long(length: int) -> bool:
+        return font.getlength(line[:length].rstrip() + "…") > width
+
+    fitting = bisect_left(range(1, len(line) + 1), True, key=too_long)
+    return line[:fitting].rstrip() + "…"

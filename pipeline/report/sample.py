@@ -12,26 +12,38 @@ from noisesmith.pipeline.sinks.reader import read_parquet, read_tar
 
 
 def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[str, Any]]:
-    """Up to ``limit`` committed rows, evenly spaced, in order; opens few shards, and reads none past its last pick."""
+    """Up to ``limit`` committed rows, evenly spaced, in order.
+
+    Opens few shards, and reads none of them past the last row that it takes.
+    """
     entries = [entry for _, entry in sorted(read_manifest(run_dir).entries.items()) if entry.rows]
-    for entry, places in zip(entries, spread([entry.rows for entry in entries], limit), strict=True):
-        if places:
-            path = run_dir / entry.files[0].path
-            rows = (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
-            yield from (row for place, row in enumerate(islice(rows, places[-1] + 1)) if place in places)
+    chosen = spread([entry.rows for entry in entries], limit)
+    for entry, positions in zip(entries, chosen, strict=True):
+        if not positions:
+            continue
+        path = run_dir / entry.files[0].path
+        read = read_parquet if path.suffix == ".parquet" else read_tar
+        for position, row in enumerate(islice(read(path, columns), positions[-1] + 1)):
+            if position in positions:
+                yield row
 
 
 def spread(sizes: list[int], limit: int) -> list[list[int]]:
-    """For shards of these sizes, the rows to pick from each: up to ``limit`` in all, every row where there are fewer.
+    """For shards of these sizes, the positions of the rows to take from each, up to ``limit`` in all.
 
-    With at least as many shards as picks each pick is its shard's first row, which costs one row group to read.
+    Every row is taken where there are no more than ``limit``. With at least as many shards as picks, each pick is its
+    shard's first row, which costs one row group to read.
     """
     total = sum(sizes)
     count = min(limit, total)
-    picks = [index * total // count for index in range(count)]
-    chosen, start = [], 0
+    picks = [number * total // count for number in range(count)]
+    chosen: list[list[int]] = []
+    start = 0
     for size in sizes:
-        places = [pick - start for pick in picks if start <= pick < start + size]
-        chosen.append([0] * bool(places) if len(sizes) >= count else places)
-        start += size
+        end = start + size
+        positions = [pick - start for pick in picks if start <= pick < end]
+        if positions and len(sizes) >= count:
+            positions = [0]
+        chosen.append(positions)
+        start = end
     return chosen

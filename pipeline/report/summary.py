@@ -1,4 +1,4 @@
-"""The figures of a run: first and kept scores with intervals, judges beside them, curves, stop reasons."""
+"""The figures of a run: first and kept scores with intervals, judges next to them, curves, stop reasons."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from rich.table import Table
 
 RESAMPLES = 10_000
 BOOTSTRAP_ROWS = 5_000  # above this many rows the mean is normal to within the resampling noise, at no cost
-_CHUNK_VALUES = 2_000_000
-_NORMAL_975 = 1.959963984540054
+_CHUNK_VALUES = 2_000_000  # values resampled at once: 16 MB of float64
+_NORMAL_975 = NormalDist().inv_cdf(0.975)
+
+Row = Mapping[str, Any]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Change:
-    """What one scorer said of the first and the kept images of ``rows`` rows. ``gain`` is paired: kept − first.
+    """One scorer's scores of the first and the kept images of ``rows`` rows. ``gain`` is paired: kept − first.
 
-    ``agreement`` is a judge's alone: the shares of first and of kept images where it and the steering score are on
-    the same side of 0.5. Where the second falls behind the first, the search has fooled the scorer.
+    ``agreement`` exists for a judge only: the shares of first and of kept images where it and the steering score are
+    on the same side of 0.5. Where the second share is below the first, the search has fooled the scorer.
     """
 
     rows: int
@@ -44,10 +48,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a run; ``None`` where no row has any.
+    """The figures of a run; ``None`` where no row has a value.
 
-    ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best, and a preview
-    counts for nothing until it is made again at full T.
+    ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best score, and a
+    preview counts for nothing until it is rendered again at full steps.
     ``noise_norm`` (‖z_T‖/√D) and ``noise_std`` are means over the kept noises; both are 1 under N(0, I).
     """
 
@@ -60,84 +64,103 @@ class Summary:
     noise_std: float | None
     curve: tuple[float, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
-        plain = asdict(self) | {"curve": list(self.curve)}
+    def to_dict(self) -> dict[str, object]:
+        """The same figures as dictionaries, lists, strings and numbers, equal to what JSON reads back."""
+        plain = asdict(self)
+        plain["curve"] = list(self.curve)
         for change in (plain["score"], *plain["judges"].values()):
-            if change and change["agreement"]:
+            if change is not None and change["agreement"] is not None:
                 change["agreement"] = list(change["agreement"])
         return plain
 
 
 def columns(judges: Iterable[str]) -> list[str]:
     """The columns that :func:`summarise` reads; no images among them."""
-    pairs = (f"judge_{judge}{suffix}" for judge in judges for suffix in ("_initial", ""))
-    return ["score_initial", "score", "scores", "steps", "rounds", "stop_reason", "noise", *pairs]
+    names = ["score_initial", "score", "scores", "steps", "rounds", "stop_reason", "noise"]
+    for judge in judges:
+        names += [f"judge_{judge}_initial", f"judge_{judge}"]
+    return names
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], judges: list[str]) -> Summary:
-    """One pass over ``rows`` (see :func:`columns`); scores in [0, 1], judge scores may be null."""
-    steering: list[tuple[float, float]] = []
-    judged: dict[str, list[tuple[float, float]]] = {judge: [] for judge in judges}
-    agreed: dict[str, list[tuple[bool, bool]]] = {judge: [] for judge in judges}
+def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
+    """The figures of ``rows``, read in one pass.
+
+    Args:
+        rows: with the :func:`columns` of these judges; scores in [0, 1], judge scores may be null.
+    """
+    steering = _Pairs()
+    judged = {judge: _Pairs() for judge in judges}
     rounds: list[int] = []
-    noises: list[tuple[float, float]] = []
+    norms: list[float] = []
+    deviations: list[float] = []
     reasons: Counter[str] = Counter()
     curve = _Curve()
     for row in rows:
-        steering.append((row["score_initial"], row["score"]))
+        guide = (row["score_initial"], row["score"])
+        steering.add(guide)
         rounds.append(row["rounds"])
-        noises.append((row["noise"]["norm"], row["noise"]["std"]))
+        norms.append(row["noise"]["norm"])
+        deviations.append(row["noise"]["std"])
         reasons[row["stop_reason"]] += 1
-        curve.add(zip(row["scores"], row["steps"], strict=True))
+        curve.add(row["scores"], row["steps"])
         for judge, pairs in judged.items():
-            pair = (row[f"judge_{judge}_initial"], row[f"judge_{judge}"])
-            if None not in pair:
-                pairs.append(pair)
-                first, kept = ((score > 0.5) == (said > 0.5) for score, said in zip(steering[-1], pair, strict=True))
-                agreed[judge].append((first, kept))
-    norm, std = np.mean(noises, axis=0).tolist() if noises else (None, None)
+            first, kept = row[f"judge_{judge}_initial"], row[f"judge_{judge}"]
+            # A judge that cannot read one of the two images says nothing about the change.
+            if first is not None and kept is not None:
+                pairs.add((first, kept), guide)
     return Summary(
-        rows=len(steering),
-        score=_change(steering),
-        judges={judge: _change(pairs, agreed[judge]) for judge, pairs in judged.items()},
-        mean_rounds=float(np.mean(rounds)) if rounds else None,
+        rows=len(rounds),
+        score=steering.change(),
+        judges={judge: pairs.change() for judge, pairs in judged.items()},
+        mean_rounds=_mean(rounds),
         stop_reasons=dict(reasons.most_common()),
-        noise_norm=norm,
-        noise_std=std,
+        noise_norm=_mean(norms),
+        noise_std=_mean(deviations),
         curve=curve.mean(),
     )
 
 
-def estimates(values: NDArray[np.float64], seed: int = 0) -> list[Estimate]:
+def estimates(values: Array, seed: int = 0) -> list[Estimate]:
     """Mean and 95 % interval of each row of ``values`` ``[K, N]``, N ≥ 1; the K rows are resampled together.
 
-    Percentile bootstrap (Efron & Tibshirani 1993, §13.3) of 10,000 resamples; mean ± 1.96 standard errors above
-    5,000 values.
+    Percentile bootstrap (Efron & Tibshirani 1993, §13.3) of 10,000 resamples; above 5,000 values, mean ± 1.96 standard
+    errors.
     """
-    means, n = values.mean(axis=1), values.shape[1]
-    if n > BOOTSTRAP_ROWS:
-        errors = _NORMAL_975 * values.std(axis=1, ddof=1) / np.sqrt(n)
+    count = values.shape[1]
+    means = values.mean(axis=1)
+    if count > BOOTSTRAP_ROWS:
+        errors = _NORMAL_975 * values.std(axis=1, ddof=1) / np.sqrt(count)
         low, high = means - errors, means + errors
     else:
-        rng = np.random.default_rng(seed)
-        size = max(1, _CHUNK_VALUES // n)
-        chunks = [
-            values[:, rng.integers(n, size=(min(size, RESAMPLES - start), n), dtype=np.int32)].mean(axis=2)
-            for start in range(0, RESAMPLES, size)
-        ]
-        low, high = np.percentile(np.concatenate(chunks, axis=1), [2.5, 97.5], axis=1)
-    return [Estimate(*map(float, triple)) for triple in zip(means, low, high, strict=True)]
+        low, high = np.percentile(_resampled_means(values, seed), [2.5, 97.5], axis=1)
+    found: list[Estimate] = []
+    for triple in zip(means, low, high, strict=True):
+        found.append(Estimate(*map(float, triple)))
+    return found
+
+
+def _resampled_means(values: Array, seed: int) -> Array:
+    """Means ``[K, RESAMPLES]`` of ``values`` ``[K, N]`` drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    count = values.shape[1]
+    # In chunks, since all resamples of thousands of rows at once would take gigabytes.
+    size = max(1, _CHUNK_VALUES // count)
+    chunks: list[Array] = []
+    for start in range(0, RESAMPLES, size):
+        drawn = rng.integers(count, size=(min(size, RESAMPLES - start), count), dtype=np.int32)
+        chunks.append(values[:, drawn].mean(axis=2))
+    return np.concatenate(chunks, axis=1)
 
 
 def best_so_far(scores: Sequence[float], steps: Sequence[int]) -> list[float]:
-    """A row's best score after each of its images; a preview counts for nothing until it is made again at full T.
+    """A row's best score after each of its images; previews count for nothing, since they are never kept.
 
     Args:
-        steps: sampler steps of each image; the first has full T.
+        steps: sampler steps of each image; the first image has full steps.
     """
-    full = (score if step == steps[0] else 0.0 for score, step in zip(scores, steps, strict=True))
-    return list(itertools.accumulate(full, max))
+    full = steps[0]
+    counted = [score if step == full else 0.0 for score, step in zip(scores, steps, strict=True)]
+    return list(itertools.accumulate(counted, max))
 
 
 def summary_table(summary: Summary) -> Table:
@@ -157,7 +180,7 @@ def summary_table(summary: Summary) -> Table:
 
 
 def labelled(summary: Summary) -> list[tuple[str, Change | None]]:
-    """The steering score and every judge's, each with the name readers see."""
+    """The steering score's and every judge's change, each with the name that readers see."""
     return [("VQA score", summary.score), *((f"judge {name}", change) for name, change in summary.judges.items())]
 
 
@@ -167,53 +190,80 @@ def shown(estimate: Estimate, sign: str = "") -> str:
 
 
 def notes(summary: Summary) -> list[str]:
-    """What the table's numbers leave out, one sentence a line."""
+    """What the table's numbers leave out, one sentence per line."""
     if summary.mean_rounds is None:
         return ["No row finished."]
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary.stop_reasons.items())
     lines = [
-        f"{summary.rows} rows, {summary.mean_rounds:.1f} rounds a row; stopped by: {reasons}.",
+        f"{summary.rows} rows, {summary.mean_rounds:.1f} rounds per row; stopped by: {reasons}.",
         f"Kept noise: norm {summary.noise_norm:.3f}, std {summary.noise_std:.3f} (1 and 1 for fresh noise).",
     ]
     for name, change in summary.judges.items():
-        if change is not None and change.rows < summary.rows:
+        if change is None:
+            continue
+        if change.rows < summary.rows:
             lines.append(f"Judge {name} could read {change.rows} of {summary.rows} rows.")
-        if change is not None and change.agreement is not None:
+        if change.agreement is not None:
             first, kept = change.agreement
             lines.append(f"Judge {name} and the VQA score agree on {first:.1%} of first and {kept:.1%} of kept images.")
     return lines
 
 
-def _change(pairs: list[tuple[float, float]], agreed: Sequence[tuple[bool, bool]] = ()) -> Change | None:
-    if not pairs:
-        return None
-    initial, final = np.asarray(pairs, dtype=np.float64).T
-    first, kept, gain = estimates(np.stack([initial, final, final - initial]))
-    shares = np.mean(agreed, axis=0).tolist() if agreed else None
-    return Change(len(pairs), first, kept, gain, shares and (shares[0], shares[1]))
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+class _Pairs:
+    """One scorer's scores of (first, kept) images, and where they agree with the steering score."""
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[float, float]] = []
+        self._agreed: list[tuple[bool, bool]] = []
+
+    def add(self, pair: tuple[float, float], steering: tuple[float, float] | None = None) -> None:
+        """Add a row; ``steering`` are the scores to compare a judge's with."""
+        self._pairs.append(pair)
+        if steering is not None:
+            first = (pair[0] > 0.5) == (steering[0] > 0.5)
+            kept = (pair[1] > 0.5) == (steering[1] > 0.5)
+            self._agreed.append((first, kept))
+
+    def change(self) -> Change | None:
+        if not self._pairs:
+            return None
+        scores = np.array(self._pairs, dtype=np.float64)
+        initial, final = scores[:, 0], scores[:, 1]
+        first, kept, gain = estimates(np.stack([initial, final, final - initial]))
+        agreement = None
+        if self._agreed:
+            shares = np.mean(self._agreed, axis=0)
+            agreement = (float(shares[0]), float(shares[1]))
+        return Change(len(self._pairs), first, kept, gain, agreement)
 
 
 class _Curve:
-    """Mean of the best score so far, by round, over rows of different lengths, without keeping the rows."""
+    """Mean best score so far, by image, over rows of different lengths, without keeping the rows."""
 
     def __init__(self) -> None:
         self._rows = 0
-        self._live: list[float] = []  # sum of best-so-far over the rows that had this round
-        self._ended: list[float] = []  # sum of the bests of the rows whose last round this was
+        self._live: list[float] = []  # by image: sum of the best scores so far of the rows that have this image
+        self._ended: list[float] = []  # by image: sum of the final best scores of the rows that end with this image
 
-    def add(self, images: Iterable[tuple[float, int]]) -> None:
-        """A row's images as (score, sampler steps); the first image has full T."""
-        bests = best_so_far(*zip(*images, strict=True))
-        grow = len(bests) - len(self._live)
-        self._live += [0.0] * grow
-        self._ended += [0.0] * grow
-        for round_, best in enumerate(bests):
-            self._live[round_] += best
+    def add(self, scores: Sequence[float], steps: Sequence[int]) -> None:
+        """Add a row by the scores and sampler steps of its images."""
+        bests = best_so_far(scores, steps)
+        missing = len(bests) - len(self._live)
+        if missing > 0:
+            self._live.extend([0.0] * missing)
+            self._ended.extend([0.0] * missing)
+        for image, best in enumerate(bests):
+            self._live[image] += best
         self._ended[len(bests) - 1] += bests[-1]
         self._rows += 1
 
     def mean(self) -> tuple[float, ...]:
         if not self._rows:
             return ()
+        # A row that has ended counts with its final best score at every later image.
         carried = itertools.accumulate([0.0, *self._ended[:-1]])
-        return tuple((live + best) / self._rows for live, best in zip(self._live, carried, strict=True))
+        return tuple((live + ended) / self._rows for live, ended in zip(self._live, carried, strict=True))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from noisesmith.pipeline.bench import Bench, base_config, choose, plan_bench
-from noisesmith.pipeline.bench.plan import Trial
+from noisesmith.pipeline.bench import Design, base_config, choose, make_design
+from noisesmith.pipeline.bench.design import Trial
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result
 from noisesmith.pipeline.sinks import RunWriter, open_run
 from tests.report.conftest import png
@@ -32,17 +32,17 @@ def row(scores: Sequence[float], steps: Sequence[int] | None = None, **changes: 
 
 
 def rows_of(*searches: dict[str, Any], seed: int = 0) -> dict[tuple[int, str], dict[str, Any]]:
-    """One row a prompt, keyed as a comparison wants them."""
+    """One row per prompt, keyed as a comparison expects them."""
     return {(seed, f"{index:08d}-abcdef01"): search for index, search in enumerate(searches)}
 
 
-def write_trial(bench: Bench, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
+def write_trial(design: Design, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
     """A finished run in which each row's search had these scores and no judge; no scores: every row failed."""
-    open_run(trial.config, bench.corpus)
+    open_run(trial.config, design.corpus)
     writer = RunWriter(
-        trial.config.run_dir, trial.config, bench.corpus.extra_schema, bench.corpus.size, provenance
+        trial.config.run_dir, trial.config, design.corpus.extra_schema, design.corpus.size, provenance
     )  # fmt: skip
-    for one in bench.corpus.rows():
+    for one in design.corpus.rows():
         if not scores:
             writer.fail(Failure(one, ({"error": "RuntimeError", "message": "no attention here", "where": "generate"},)))
             continue
@@ -71,14 +71,14 @@ def config_path(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Path:
 
 
 @pytest.fixture
-def finished(config_path: Path, tmp_path: Path) -> Callable[[Mapping[str, Sequence[float]]], Bench]:
-    """``finished({label: scores})`` plans a comparison of one round and one seed in ``OUT``, and writes its runs."""
+def finished(config_path: Path, tmp_path: Path) -> Callable[[Mapping[str, Sequence[float]]], Design]:
+    """``finished({label: scores})`` makes a comparison of one round and one seed in ``OUT``, and writes its runs."""
 
-    def make(scores: Mapping[str, Sequence[float]]) -> Bench:
+    def make(scores: Mapping[str, Sequence[float]]) -> Design:
         variants = choose(",".join(scores), None)
-        bench = plan_bench(base_config(config_path, []), variants, tmp_path / "OUT", prompts=None, rounds=1, seeds=1)
-        for trial in bench.trials:
-            write_trial(bench, trial, scores[trial.variant.label])
-        return bench
+        design = make_design(base_config(config_path, []), variants, tmp_path / "OUT", prompts=None, rounds=1, seeds=1)
+        for trial in design.trials:
+            write_trial(design, trial, scores[trial.variant.label])
+        return design
 
     return make

@@ -14,7 +14,7 @@ from PIL import Image
 
 from noisesmith.pipeline import cli
 from noisesmith.pipeline.bench import write_comparison
-from noisesmith.pipeline.bench.plan import Bench
+from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.config import METHODS, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.replay import replay_row
@@ -25,7 +25,7 @@ from tests.test_bad_inputs import no_model  # noqa: F401
 
 SCORES = {"none": [0.2], "noise_diffusion": [0.2, 0.6], "random_sampling": [0.2, 0.5]}
 FILES = ["methods.md", "methods.json", "score_by_round.png", "score_by_evaluations.png"]
-Finished = Callable[..., Bench]
+Finished = Callable[..., Design]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
@@ -36,8 +36,8 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
 
 
 def test_the_table_has_every_method_with_its_difference(finished: Finished) -> None:
-    write_comparison(bench := finished(SCORES))
-    text = (bench.out / "methods.md").read_text()
+    write_comparison(design := finished(SCORES))
+    text = (design.out / "methods.md").read_text()
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip(" `") for line in table[2:]] == list(SCORES)
     assert len({line.count("|") for line in table}) == 1
@@ -47,8 +47,8 @@ def test_the_table_has_every_method_with_its_difference(finished: Finished) -> N
 
 
 def test_the_json_has_everything_at_full_precision(finished: Finished) -> None:
-    write_comparison(bench := finished(SCORES))
-    whole = json.loads((bench.out / "methods.json").read_text())
+    write_comparison(design := finished(SCORES))
+    whole = json.loads((design.out / "methods.json").read_text())
     assert list(whole["variants"]) == list(SCORES)
     assert (whole["reference"], whole["prompts"], whole["rows"]) == ("noise_diffusion", 4, 4)
     assert whole["conditions"]["steps"] == 4
@@ -61,20 +61,20 @@ def test_the_json_has_everything_at_full_precision(finished: Finished) -> None:
 
 
 def test_the_plots_are_images_wide_enough_for_a_readme(finished: Finished) -> None:
-    write_comparison(bench := finished(SCORES))
+    write_comparison(design := finished(SCORES))
     for name in FILES[2:]:
-        assert Image.open(bench.out / name).width >= 1200
+        assert Image.open(design.out / name).width >= 1200
 
 
 @pytest.mark.usefixtures("no_model")
 def test_finished_runs_are_compared_without_ray(
     finished: Finished, config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = finished(SCORES)
-    options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(SCORES), "--out", bench.out)
+    design = finished(SCORES)
+    options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(SCORES), "--out", design.out)
     assert command(monkeypatch, config_path, *options) == 0
     assert "3 done, 0 to make" in capsys.readouterr().out
-    assert all((bench.out / name).is_file() for name in FILES)
+    assert all((design.out / name).is_file() for name in FILES)
 
 
 @pytest.mark.usefixtures("no_model")
@@ -137,8 +137,8 @@ def test_a_method_whose_every_row_failed_is_named_with_its_error(
     finished: Finished, config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = SCORES | {"attend_and_excite": []}
-    bench = finished(scores)
-    options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(scores), "--out", bench.out)
+    design = finished(scores)
+    options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(scores), "--out", design.out)
     assert command(monkeypatch, config_path, *options) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: variant attend_and_excite: every row failed, the first with RuntimeError")
@@ -146,11 +146,11 @@ def test_a_method_whose_every_row_failed_is_named_with_its_error(
 
 
 def test_runs_of_other_weights_are_not_compared(finished: Finished) -> None:
-    bench = finished(SCORES)
-    shutil.rmtree(bench.trials[-1].config.run_dir)
-    write_trial(bench, bench.trials[-1], [0.2, 0.5], replace(PROVENANCE, generator_revision="ef56"))
+    design = finished(SCORES)
+    shutil.rmtree(design.trials[-1].config.run_dir)
+    write_trial(design, design.trials[-1], [0.2, 0.5], replace(PROVENANCE, generator_revision="ef56"))
     with pytest.raises(UserError, match="other models"):
-        write_comparison(bench)
+        write_comparison(design)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which runs a comparison is made of: ordinary run directories, which differ in search method and seed alone."""
+"""The runs that a comparison consists of: ordinary run directories that differ in search method and seed only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 
 EMBEDDED = Path(__file__).with_name("embedded.yaml")
-_OWNED = ("optimizer", "seed", "name", "output.dir")
+_SET_BY_OPTIONS = ("optimizer", "seed", "name", "output.dir")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A comparison, checked and not begun. Trials run seed by seed, so that a part of them is a comparison too."""
+class Design:
+    """A checked comparison. Trials run seed by seed, so that the first seeds' trials are a comparison too."""
 
     out: Path
     rounds: int
@@ -47,42 +47,48 @@ class Bench:
 
     @property
     def settings(self) -> RunConfig:
-        """What all trials share, in the form of the first one's config."""
+        """What all trials share, as the first trial's config."""
         return self.trials[0].config
 
     def parts(self) -> list[tuple[str, int]]:
         """The corpus by source: (name, prompts), in order, each name once."""
         names = [part.source.name for part in self.corpus.parts]
-        return [
-            (name if names.count(name) == 1 else f"{name} ({place})", part.size)
-            for place, (name, part) in enumerate(zip(names, self.corpus.parts, strict=True), 1)
-        ]
+        parts: list[tuple[str, int]] = []
+        for number, part in enumerate(self.corpus.parts, 1):
+            name = part.source.name
+            unique = name if names.count(name) == 1 else f"{name} ({number})"
+            parts.append((unique, part.size))
+        return parts
 
 
 def base_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
-    """The models, sampler, judges and corpus to compare on: those of a config, or the built-in ones.
+    """The models, sampler, judges and corpus to compare with: those of a config file, or the built-in ones.
 
     Raises:
         UserError: the config is wrong, or an override sets what the comparison itself sets.
     """
     for override in overrides:
         key = override.partition("=")[0]
-        if any(key == owned or key.startswith(f"{owned}.") for owned in _OWNED):
-            raise UserError(f"override {key}: a comparison sets it itself; use --rounds, --seeds, --variants or --out")
+        for owned in _SET_BY_OPTIONS:
+            if key == owned or key.startswith(f"{owned}."):
+                raise UserError(
+                    f"override {key}: a comparison sets it itself; use --rounds, --seeds, --variants or --out"
+                )
     return load_config(path or EMBEDDED, list(overrides))
 
 
-def plan_bench(
+def make_design(
     base: RunConfig, variants: Sequence[Variant], out: Path, *, prompts: int | None, rounds: int, seeds: int
-) -> Bench:
-    """Build and check every run; write nothing, load no model.
+) -> Design:
+    """Build and check the config of every run. Nothing is written and no model is loaded.
 
     Args:
-        prompts: taken in equal shares from the sources of ``base.corpus``; what it says itself when absent.
-        rounds: search rounds M. seeds: runs of each variant, with the seeds 0 to ``seeds`` − 1.
+        prompts: how many, in equal shares from the sources of ``base.corpus``; when absent, as many as it says.
+        rounds: search rounds M.
+        seeds: runs per variant, with the seeds 0 to ``seeds`` − 1.
 
     Raises:
-        UserError: a number, a variant, a model, the corpus or a directory is unfit; the message names it.
+        UserError: a number, a variant, a model, the corpus or a directory cannot be used; the message names it.
     """
     for option, value in (("--prompts", prompts), ("--rounds", rounds), ("--seeds", seeds)):
         if value is not None and value < 1:
@@ -92,43 +98,47 @@ def plan_bench(
         plain["corpus"] = _shares(plain["corpus"], prompts)
     trials = tuple(_trial(plain, variant, seed, out, rounds) for seed, variant in product(range(seeds), variants))
     models = find_models(base)
-    for trial in trials[: len(variants)]:
+    for trial in trials[: len(variants)]:  # one per variant: seeds do not matter to the models
         _check_fit(trial)
-    strictest = max(trials, key=lambda trial: trial.config.optimizer.reads_attention)  # it checks the subjects too
-    bench = Bench(out, rounds, seeds, tuple(variants), trials, open_corpus(strictest.config), models)
+    # All trials have the same corpus. A method that reads attention also checks the prompts' subjects, so the corpus
+    # is opened for such a trial where there is one.
+    strictest = max(trials, key=lambda trial: trial.config.optimizer.reads_attention)
+    corpus = open_corpus(strictest.config)
+    design = Design(out, rounds, seeds, tuple(variants), trials, corpus, models)
     for trial in trials:
-        _done_rows(bench, trial)
-    return bench
+        _done_rows(design, trial)
+    return design
 
 
-def unfinished(bench: Bench) -> list[Trial]:
-    """The trials with rows left to make; those without are committed.
+def unfinished(design: Design) -> list[Trial]:
+    """The trials with rows left to make. A trial without any is completed here, as the end of its run would have done.
 
     Raises:
         UserError: every row of a finished trial failed.
     """
     left = []
-    for trial in bench.trials:
-        if _done_rows(bench, trial) < bench.corpus.size:
+    for trial in design.trials:
+        if _done_rows(design, trial) < design.corpus.size:
             left.append(trial)
         else:
-            open_run(trial.config, bench.corpus)
+            open_run(trial.config, design.corpus)
             refuse_if_all_failed(trial)
     return left
 
 
-def _done_rows(bench: Bench, trial: Trial) -> int:
-    """How many rows of a trial are done already; refuses a directory that holds anything but this trial."""
+def _done_rows(design: Design, trial: Trial) -> int:
+    """How many rows of a trial are done already; refuses a directory that holds anything else than this trial."""
     try:
-        return check_run_dir(trial.config, bench.corpus)
+        return check_run_dir(trial.config, design.corpus)
     except UserError as error:
         raise UserError(str(error).replace("output.dir", "--out")) from None  # the option that sets it here
 
 
 def refuse_if_all_failed(trial: Trial) -> None:
-    """
+    """Stop where a finished trial has no row, since its settings fail on this model.
+
     Raises:
-        UserError: a finished trial has no row, since its settings fail on this model; the message says how.
+        UserError: no row was written; the message has the first row's error.
     """
     run_dir = trial.config.run_dir
     if sum(entry.rows for entry in read_manifest(run_dir).entries.values()):
@@ -141,7 +151,7 @@ def refuse_if_all_failed(trial: Trial) -> None:
 
 
 def _check_fit(trial: Trial) -> None:
-    """Whether the models suit the variant."""
+    """Refuse a variant that these models cannot run."""
     try:
         find_models(trial.config)
     except UserError as error:
@@ -152,7 +162,11 @@ def _shares(corpus: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
     if prompts < len(corpus):
         raise UserError(f"--prompts: {prompts} is below the {len(corpus)} sources of the corpus; raise it")
     share, rest = divmod(prompts, len(corpus))
-    return [section | {"size": share + (place < rest)} for place, section in enumerate(corpus)]
+    sections: list[dict[str, Any]] = []
+    for position, section in enumerate(corpus):
+        size = share + 1 if position < rest else share
+        sections.append(section | {"size": size})
+    return sections
 
 
 def _trial(plain: dict[str, Any], variant: Variant, seed: int, out: Path, rounds: int) -> Trial:
