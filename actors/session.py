@@ -11,7 +11,7 @@ from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.placement import cluster
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.errors import RunError, reason
+from noisesmith.pipeline.errors import RunError, full_traceback, reason
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.report import Summary, write_report
 from noisesmith.pipeline.sinks import RunState
@@ -53,10 +53,9 @@ class Session:
         try:
             outcome = self._driver.run()
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
             with suppress(RunError):  # who has lost the directory writes nothing more there
                 state.check_lock()
-                telemetry.emit(RunEnded("stopped") if stopped else RunEnded("failed", reason(error)))
+                telemetry.emit(_ended(error))
             raise
         finally:
             progress.close()
@@ -78,6 +77,13 @@ class Session:
         """Ctrl-C lets the rows in flight end; SIGTERM comes from a scheduler that soon kills."""
         if self._driver is not None and self._stopped_by is not None:
             self._driver.drain(self._grace if self._stopped_by is signal.SIGTERM else None)
+
+
+def _ended(error: BaseException) -> RunEnded:
+    """The event of a session that an exception has ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return RunEnded("stopped")
+    return RunEnded("failed", reason(error), traceback=full_traceback(error))
 
 
 @contextmanager

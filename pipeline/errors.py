@@ -1,6 +1,7 @@
 """The one error a user sees: a sentence that names the field or file and the remedy."""
 
 import re
+import traceback
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, bidi, surrogates
 
@@ -29,4 +30,19 @@ def reason(error: BaseException, limit: int = 200) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error's message as one line that a terminal shows and does not obey: names and values in it are the user's."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(error))
+    return printable(str(error))
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters, line ends included, escaped."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def full_traceback(error: BaseException) -> str:
+    """Return the traceback of an error and of everything that led to it, also of causes hidden by ``from None``."""
+    report = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = report
+    while link is not None:
+        link.__suppress_context__ = False
+        link = link.__cause__ or link.__context__
+    return "".join(report.format())

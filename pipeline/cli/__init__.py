@@ -7,14 +7,18 @@ from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from noisesmith.pipeline import __version__
 from noisesmith.pipeline.cli import bench, embedded
-from noisesmith.pipeline.cli.common import console
+from noisesmith.pipeline.cli.common import console, debug_print, options, print_error
 from noisesmith.pipeline.cli.look import replay, status, verify
 from noisesmith.pipeline.cli.make import plan, retry, run
-from noisesmith.pipeline.errors import RunError, UserError, one_line
+from noisesmith.pipeline.errors import RunError, UserError, full_traceback, one_line
+
+BUG = (
+    "This is probably a bug in noisesmith. What is written is safe: the same command resumes a run. "
+    "Please report the lines above; a run's logs/run.jsonl has them too."
+)
 
 app = typer.Typer(
     help="Turn a list of prompts into a dataset of images that really show what their prompts say.",
@@ -37,22 +41,30 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the full tracebacks of errors. Write it before the command.")
     ] = False,
 ) -> None:
-    pass
+    options.debug = debug
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command. A user's mistake prints one sentence on stderr and exits with 2."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where it is not UTF-8, a × must not end a run
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 cannot print ×; that must not end a run
+    options.debug = False
     try:
         app()
     except UserError as error:
-        errors.print(f"error: {one_line(error)}")
+        debug_print(full_traceback(error))
+        print_error(f"error: {one_line(error)}")
         sys.exit(2)
     except RunError as error:
-        errors.print(f"error: {one_line(error)}; what is written is safe, run the same command to resume")
+        debug_print(full_traceback(error))
+        print_error(f"error: {one_line(error)}; what is written is safe, run the same command to resume")
         sys.exit(1)
+    except Exception as error:
+        error.add_note(BUG)  # Python prints the traceback and this note, and exits with 1
+        raise

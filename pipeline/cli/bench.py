@@ -1,4 +1,4 @@
-"""``bench``: comparisons."""
+"""``noisesmith bench``: compare search methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from noisesmith.pipeline.cli.common import check_machine, console, interruptible
 if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
 
-app = typer.Typer(help="Comparisons, fair and with intervals.", no_args_is_help=True)
+app = typer.Typer(help="Compare search methods on equal terms, with confidence intervals.", no_args_is_help=True)
 
 
 @app.command("methods")
@@ -21,46 +21,52 @@ def bench_methods(
         list[str] | None,
         typer.Argument(
             metavar="CONFIG KEY=VALUE",
-            help="a config for models, sampler, judges and corpus (the built-in ones when absent), and overrides",
+            help="A config for models, sampler, judges and corpus (by default the built-in ones), and overrides.",
         ),
     ] = None,
     prompts: Annotated[
         int | None,
-        typer.Option("--prompts", metavar="N", help="prompts; when absent 60, or as many as CONFIG's corpus has"),
+        typer.Option("--prompts", metavar="N", help="Number of prompts; by default 60, or all of CONFIG's corpus."),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="M", help="search rounds")] = 20,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="runs of each method")] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="M", help="Number of search rounds.")] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Number of runs per method.")] = 2,
     methods: Annotated[
-        str | None, typer.Option("--methods", metavar="A,B,…", help="the variants to compare; all when absent")
+        str | None, typer.Option("--methods", metavar="A,B,…", help="The variants to compare; by default all.")
     ] = None,
     variants: Annotated[
         Path | None,
-        typer.Option("--variants", metavar="FILE", help="YAML of own variants: label → optimizer section"),
+        typer.Option("--variants", metavar="FILE", help="YAML file of your own variants: label → optimizer section."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where runs and figures go")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write runs and figures.")] = Path(
         "runs/bench-methods"
     ),
 ) -> None:
     """Compare search methods on the same prompts, first noises and budgets (hours for all on two cores).
 
-    Each method and seed is a run in DIR/runs; the same command resumes, and more methods or seeds add to what is there.
+    Each method and seed is a run in DIR/runs. The same command resumes; more methods or seeds are added to it.
     """
     from noisesmith.pipeline import bench
 
-    words = arguments or []
-    named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
-    base = bench.base_config(Path(words[0]) if named else None, words[named:])
+    config, overrides = _config_and_overrides(arguments or [])
+    base = bench.base_config(config, overrides)
     check_machine(base)
-    chosen = bench.choose(methods, variants)
-    design = bench.make_design(base, chosen, out, prompts=prompts, rounds=rounds, seeds=seeds)
-    left = bench.unfinished(design)
-    count = len(design.trials)
-    console.print(f"{count} runs of {design.corpus.size} prompts: {count - len(left)} done, {len(left)} to make")
-    if left:
-        _drive_trials(design, left)
+    design = bench.make_design(base, bench.choose(methods, variants), out, prompts=prompts, rounds=rounds, seeds=seeds)
+    trials = bench.unfinished(design)
+    total = len(design.trials)
+    console.print(f"{total} runs of {design.corpus.size} prompts: {total - len(trials)} done, {len(trials)} to make")
+    if trials:
+        _drive_trials(design, trials)
     paths = bench.write_comparison(design)
-    console.print(paths[0].read_text(encoding="utf-8").partition("\n\n")[0])
+    table, _, _ = paths[0].read_text(encoding="utf-8").partition("\n\n")
+    console.print(table)
     console.print(f"written: {', '.join(map(str, paths))}")
+
+
+def _config_and_overrides(words: list[str]) -> tuple[Path | None, list[str]]:
+    """Split the arguments: the first may be a config instead of an override."""
+    if words and ("=" not in words[0] or Path(words[0]).is_file()):
+        return Path(words[0]), words[1:]
+    return None, words
 
 
 def _drive_trials(design: Design, trials: list[Trial]) -> None:
@@ -71,9 +77,10 @@ def _drive_trials(design: Design, trials: list[Trial]) -> None:
 
     with interruptible(), session(design.settings, console.print) as runs:
         for number, trial in enumerate(trials, 1):
-            console.print(f"{trial.name} ({number} of {len(trials)}): loading models")
-            with hold_run(trial.config, design.corpus, console.print) as state:
-                outcome, _ = runs.drive(trial.config, design.corpus, state, ConsoleProgress(console))
+            progress = ConsoleProgress(console)
+            with progress, hold_run(trial.config, design.corpus, progress.note) as state:
+                progress.start(f"{trial.name} ({number} of {len(trials)}): loading models")
+                outcome, _ = runs.drive(trial.config, design.corpus, state, progress)
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)

@@ -1,10 +1,11 @@
-"""What the commands share: their arguments, a config and machine checked, and a run that can be interrupted."""
+"""What the commands share: arguments, output, checks of config and machine, and a clean end at a signal."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from noisesmith.pipeline.config import RunConfig, load_config
-from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.errors import UserError, printable
 from noisesmith.pipeline.storage.paths import to_path
 
 if TYPE_CHECKING:
@@ -21,30 +22,53 @@ if TYPE_CHECKING:
     from noisesmith.pipeline.prompts import Corpus
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.rounds=10")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.rounds=10.")
 ]
-OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory (output.dir)")]
+OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run directory (output.dir).")]
 
 
-def _place(text: str) -> Path:
+def _run_dir(text: str) -> Path:
     try:
         return to_path(text)
     except ValueError as error:
         raise UserError(f"RUN: {error}") from None
 
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, or its URL", parser=_place)]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its URL.", parser=_run_dir)]
+
+
+@dataclass
+class Options:
+    """The options of the whole command, which stand before the name of a command."""
+
+    debug: bool = False
+
+
+options = Options()
+
+
+def print_error(text: str) -> None:
+    """Print to stderr, as it is at this moment: tests and notebooks replace it."""
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(text)
+
+
+def debug_print(traceback: str) -> None:
+    """Print a traceback to stderr, only with ``--debug``."""
+    if options.debug:
+        for line in traceback.splitlines():
+            print_error(printable(line))
 
 
 def read_settings(config: Path, overrides: list[str] | None, out: str | None) -> RunConfig:
-    extra = [] if out is None else [f"output.dir={out!r}"]
-    return load_config(config, [*(overrides or []), *extra])
+    """The config in a file, with ``overrides`` and, where it is given, ``out`` as its ``output.dir``."""
+    values = {} if out is None else {"output.dir": out}
+    return load_config(config, overrides, values)
 
 
 def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The config a run was made from, as it is to be read where the run lies now."""
+    """The config that a run was started with; its ``output.dir`` is where the run lies now."""
     from noisesmith.pipeline.sinks.manifest import salvage_manifest
 
     salvage_manifest(run_dir)
@@ -52,6 +76,11 @@ def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfi
 
 
 def check_machine(settings: RunConfig) -> None:
+    """Check that this machine has the cores and GPUs that a run asks for, unless the run joins a cluster.
+
+    Raises:
+        UserError: it has too few.
+    """
     from noisesmith.pipeline.preflight import check_resources, machine_resources
 
     if settings.ray.address is None:
@@ -59,7 +88,11 @@ def check_machine(settings: RunConfig) -> None:
 
 
 def checked(settings: RunConfig) -> tuple[FoundModels, Corpus]:
-    """The models and the corpus of a run, once all it needs is there."""
+    """Find the models and open the corpus of a run, and check everything else that it needs.
+
+    Raises:
+        UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
+    """
     from noisesmith.pipeline.preflight import find_models
     from noisesmith.pipeline.prompts import open_corpus
 
@@ -70,7 +103,7 @@ def checked(settings: RunConfig) -> tuple[FoundModels, Corpus]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it holds is released."""
+    """Let SIGTERM end the block as Ctrl-C does, so that locks and workers are released; then exit with 128 + signal."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(128 + number)
@@ -78,8 +111,10 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as stopped:
+    except KeyboardInterrupt as stopped:
         console.print("stopped at once; run the same command to resume")
-        code = stopped.args[0] if stopped.args else 128 + signal.SIGINT
-        # while Ray starts it exits by itself on SIGTERM, with the signal's number
-        raise typer.Exit(code if isinstance(stopped, KeyboardInterrupt) else 128 + code) from None
+        raise typer.Exit(stopped.args[0] if stopped.args else 128 + signal.SIGINT) from None
+    except SystemExit as stopped:
+        # While Ray starts, its own handler of SIGTERM exits with the number of the signal.
+        console.print("stopped at once; run the same command to resume")
+        raise typer.Exit(128 + stopped.args[0] if stopped.args else 128 + signal.SIGINT) from None

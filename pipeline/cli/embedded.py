@@ -1,7 +1,8 @@
-"""``embedded``: the built-in models."""
+"""``noisesmith embedded``: train and evaluate the built-in models."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +11,21 @@ import typer
 from noisesmith.pipeline.cli.common import console
 from noisesmith.pipeline.errors import UserError
 
-app = typer.Typer(help="The built-in tiny models: train them anew, evaluate them.", no_args_is_help=True)
+TRAINING = "noisesmith.pipeline.embedded.training"
+
+app = typer.Typer(help="Train the built-in tiny models from scratch, or evaluate them.", no_args_is_help=True)
 
 
 @app.command("train")
 def embedded_train(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where to write sd, vlm and judge")],
-    checkpoints: Annotated[Path, typer.Option("--checkpoints", metavar="DIR", help="kept while training")] = Path(
-        "checkpoints"
-    ),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of scenes, weights and batches")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the folders sd, vlm and judge.")],
+    checkpoints: Annotated[
+        Path, typer.Option("--checkpoints", metavar="DIR", help="Where to keep checkpoints while training.")
+    ] = Path("checkpoints"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of scenes, weights and batches.")] = 0,
 ) -> None:
-    """Rebuild the built-in models from a seed (hours on two cores); the same command again resumes."""
+    """Train the built-in models from a seed (hours on two cores). The same command resumes."""
+    _require_training()
     from noisesmith.pipeline.embedded.training.train import train
 
     train(out, checkpoints, seed)
@@ -30,18 +34,35 @@ def embedded_train(
 @app.command("evaluate")
 def embedded_evaluate(
     weights_dir: Annotated[
-        Path | None, typer.Option("--weights", metavar="DIR", help="sd, vlm and judge; the shipped ones when absent")
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="Folder with sd, vlm and judge; by default the built-in one."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the scenes and prompts asked")] = 1,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="rendered scenes asked about")] = 2000,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="generated images a grammar")] = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the scenes and prompts.")] = 1,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of rendered scenes to ask about.")] = 2000,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of images to generate per grammar.")] = 128,
 ) -> None:
-    """Measure the built-in models on fresh scenes and on their own images."""
+    """Measure the built-in models on new scenes and on images that they generate."""
+    _require_training()
     from noisesmith.pipeline.embedded.training.evaluate import WEIGHTS, evaluate, table
     from noisesmith.pipeline.models.runtime import quiet_libraries
 
     quiet_libraries()
     folder = weights_dir or WEIGHTS
-    if not all((folder / name / "config.json").is_file() for name in ("vlm", "judge")):
-        raise UserError(f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote")
+    for name in ("vlm", "judge"):
+        if not (folder / name / "config.json").is_file():
+            raise UserError(
+                f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote"
+            )
     console.print(table(evaluate(folder, seed, scenes, samples)))
+
+
+def _require_training() -> None:
+    """
+    Raises:
+        UserError: noisesmith was installed without its training code, which is in the repository only.
+    """
+    if find_spec(TRAINING) is None:
+        raise UserError(
+            "embedded: the code that trains and evaluates the built-in models is not part of the installed package; "
+            "clone the repository of noisesmith and run the command there"
+        )

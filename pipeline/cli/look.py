@@ -1,11 +1,11 @@
-"""``replay``, ``verify`` and ``status``: what looks at a run."""
+"""``noisesmith replay``, ``verify`` and ``status``: look at a run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,17 @@ from noisesmith.pipeline.cli.common import RunDir, config_of_run, console, inter
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from noisesmith.pipeline.replay import Replay
+    from noisesmith.pipeline.telemetry.status import Status
+
 
 def replay(
     run_dir: RunDir,
-    row_id: Annotated[str, typer.Argument(metavar="ID", help="a row's id")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="where to write the image")] = None,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a row.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the image.")] = None,
 ) -> None:
-    """Rebuild one row's noise and image from its recipe, and compare them with what was written."""
+    """Rebuild the noise and the image of one row from its recipe, and compare them with what was written."""
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
 
@@ -30,10 +34,16 @@ def replay(
         path.write_bytes(result.png)
     except OSError as error:
         raise UserError(f"--out: {path} cannot be written ({error.strerror}); give another file") from None
+    _print_replay(result)
+    console.print(f"written {path}")
+    if not result.noise_identical:
+        raise typer.Exit(1)
+
+
+def _print_replay(result: Replay) -> None:
     console.print(f"prompt  {result.prompt}")
-    console.print(
-        f"noise   {'bit-identical' if result.noise_identical else 'DIFFERS'} ({len(result.recipe.gammas)} rounds)"
-    )
+    noise = "bit-identical" if result.noise_identical else "DIFFERS"
+    console.print(f"noise   {noise} ({len(result.recipe.gammas)} rounds)")
     if result.image_identical:
         console.print("image   identical")
     else:
@@ -43,19 +53,18 @@ def replay(
         )
     if result.revision_then != result.revision_now:
         console.print(f"model   was {result.revision_then}, is now {result.revision_now}")
-    console.print(f"written {path}")
-    if not result.noise_identical:
-        raise typer.Exit(1)
 
 
 def verify(
     run_dir: RunDir,
-    replay: Annotated[int, typer.Option("--replay", metavar="N", min=0, help="rows whose noise is rebuilt")] = 2,
-    repair: Annotated[bool, typer.Option("--repair", help="keep what is sound, and open damaged shards again")] = False,
+    replay: Annotated[
+        int, typer.Option("--replay", metavar="N", min=0, help="Number of rows whose noise is rebuilt.")
+    ] = 2,
+    repair: Annotated[bool, typer.Option("--repair", help="Keep sound rows, and open damaged shards again.")] = False,
 ) -> None:
     """Check a run's files against its manifest: hashes, row counts, unique ids, readable images, recipes.
 
-    Nothing is written, and the exit code is 1 where something is wrong, unless --repair is given.
+    Without --repair nothing is written, and the exit code is 1 if something is wrong.
     """
     from noisesmith.pipeline.sinks import sample_rows, verify_run
 
@@ -70,21 +79,24 @@ def verify(
     if problems:
         console.print(_problems(len(problems)))
         raise typer.Exit(1)
-    console.print(f"{run_dir}: all is well; noise rebuilt for {len(sample)} rows")
+    console.print(f"{run_dir}: no problems; noise rebuilt for {len(sample)} rows")
 
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     from noisesmith.pipeline.prompts import open_corpus
     from noisesmith.pipeline.sinks import repair_run
 
-    corpus, run_dir = open_corpus(settings), settings.run_dir
+    corpus = open_corpus(settings)
     with interruptible():
         found, state = repair_run(settings, corpus, console.print, sample)
     for problem in found.problems:
         console.print(problem)
-    console.print(f"{_problems(len(found.problems))} repaired: what is sound was kept")
-    if missing := corpus.size - len(state.done):
-        console.print(f"run the same config again to make {missing} rows anew, or: noisesmith retry {run_dir}")
+    console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
+    missing = corpus.size - len(state.done)
+    if missing:
+        console.print(
+            f"run the same config again to make {missing} missing rows, or: noisesmith retry {settings.run_dir}"
+        )
 
 
 def _problems(count: int) -> str:
@@ -93,32 +105,58 @@ def _problems(count: int) -> str:
 
 def status(
     run_dir: RunDir,
-    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how a run fares, while it works or after it ended or died; write nothing."""
-    from noisesmith.pipeline.telemetry.console import clock
+    """Show the state of a run, while it works or after it ended. Writes nothing."""
     from noisesmith.pipeline.telemetry.status import read_status
 
     found = read_status(run_dir)
     if as_json:
         console.print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
-    owner, running = (f" ({found.owner})" if found.owner else ""), found.state == "running"
-    lines = {
-        "state": found.state + owner + (f": {found.message}" if found.message and not running else ""),
-        "rows": f"{found.rows_done:,} of {found.rows:,} done",
-        "shards": f"{found.shards_committed:,} of {found.shards:,} committed",
-        "failed": ", ".join(f"{error} {count:,}" for error, count in found.failed.items()) or "none",
-    }
-    if found.scores is not None:
-        lines["score"] = "{:.3f} → {:.3f}".format(*found.scores)
+    lines = _run_lines(found)
     if found.updated_seconds is not None:
-        lines["rate"] = f"{found.rows_per_minute:g} rows/min"
-        if running:
-            lines["rate"] += f", ETA {clock(found.eta_seconds)}" if found.eta_seconds is not None else ""
-            lines["in flight"] = f"{found.in_flight} rows"
-            lines["queues"] = ", ".join(f"{step} {length}" for step, length in (found.queues or {}).items())
-        lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
-        lines["updated"] = f"{clock(found.updated_seconds)} ago"
+        lines |= _session_lines(found, found.updated_seconds)
     for name, value in lines.items():
         console.print(f"{name:<10}{value}")
+
+
+def _run_lines(found: Status) -> dict[str, str]:
+    """What the files of a run show, as name → text."""
+    state = found.state
+    if found.owner:
+        state += f" ({found.owner})"
+    if found.message:
+        state += f": {found.message}"
+    errors = ", ".join(f"{error} {count:,}" for error, count in found.failed.items())
+    return {
+        "state": state,
+        "rows": f"{found.rows_done:,} of {found.rows:,} done",
+        "shards": f"{found.shards_committed:,} of {found.shards:,} committed",
+        "failed": errors or "none",
+    }
+
+
+def _session_lines(found: Status, updated_seconds: int) -> dict[str, str]:
+    """The figures that the last session wrote about itself, as name → text."""
+    from noisesmith.pipeline.telemetry.console import clock
+
+    lines = {}
+    if found.images_planned:
+        lines["images"] = f"{found.images_done:,} of at most {found.images_planned:,} done in this session"
+    if found.scores is not None:
+        first, kept = found.scores
+        lines["score"] = f"{first:.3f} → {kept:.3f}"
+    rates = [f"{found.rows_per_minute or 0:g} rows/min"]
+    if found.images_per_minute is not None:
+        rates.append(f"{found.images_per_minute:g} images/min")
+    is_running = found.state == "running"
+    if is_running and found.eta_seconds is not None:
+        rates.append(f"ETA {clock(found.eta_seconds)}")
+    lines["rate"] = ", ".join(rates)
+    if is_running:
+        lines["in flight"] = f"{found.in_flight} rows"
+        lines["queues"] = ", ".join(f"{stage} {length}" for stage, length in (found.queues or {}).items())
+    lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
+    lines["updated"] = f"{clock(updated_seconds)} ago"
+    return lines

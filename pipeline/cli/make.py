@@ -1,4 +1,4 @@
-"""``run``, ``retry`` and ``plan``: what makes rows, and what it would take."""
+"""``noisesmith run``, ``retry`` and ``plan``: make rows, or show what a run would take."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from noisesmith.pipeline.cli.common import (
     checked,
     config_of_run,
     console,
+    debug_print,
     interruptible,
+    options,
     read_settings,
 )
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.storage.paths import is_remote
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.prompts import Corpus
     from noisesmith.pipeline.sinks import RunState
+    from noisesmith.pipeline.telemetry.tally import Tally
 
 
 def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
-    """Search every prompt of the corpus and write the dataset.
+    """Search an image for every prompt of the corpus and write the dataset.
 
-    The same command again resumes where the run stopped.
+    The same command resumes a run that has stopped.
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
     from noisesmith.pipeline.report import renew_report
@@ -49,9 +53,9 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
 
 
 def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
-    """Try the rows again that a run has given up, with whatever else it lacks.
+    """Try failed rows of a run again, and make the rows that it still lacks.
 
-    Overrides may change what decides where and how fast rows are made, such as generators.batch_size=1.
+    Overrides may change where and how fast rows are made, such as generators.batch_size=1.
     """
     from noisesmith.pipeline.sinks import hold_run, reopen_failed
 
@@ -67,21 +71,29 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
 
 def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
+    """Make the rows that a run lacks, show how it went, and exit with 1 where none succeeded."""
     from noisesmith.actors.session import session
     from noisesmith.pipeline.report import summary_table
     from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
-    with ConsoleProgress(console) as progress:
-        progress.start("starting Ray and loading models")
-        with session(settings, progress.note) as runs:
-            outcome, summary = runs.drive(settings, corpus, state, progress)
+    progress = ConsoleProgress(console)
+    try:
+        with progress:
+            progress.start("starting Ray and loading models")
+            with session(settings, progress.note) as runs:
+                outcome, summary = runs.drive(settings, corpus, state, progress)
+    except RunError:
+        _debug_failures(progress.tally, state.run_dir)
+        raise
     console.print(summary_table(summary))
+    _debug_failures(progress.tally, state.run_dir)
     if not outcome.complete:
         console.print("stopped; run the same command to resume")
         raise typer.Exit(runs.exit_code)
-    if failed := progress.tally.failed.total():
+    failed = progress.tally.failed.total()
+    if failed:
         console.print(
-            f"{failed} rows failed; why is in {state.run_dir}/failed/\n"
+            f"{failed} rows failed; their errors and tracebacks are in {state.run_dir}/failed/\n"
             f"to try them again: noisesmith retry {state.run_dir}"
         )
         if not progress.tally.rows:
@@ -89,11 +101,25 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
     _hint(state.run_dir)
 
 
+def _debug_failures(tally: Tally, run_dir: Path) -> None:
+    """With ``--debug``, print the traceback of the commonest failure where rows of this session have failed."""
+    from noisesmith.pipeline.telemetry.failures import commonest_traceback
+
+    if not options.debug or not tally.failed:
+        return
+    traceback = commonest_traceback(run_dir)
+    if traceback is not None:
+        debug_print(f"traceback of the commonest failure:\n{traceback}")
+
+
 def _hint(run_dir: Path) -> None:
+    """Print where the dataset is and what one may do with it next."""
     source = repr(str(run_dir))
     if is_remote(run_dir):
-        kind, files = ("parquet", "*.parquet") if any(run_dir.glob("data/*.parquet")) else ("webdataset", "*.tar")
-        source = f"{kind!r}, data_files='{run_dir}/data/{files}'"
+        if any(run_dir.glob("data/*.parquet")):
+            source = f"'parquet', data_files='{run_dir}/data/*.parquet'"
+        else:
+            source = f"'webdataset', data_files='{run_dir}/data/*.tar'"
     console.print(
         f"dataset: {run_dir}\n"
         f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
@@ -102,7 +128,7 @@ def _hint(run_dir: Path) -> None:
 
 
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
-    """Validate everything and print what would run and what it takes; load no model, write nothing."""
+    """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
     from noisesmith.pipeline.cost import balance, estimate
     from noisesmith.pipeline.sinks import check_run_dir
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,14 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.paths import to_path
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML config and apply ``key=value`` overrides (dotted keys, YAML values).
+def load_config(
+    path: str | Path, overrides: list[str] | None = None, values: Mapping[str, object] | None = None
+) -> RunConfig:
+    """Read a YAML config and change some of its keys.
+
+    Args:
+        overrides: ``key=value`` texts with dotted keys and YAML values.
+        values: dotted key to value, set last and taken as they are.
 
     Raises:
         UserError: the file, a key or a value is wrong; the message names it.
@@ -26,7 +33,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")
     for override in overrides or []:
-        _apply(raw, override)
+        _set(raw, *_parse_override(override))
+    for key, value in (values or {}).items():
+        _set(raw, key, value)
     return validated(raw, str(path))
 
 
@@ -83,11 +92,16 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: is not valid YAML ({error})") from None
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _parse_override(override: str) -> tuple[str, object]:
+    """The dotted key and the value of a ``key=value`` text."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
-    value = _parse_yaml(text, f"override {key}")
+    return key, _parse_yaml(text, f"override {key}")
+
+
+def _set(raw: dict[str, Any], key: str, value: object) -> None:
+    """Set the value at a dotted key; sections on the way that are absent are created."""
     target: Any = raw
     *parents, last = key.split(".")
     for part in parents:

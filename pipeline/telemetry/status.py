@@ -1,4 +1,4 @@
-"""How a run fares, alive or dead, from what it has written. Reads only."""
+"""Reads the state of a run from its directory, while it works or after it ended. Writes nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import read_done
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.lock import STALE, Owner, read_owner
+from noisesmith.pipeline.telemetry.failures import read_dead_letters
 
 
 @dataclass(frozen=True)
 class Status:
-    """``state`` is running, died, stopped, failed or finished; ``failed`` counts dead letters by class of error.
+    """The state of a run and its figures.
 
-    ``scores``, the means of the rows' first and kept scores, ``rows_per_minute``, ``eta_seconds``, ``in_flight``,
-    ``queues`` and ``busy`` are what the session last wrote of itself, ``updated_seconds`` ago; ``None`` where none has.
+    Attributes:
+        state: running, died, stopped, failed or finished.
+        owner: the process that holds the lock of the directory, ``None`` where there is none.
+        message: what a running session waits for, or why the last one failed.
+        failed: dead letters by class of error.
+        images_done, images_planned, scores, rates, eta_seconds, in_flight, queues, busy: figures that the session last
+            wrote, ``updated_seconds`` ago; ``None`` where it has written none. ``scores`` are the means of the rows'
+            first and kept scores, ``busy`` the workers' busy share by side in [0, 1].
     """
 
     run: str
@@ -32,69 +38,94 @@ class Status:
     shards: int
     shards_committed: int
     failed: dict[str, int]
+    images_done: int | None
+    images_planned: int | None
     scores: list[float] | None
     rows_per_minute: float | None
+    images_per_minute: float | None
     eta_seconds: int | None
     in_flight: int | None
     queues: dict[str, int] | None
     busy: dict[str, float] | None
     updated_seconds: int | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
         return asdict(self)
 
 
 def read_status(run_dir: Path) -> Status:
-    """
+    """Read the state of a run.
+
     Raises:
-        UserError: the directory is no run, or its manifest or dead letters are damaged.
+        UserError: the directory is not a run, or its manifest or dead letters are damaged.
     """
-    owner = read_owner(run_dir)  # before the rest: a run that ends meanwhile is seen as running, not as dead
+    # The owner is read first: a run that ends in the meantime then shows as running, not as dead.
+    owner = read_owner(run_dir)
     manifest = read_manifest(run_dir)
     done = read_done(run_dir, manifest)
-    shards = sorted({*done.dead, *(shard for shard, entry in done.committed.items() if entry.failed)})
-    letters = [letter for shard in shards for letter in staging.read_letters(run_dir, shard).values()]
-    session = _session(run_dir)
-    busy = {side: session[f"busy_{side}"] for side in ("generators", "scorers") if f"busy_{side}" in session}
-    whole = len(done.committed) == manifest.header.shards
+    errors = Counter(letter["error"] for letter in read_dead_letters(run_dir, done))
+    session = _session_figures(run_dir, owner)
+    is_complete = len(done.committed) == manifest.header.shards
     return Status(
         run=str(run_dir),
-        state=_state(owner, session.get("state"), whole),
+        state=_state(owner, session.get("state"), is_complete),
         owner=str(owner) if owner else None,
         message=session.get("message", ""),
         rows=manifest.header.rows,
         rows_done=len(done),
         shards=manifest.header.shards,
         shards_committed=len(done.committed),
-        failed=dict(Counter(letter["error"] for letter in letters).most_common()),
+        failed=dict(errors.most_common()),
+        images_done=session.get("images_done"),
+        images_planned=session.get("images_planned"),
         scores=session.get("scores"),
         rows_per_minute=session.get("rows_per_minute"),
+        images_per_minute=session.get("images_per_minute"),
         eta_seconds=session.get("eta_seconds"),
         in_flight=session.get("in_flight"),
         queues=session.get("queues"),
-        busy=busy or None,
+        busy=_busy(session),
         updated_seconds=_age(session["updated"]) if "updated" in session else None,
     )
 
 
-def _session(run_dir: Path) -> dict[str, Any]:
-    """What the last session wrote of itself; nothing where it wrote nothing."""
+def _session_figures(run_dir: Path, owner: Owner | None) -> dict[str, Any]:
+    """What the session of ``owner`` (the last session, where there is none) wrote to ``stats.json``; may be empty."""
     try:
-        operations = json.loads((run_dir / "stats.json").read_bytes())["operations"]
+        figures = json.loads((run_dir / "stats.json").read_bytes())["operations"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return operations if isinstance(operations, dict) else {}
+    if not isinstance(figures, dict):
+        return {}
+    if owner is not None and figures.get("started", "") < owner.started:
+        return {}  # of an earlier session: this one still starts Ray
+    return figures
 
 
-def _state(owner: Owner | None, told: str | None, whole: bool) -> str:
+def _busy(session: dict[str, Any]) -> dict[str, float] | None:
+    busy = {}
+    for side in ("generators", "scorers"):
+        if f"busy_{side}" in session:
+            busy[side] = session[f"busy_{side}"]
+    return busy or None
+
+
+def _state(owner: Owner | None, written: str | None, is_complete: bool) -> str:
+    """The state of a run with this lock, whose last session wrote the state ``written``."""
     if owner is not None:
-        alive = owner.alive
-        return "running" if alive or (alive is None and _age(owner.beaten) <= STALE) else "died"
-    if whole:
+        if owner.alive is None:  # it runs on another machine: only its heartbeat can be seen
+            return "running" if _age(owner.beaten) <= STALE else "died"
+        return "running" if owner.alive else "died"
+    if is_complete:
         return "finished"
-    return "died" if told == "running" else "stopped" if told in (None, "finished") else told
+    if written == "running":
+        return "died"  # it did not write how it ended
+    if written is None or written == "finished":
+        return "stopped"
+    return written
 
 
 def _age(date: str) -> int:
+    """Seconds since an ISO date."""
     return max(0, round((datetime.now(UTC) - datetime.fromisoformat(date)).total_seconds()))

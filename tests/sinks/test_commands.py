@@ -49,8 +49,8 @@ class TestRetry:
 class TestVerify:
     def test_a_sound_run_is_well(self, make_run: Callable[..., Run], command: Command) -> None:
         run = make_run().write_all()
-        assert command("verify", run.dir) == (0, f"{run.dir}: all is well; noise rebuilt for 2 rows\n")
-        assert command("verify", run.dir, "--replay", 0) == (0, f"{run.dir}: all is well; noise rebuilt for 0 rows\n")
+        assert command("verify", run.dir) == (0, f"{run.dir}: no problems; noise rebuilt for 2 rows\n")
+        assert command("verify", run.dir, "--replay", 0) == (0, f"{run.dir}: no problems; noise rebuilt for 0 rows\n")
 
     def test_damage_is_listed_with_exit_code_1(self, make_run: Callable[..., Run], command: Command) -> None:
         run = make_run().write_all()
@@ -68,8 +68,8 @@ class TestVerify:
         assert code == 0
         assert output == (
             f"data/{first.name}.tar: is missing\ndata/{second.name}.parquet: is missing\n"
-            f"data/{second.name}.tar: is missing\n3 problems repaired: what is sound was kept\n"
-            f"run the same config again to make 4 rows anew, or: noisesmith retry {run.dir}\n"
+            f"data/{second.name}.tar: is missing\n3 problems repaired: sound rows were kept\n"
+            f"run the same config again to make 4 missing rows, or: noisesmith retry {run.dir}\n"
         )
         assert command("verify", run.dir) == (
             1,

@@ -1,4 +1,4 @@
-"""How a run fares, from what is on disk: the living, the dead and the finished."""
+"""The state of a run as its directory shows it: at work, dead or finished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.sinks import hold
 from noisesmith.pipeline.storage.lock import read_owner
-from noisesmith.pipeline.telemetry.events import RowWritten, RunEnded, Snapshot
+from noisesmith.pipeline.telemetry.events import ModelsLoading, RowWritten, RunEnded, RunStarted, Snapshot
 from noisesmith.pipeline.telemetry.log import Telemetry
 from noisesmith.pipeline.telemetry.status import read_status
 from tests.sinks.conftest import Run, failure, result
@@ -61,6 +61,34 @@ def test_status_tells_the_living_from_the_dead(make_run: Callable[..., Run]) -> 
     assert (read_status(run.dir).state, read_status(run.dir).message) == ("failed", "no scorer has found a place")
     (run.dir / "stats.json").write_text('{"operations": ')
     assert read_status(run.dir).state == "stopped"
+
+
+def test_status_has_the_images_and_rates_of_the_session(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.writer()
+    session = Telemetry(run.dir, {})
+    session.emit(ModelsLoading())
+    assert read_status(run.dir).message == "loading models"
+    session.emit(RunStarted(10, 0))
+    session.emit(Snapshot(3, {}, 0.5, 0.25, images_done=12, images_planned=510))
+    session.emit(RunEnded("stopped"))
+    found = read_status(run.dir)
+    assert (found.message, found.images_done, found.images_planned) == ("", 12, 510)
+    assert found.images_per_minute is not None
+    assert found.images_per_minute > 0
+    assert found.eta_seconds is not None
+
+
+def test_figures_of_an_earlier_session_are_not_shown_for_a_new_one(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.writer()
+    Telemetry(run.dir, {}).emit(RunEnded("failed", "the disk is full"))
+    stats = run.dir / "stats.json"
+    stats.write_text(stats.read_text().replace(f'"started": "{datetime.now(UTC).year}', '"started": "2020'))
+    assert read_status(run.dir).message == "the disk is full"
+    with hold(run.dir, print):
+        found = read_status(run.dir)
+    assert (found.state, found.message, found.updated_seconds) == ("running", "", None)
 
 
 def test_status_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells of itself: figures that add up, and a log that tools can read."""
+"""What a run writes about itself: figures that add up, and a log that tools can read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from noisesmith.pipeline.telemetry.events import (
     Snapshot,
 )
 from noisesmith.pipeline.telemetry.log import Telemetry
+from noisesmith.pipeline.telemetry.tally import Tally
 
 RETRY = {"stage": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
 LOGGED = {"where": "score", "actor": "node3:7", "error": "ServerError", "message": "busy"}
 EVENTS: list[Event] = [
     RunStarted(10, 4),
-    Snapshot(3, {"generate": 2, "score": 1}, 0.5, 0.25),
+    Snapshot(3, {"generate": 2, "score": 1}, 0.5, 0.25, images_done=12, images_planned=90),
     RowRetried("00000005-ab", 1, **RETRY),
     RowWritten("00000004-ab", 1, 2, 0.25, 0.75, 1.5),
     ActorReplaced("generator", "node3:8", 1, "killed"),
@@ -61,7 +62,7 @@ def test_figures_follow_the_run_and_add_up(tmp_path: Path, monkeypatch: pytest.M
         "state": "running", "rows": 10, "rows_done": 6, "rows_written": 1, "rows_failed": 1, "retries": 1, "rounds": 2,
         "rows_failed_by_error": {"ServerError": 1}, "errors": {"ServerError": 2}, "in_flight": 3, "generators": 2,
         "queues": {"generate": 2, "score": 1}, "busy_generators": 0.5, "busy_scorers": 0.25,
-        "scores": [0.25, 0.75],
+        "scores": [0.25, 0.75], "images_done": 12, "images_planned": 90,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert heard == [*EVENTS, EVENTS[1]]
@@ -74,8 +75,8 @@ def test_the_log_has_a_line_for_every_event(tmp_path: Path) -> None:
     for event in [*EVENTS, RunEnded("failed", "half a \ud800 pair")]:
         run.emit(event)
     found = lines(tmp_path)
-    told = [(line["event"], line["level"]) for line in found]
-    assert told == [
+    logged = [(line["event"], line["level"]) for line in found]
+    assert logged == [
         ("run_started", "INFO"), ("row_retried", "WARNING"), ("row_written", "INFO"), ("actor_replaced", "WARNING"),
         ("shard_committed", "INFO"), ("row_failed", "ERROR"), ("run_ended", "ERROR"),
     ]  # fmt: skip
@@ -83,6 +84,27 @@ def test_the_log_has_a_line_for_every_event(tmp_path: Path) -> None:
         "time": "", "level": "WARNING", "event": "row_retried", "row": "00000005-ab", "attempt": 1, **LOGGED
     }  # fmt: skip
     assert all(datetime.fromisoformat(line["time"]).tzinfo == UTC for line in found)
+
+
+def test_tracebacks_are_in_the_log_where_there_are_any(tmp_path: Path) -> None:
+    run = Telemetry(tmp_path, {})
+    for traceback in ("", "Traceback …\nKeyError: 'x'"):
+        run.emit(RowRetried("00000005-ab", 1, **RETRY, traceback=traceback))
+        run.emit(RowFailed("00000005-ab", 2, **RETRY, seconds=2.0, traceback=traceback))
+        run.emit(ActorReplaced("generator", "node3:8", 1, "killed", traceback=traceback))
+        run.emit(RunEnded("failed", "the disk is full", traceback=traceback))
+    found = [line.get("traceback") for line in lines(tmp_path)]
+    assert found == [None] * 4 + ["Traceback …\nKeyError: 'x'"] * 4
+
+
+def test_the_terminal_and_the_log_share_one_count(tmp_path: Path) -> None:
+    tally = Tally()
+    seen: list[int] = []
+    run = Telemetry(tmp_path, {}, lambda _: seen.append(tally.rows), tally=tally)
+    for event in EVENTS:
+        run.emit(event)
+    assert run.tally is tally
+    assert seen == [0, 0, 0, 1, 1, 1, 1], "an event is counted before a listener sees it"
 
 
 def test_the_log_goes_on_in_the_next_session_and_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
