@@ -111,7 +111,7 @@ class Driver:
             readout=self._config.scorers.readout,
         )
         run_dir = self._state.run_dir.absolute()
-        arguments = (run_dir, self._config, self._corpus.extra_schema, self._corpus.size, provenance)
+        arguments = (run_dir, self._corpus.extra_schema, self._corpus.size, provenance)
         self._pools["write"] = Pool("writer", 1, partial(_writer, arguments), self._emit)
         self._pools["write"].start()
         self._started = time.monotonic()

@@ -11,7 +11,6 @@ import ray
 import torch
 
 from noisesmith.actors.pool import Loaded
-from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import to_bytes
 from noisesmith.pipeline.records import Failure, Provenance, Result
 from noisesmith.pipeline.sinks import RunWriter
@@ -21,10 +20,8 @@ from noisesmith.pipeline.sinks import RunWriter
 class WriterActor:
     """Rebuilds what is written from disk when it starts, so it may be replaced at any time."""
 
-    def __init__(
-        self, run_dir: Path, config: RunConfig, extra_schema: pa.Schema, size: int, provenance: Provenance
-    ) -> None:
-        self._arguments = (run_dir, config, extra_schema, size, provenance)
+    def __init__(self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance) -> None:
+        self._arguments = (run_dir, extra_schema, size, provenance)
 
     def load(self) -> Loaded:
         self._writer = RunWriter(*self._arguments)

@@ -1,4 +1,6 @@
-"""The one error a user sees: a sentence that names the field or file and the remedy."""
+"""The errors of this project, and how an error's message is shown."""
+
+from __future__ import annotations
 
 import re
 import traceback
@@ -7,29 +9,40 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 
 
 class UserError(Exception):
-    """A mistake in a config, corpus, path or model. The command prints the message alone and exits with 2."""
+    """A mistake in a config, corpus, path or model.
+
+    The message is one sentence that names the field or file and the remedy. The command prints it and exits with 2.
+    """
 
 
 class RunError(Exception):
-    """A run that cannot go on for a reason that is no mistake of the user's. The command exits with 1."""
+    """A run cannot continue, and the user has made no mistake. The command exits with 1."""
 
 
 class MemoryExhausted(Exception):  # noqa: N818
-    """A batch did not fit into the memory of its device; a smaller one may."""
+    """A batch did not fit into the memory of its device; a smaller batch may fit."""
 
 
 class UnusableImage(ArithmeticError):  # noqa: N818
-    """An image of one flat colour: the model has overflowed, or a filter has blacked it out."""
+    """The image has one flat colour: the model has overflowed, or a filter has replaced the image with black."""
 
 
 def reason(error: BaseException, limit: int = 200) -> str:
-    """The first line of an error's message, or its class where it has none."""
+    """Return the first line of an error's message without its final full stop, for use inside a sentence.
+
+    An error without a message gives the name of its class. The result has at most ``limit`` characters.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0][:limit] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0][:limit].rstrip(". ")
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message as one line that a terminal shows and does not obey: names and values in it are the user's."""
+    """Return an error's message as one line that is safe to print.
+
+    Names and values in a message come from the user, so control characters are escaped: a terminal must not obey them.
+    """
     return printable(str(error))
 
 

@@ -1,17 +1,22 @@
-"""The small typed records in which corpora, search and sinks meet."""
+"""Small typed records that corpora, search and sinks exchange."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt of the corpus. ``id`` depends on its place and text alone, never on who works on it.
+    """One prompt of the corpus.
 
-    ``subjects`` are the things the prompt asks for, where the corpus lists them.
+    ``id`` depends only on the prompt's index and text. ``extra`` holds the corpus's other columns, by name.
+    ``subjects`` are the things that the prompt asks for, where the corpus lists them.
     """
 
     index: int
@@ -21,14 +26,33 @@ class Row:
     subjects: tuple[str, ...] = ()
 
 
+class CheckedCorpus(Protocol):
+    """What a run directory needs to know of a corpus; ``noisesmith.pipeline.prompts.Corpus`` provides it.
+
+    ``digest`` identifies prompts, extra columns, their types and the order; ``size`` is the number of rows, and
+    ``extra_schema`` holds the Arrow types of the corpus's own columns.
+    """
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def extra_schema(self) -> pa.Schema: ...
+
+    def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]: ...
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What rebuilds the kept z_T: a fold over seeded candidates (see ``replay``).
+    """How to rebuild the kept z_T from seeded candidates (see ``noisesmith.pipeline.noise.replay``).
 
-    Move k of the fold took the candidate ``indices[k]`` of round ``rounds[k]`` with step size γ ``gammas[k]``. Methods
-    whose noise is no such fold leave all three empty and store the noise itself. ``steps`` and ``batch_size`` are the
-    sampler steps T and the batch of the generator call which made the image: only a batch of 1 promises a
-    bit-identical image, the noise is bit-identical always; ``digest`` proves it (``digest``).
+    Starting from the row's first noise, move k took the candidate ``indices[k]`` of round ``rounds[k]`` with step size
+    γ ``gammas[k]``. Methods whose noise cannot be rebuilt this way leave all three empty, and the row stores the noise
+    itself. ``steps`` and ``batch_size`` are the sampler steps T and the batch size of the generator call that made the
+    image. The noise is always rebuilt bit for bit, and ``digest`` proves it; the image only at batch size 1.
     """
 
     method: str
@@ -44,14 +68,14 @@ class Recipe:
 
     @classmethod
     def from_row(cls, fields: dict[str, Any]) -> Recipe:
-        """The recipe of a written row's ``recipe`` column."""
+        """Build the recipe from a written row's ``recipe`` column."""
         lists = {name: tuple(fields[name]) for name in ("shape", "rounds", "gammas", "indices")}
-        return cls(**(fields | lists))
+        return cls(**{**fields, **lists})
 
 
 @dataclass(frozen=True)
 class NoiseStats:
-    """Statistics of the kept z_T against N(0, I). ``norm`` is ‖z_T‖/√D; ``ks`` the Kolmogorov–Smirnov distance."""
+    """Statistics of the kept z_T against N(0, I): ``norm`` is ‖z_T‖/√D, ``ks`` the Kolmogorov–Smirnov distance."""
 
     mean: float
     std: float
@@ -63,10 +87,10 @@ class NoiseStats:
 class Result:
     """One finished row, ready to be written. Images are PNG bytes; scores are P("Yes") in [0, 1].
 
-    ``scores[i]``, ``steps[i]`` and ``evaluations[i]`` tell of image i, in the order they were made: its score, its
-    sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
-    denoising step of one row, guidance included. ``rounds`` counts search rounds, so neither the first image nor a
-    preview made again. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it.
+    ``scores[i]``, ``steps[i]`` and ``evaluations[i]`` describe image i, in the order the images were made: its score,
+    its sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
+    denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a preview
+    rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it.
     """
 
     row: Row
@@ -97,19 +121,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """One row given up: a dead letter.
+    """One row that failed for good: the content of its dead letter.
 
-    ``attempts`` holds, for each failed call that carried the row, its error's class and ``message``, the step
-    (``where``), the search ``round``, the ``batch_size`` and the ``actor`` as HOST:PID.
+    ``attempts`` has one entry per failed call that carried the row: the class of its ``error`` and the ``message``, its
+    ``traceback``, the stage (``where``), the search ``round``, the ``batch_size`` and the ``actor`` as HOST:PID.
     """
 
     row: Row
-    attempts: tuple[dict[str, Any], ...]
+    attempts: tuple[Mapping[str, object], ...]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every row of a run shares: ids and revisions of its models, and how scores were read out."""
+    """What all rows of a run share: the ids and revisions of its models, and how scores were read out."""
 
     optimizer: str
     generator: str
@@ -120,10 +144,10 @@ class Provenance:
 
 
 def row_id(index: int, prompt: str) -> str:
-    """A row's name in every file: its place in the corpus and the first 8 hex digits of its prompt's SHA-256."""
+    """Return a row's name in every file: its index in the corpus and the first 8 hex digits of its prompt's SHA-256."""
     return f"{index:08d}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def index_of(row_id: str) -> int:
-    """The place in the corpus that an id begins with."""
+    """Return the index in the corpus with which an id begins."""
     return int(row_id.split("-")[0])

@@ -35,62 +35,117 @@ NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks"
 
 
 def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
-    """The columns of every row of a run, in order, the corpus's own last. Scores and γ are float64, so exact."""
-    images = IMAGES if config.output.image_initial else IMAGES[:1]
-    judges = [f"judge_{judge.name}{when}" for judge in config.judges for when in ("_initial", "")]
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("prompt", pa.string()),
-            *((name, IMAGE) for name in images),
-            ("score", pa.float64()),
-            ("score_initial", pa.float64()),
-            ("scores", pa.list_(pa.float64())),
-            ("steps", pa.list_(pa.int32())),
-            ("evaluations", pa.list_(pa.float64())),
-            ("rounds", pa.int32()),
-            ("stop_reason", pa.string()),
-            *((name, pa.float64()) for name in judges),
-            ("seed", pa.int64()),
-            ("recipe", RECIPE),
-            ("noise", NOISE),
-            *((NOISE_BYTES, pa.binary()) for _ in range(config.stores_noise)),
-            *((name, pa.string()) for name in Provenance.__dataclass_fields__),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            *extra_schema,
-        ]
-    )
+    """Return the columns of a new run's rows, in order, the corpus's own last.
+
+    Scores and γ are float64, so they are stored exactly. A resumed run has the columns of its manifest instead
+    (:func:`schema_of`).
+    """
+    columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("prompt", pa.string()), ("image", IMAGE)]
+    if config.output.image_initial:
+        columns.append(("image_initial", IMAGE))
+    columns += [
+        ("score", pa.float64()),
+        ("score_initial", pa.float64()),
+        ("scores", pa.list_(pa.float64())),
+        ("steps", pa.list_(pa.int32())),
+        ("evaluations", pa.list_(pa.float64())),
+        ("rounds", pa.int32()),
+        ("stop_reason", pa.string()),
+    ]
+    for judge in config.judges:
+        columns += [(f"judge_{judge.name}_initial", pa.float64()), (f"judge_{judge.name}", pa.float64())]
+    columns += [("seed", pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
+    if config.stores_noise:
+        columns.append((NOISE_BYTES, pa.binary()))
+    columns += [(name, pa.string()) for name in Provenance.__dataclass_fields__]
+    columns += [("width", pa.int32()), ("height", pa.int32())]
+    return pa.schema([*columns, *extra_schema])
+
+
+def schema_of(columns: Mapping[str, str], extra_schema: pa.Schema) -> pa.Schema:
+    """Return the schema of a run whose manifest lists these columns, in their order and with their types.
+
+    An older version may have written the manifest, so nothing here follows from what this version would write. The
+    corpus's own columns take their types from the corpus, whose digest covers them.
+
+    Args:
+        columns: name → type of each column, as :func:`column_types` names it.
+
+    Raises:
+        ValueError: a type has no such name.
+    """
+    corpus_types = {column.name: column.type for column in extra_schema}
+    fields = []
+    for name, type_name in columns.items():
+        kind = corpus_types[name] if name in corpus_types else _parse_type(type_name)
+        fields.append((name, kind))
+    return pa.schema(fields)
 
 
 def reserved_columns(config: RunConfig) -> frozenset[str]:
-    """Names that a corpus column cannot have, whichever images and noises this run keeps."""
+    """Return the names that a corpus column cannot have, whichever images and noises this run keeps."""
     return frozenset(row_schema(config, pa.schema([])).names) | {*IMAGES, NOISE_BYTES}
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
-    """Those of the schema's columns that hold encoded images."""
+    """Return the names of the columns that hold encoded images."""
     return [name for name in IMAGES if name in schema.names]
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
-    """Name → type of each column, lists named alike whatever their writer calls their items."""
+    """Return the name and type of each column. Lists get the same name whatever their writer calls their items."""
     return {column.name: _type_name(column.type) for column in schema}
 
 
 def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
-        return f"struct<{', '.join(f'{field.name}: {_type_name(field.type)}' for field in kind)}>"
+        fields = ", ".join(f"{field.name}: {_type_name(field.type)}" for field in kind)
+        return f"struct<{fields}>"
     if pa.types.is_fixed_size_list(kind):
         return f"list<{_type_name(kind.value_type)}>[{kind.list_size}]"
-    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+    if pa.types.is_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    return str(kind)
+
+
+def _parse_type(name: str) -> pa.DataType:
+    """Return the type that :func:`_type_name` has named. The run's own columns have no fixed-size lists.
+
+    Raises:
+        ValueError: there is no type of this name.
+    """
+    inner = name.partition("<")[2].removesuffix(">")
+    if name.startswith("list<"):
+        return pa.list_(_parse_type(inner))
+    if name.startswith("struct<"):
+        fields = []
+        for field in _split_fields(inner):
+            field_name, _, type_name = field.partition(": ")
+            fields.append((field_name, _parse_type(type_name)))
+        return pa.struct(fields)
+    return pa.type_for_alias(name)
+
+
+def _split_fields(text: str) -> list[str]:
+    """Split a struct's fields at the commas between them, and not at those within a nested type."""
+    fields = [""]
+    depth = 0
+    for part in text.split(", "):
+        fields[-1] += part if depth == 0 else f", {part}"
+        depth += part.count("<") - part.count(">")
+        if depth == 0:
+            fields.append("")
+    return fields[:-1]
 
 
 def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Table:
-    """One finished row as a table of one row.
+    """Return one finished row as a table of one row.
+
+    What the schema has no column for is left out, and a column that nothing here fills is null: the schema of a resumed
+    run may be older or newer than this version.
 
     Raises:
-        ValueError: the run keeps first images and this result has none.
+        ValueError: the run keeps first images or noises, and this result has none.
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
     for column, value in (("image_initial", result.image_initial), (NOISE_BYTES, result.noise_fp16)):
@@ -118,12 +173,13 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         **result.row.extra,
     }
     for judge, (first, kept) in result.judges.items():
-        row |= {f"judge_{judge}_initial": first, f"judge_{judge}": kept}
+        row[f"judge_{judge}_initial"] = first
+        row[f"judge_{judge}"] = kept
     return row_table(row, schema)
 
 
 def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    """A row of values, its images as encoded bytes, as a table of one row.
+    """Return a row of values, its images as encoded bytes, as a table of one row. Values not given are null.
 
     Raises:
         pyarrow.ArrowInvalid: a value does not fit its column.
@@ -133,35 +189,45 @@ def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:
-    """The schema with the ``huggingface`` metadata by which ``datasets`` knows images from structs."""
+    """Return the schema with the ``huggingface`` metadata that tells ``datasets`` which structs are images."""
     import datasets
 
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
-    features |= {name: datasets.Image() for name in image_columns(schema)}
-    return schema.with_metadata(
-        datasets.Features({name: features[name] for name in schema.names}).arrow_schema.metadata
-    )
+    for name in image_columns(schema):
+        features[name] = datasets.Image()
+    return schema.with_metadata(features.arrow_schema.metadata)
 
 
 def sample_json(row: Mapping[str, Any]) -> bytes:
-    """A row's columns other than prompt and images as one JSON object, the same keys in every row.
+    """Return a row's columns except prompt and images as one JSON object, with the same keys in every row.
 
     Values without a JSON form become text (dates, decimals; bytes as base64); numbers that are not finite become null.
-    The recipe is text too, being JSON itself: where the first image was kept its lists are empty, and ``datasets``,
-    which infers types from the first five samples, would take them for lists of nothing and fail at the sixth.
+    The recipe is stored as text that holds JSON. Where the first image was kept, its lists are empty, and ``datasets``,
+    which infers types from the first five samples, would infer lists of null and fail at the sixth sample.
     """
-    columns = {name: _json(value) for name, value in row.items() if name not in ("prompt", *IMAGES)}
+    columns = {}
+    for name, value in row.items():
+        if name != "prompt" and name not in IMAGES:
+            columns[name] = _json(value)
     if "recipe" in columns:
         columns["recipe"] = json.dumps(columns["recipe"])
     return json.dumps(columns, ensure_ascii=False, allow_nan=False).encode()
 
 
 def from_sample_json(text: bytes) -> dict[str, Any]:
-    """What :func:`sample_json` wrote; dates and decimals stay text."""
+    """Read what :func:`sample_json` wrote; dates and decimals stay text.
+
+    Raises:
+        ValueError: the text is no JSON object.
+    """
     columns = json.loads(text)
-    if NOISE_BYTES in columns:
+    if not isinstance(columns, dict):
+        raise ValueError("a sample's JSON is no object")
+    if columns.get(NOISE_BYTES) is not None:
         columns[NOISE_BYTES] = base64.b64decode(columns[NOISE_BYTES])
-    return columns | {"recipe": json.loads(columns["recipe"])}
+    if columns.get("recipe") is not None:
+        columns["recipe"] = json.loads(columns["recipe"])
+    return columns
 
 
 def _json(value: Any) -> Any:

@@ -87,6 +87,10 @@ def _under_a_file(folder: Path, config: dict) -> None:
     config["output"]["dir"] = str(folder / "file" / "run")
 
 
+def _without_corpus(folder: Path, config: dict) -> None:
+    del config["corpus"]
+
+
 def _swap_models(folder: Path, config: dict) -> None:
     config["generators"]["model"], config["scorers"]["model"] = (
         config["scorers"]["model"],
@@ -113,7 +117,8 @@ CASES: dict[str, tuple[Break, str]] = {
     "unknown extension": (_corpus("p.docx", "a cat"), "p.docx"),
     "unknown grammar": (_top(corpus=[{"source": "embedded/sonnets", "size": 3}]), "embedded/sonnets"),
     "grammar without size": (_top(corpus=[{"source": "embedded/simple"}]), "size"),
-    "no corpus": (_top(corpus=[]), "corpus"),
+    "no corpus": (_top(corpus=[]), "corpus: is required"),
+    "no corpus section": (_without_corpus, "corpus: is required"),
     "size beyond any run": (_top(corpus=[{"source": "embedded/simple", "size": 2**70}]), "corpus.0: size"),
     "size that takes days to read": (_top(corpus=[{"source": "embedded/simple", "size": 10**12}]), "corpus.0.size"),
     "size beyond the file": (_corpus("p.txt", "a cat\n", size=5), "5"),
@@ -392,7 +397,7 @@ def test_a_corpus_that_changes_under_a_run_stops_it_and_is_refused_until_it_is_r
     assert "prompts.txt has changed since the run began (it differs at line 1 or after); restore it" in message
     assert message.count("\n") == 1
     assert _command(monkeypatch, "run", str(path)) == 2
-    assert "begun with another corpus" in capsys.readouterr().err
+    assert "started with another corpus" in capsys.readouterr().err
     prompts.write_text(content)
     monkeypatch.setattr("noisesmith.pipeline.cli.make._drive", lambda config, corpus, state: list(corpus.rows()))
     assert _command(monkeypatch, "run", str(path)) == 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from noisesmith.pipeline.config import RunConfig, dump_config, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.prompts import open_corpus
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 PLAIN = {"corpus": {"source": "embedded/simple", "size": 3}}
@@ -59,6 +60,14 @@ def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict) -> N
 )
 def test_what_is_made_may_not(changes: dict) -> None:
     assert RunConfig.model_validate(PLAIN | changes).digest() != RunConfig.model_validate(PLAIN).digest()
+
+
+def test_a_search_in_python_needs_no_corpus_and_a_run_does() -> None:
+    config = RunConfig(optimizer={"rounds": 4})
+    assert (config.corpus, config.optimizer.method, config.optimizer.rounds) == ((), "noise_diffusion", 4)
+    assert RunConfig.model_validate(yaml.safe_load(dump_config(config))) == config
+    with pytest.raises(UserError, match=r"^corpus: is required; "):
+        open_corpus(config)
 
 
 def test_unquoted_yes_in_yaml_means_the_readout(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import RunError, UserError
-from noisesmith.pipeline.prompts import Corpus, index_of, open_corpus, row_id, sources, tabular
+from noisesmith.pipeline.prompts import Corpus, open_corpus, sources, tabular
+from noisesmith.pipeline.records import index_of, row_id
 
 PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
 FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

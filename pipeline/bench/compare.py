@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from noisesmith.pipeline.bench.variants import REFERENCE, Variant
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.prompts import index_of
+from noisesmith.pipeline.records import index_of
 from noisesmith.pipeline.report.summary import Array, Change, Estimate, Row, best_so_far, estimates
 
 Rows = Mapping[tuple[int, str], Row]  # by (seed, row id)

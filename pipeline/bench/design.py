@@ -159,6 +159,8 @@ def _check_fit(trial: Trial) -> None:
 
 
 def _shares(corpus: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
+    if not corpus:
+        return []  # refused with a sentence when the corpus is opened
     if prompts < len(corpus):
         raise UserError(f"--prompts: {prompts} is below the {len(corpus)} sources of the corpus; raise it")
     share, rest = divmod(prompts, len(corpus))

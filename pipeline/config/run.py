@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class RayConfig(Section):
 
 
 class FaultsConfig(Section):
-    """What a run bears before it gives up a row, or itself."""
+    """How many faults a run tolerates before it drops a row, or stops."""
 
     retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
     backoff_seconds: float = Field(
@@ -95,11 +96,11 @@ class FaultsConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run. Absent sections take their defaults; ``corpus`` has none."""
+    """Everything that decides a run. Absent sections take their defaults."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
     seed: int = Field(0, ge=0, lt=2**63)
-    corpus: tuple[CorpusConfig, ...] = Field(min_length=1)
+    corpus: tuple[CorpusConfig, ...] = Field((), description="required for a run; a search in Python takes prompts")
     generators: GeneratorConfig = GeneratorConfig()
     scorers: ScorerConfig = ScorerConfig()
     judges: tuple[JudgeConfig, ...] = ()
@@ -180,6 +181,31 @@ class RunConfig(Section):
         operational = {key for key in flat if key.startswith(OPERATIONAL) or key.endswith(".api_key_env")}
         return {key: value for key, value in flat.items() if key not in operational and value is not None}
 
+    def differences(self, old: Mapping[str, Any]) -> list[str]:
+        """Return how this config differs from that of a run, as one sentence part per field.
+
+        A field that an older version did not have is no difference where it is left at its default.
+
+        Args:
+            old: :meth:`semantic` of the config that has started the run.
+        """
+        new = self.semantic()
+        defaults = dict(
+            _left_at_default(self.model_dump(mode="json"), self.model_dump(mode="json", exclude_defaults=True))
+        )
+        changes = []
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) == new.get(key):
+                continue
+            section = defaults.get(key)
+            is_known = section is not None and any(name.startswith(section) for name in old)
+            if key not in old and is_known:
+                continue
+            was = repr(old[key]) if key in old else "'(absent)'"
+            now = repr(new[key]) if key in new else "'(absent)'"
+            changes.append(f"{key} was {was} and is now {now}")
+        return changes
+
     def digest(self) -> str:
         """SHA-256 of :meth:`semantic`, 64 hex digits."""
         return hashlib.sha256(json.dumps(self.semantic(), sort_keys=True).encode()).hexdigest()
@@ -203,3 +229,20 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in items:
         flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def _left_at_default(whole: Any, chosen: Any, section: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key of each value that is a field's default, and the section (with its dot) that lacks it.
+
+    Args:
+        whole: a config as plain values. chosen: the same without the fields that have their default.
+        section: where these values stand, as the beginning of a dotted key.
+    """
+    items = whole.items() if isinstance(whole, dict) else enumerate(whole)
+    for name, value in items:
+        key = f"{section}{name}"
+        if isinstance(chosen, dict) and name not in chosen:
+            for leaf in flatten(value, key):
+                yield leaf, section
+        elif isinstance(value, dict | list):
+            yield from _left_at_default(value, chosen[name], f"{key}.")

@@ -1,6 +1,5 @@
-"""Corpora: where prompts come from, checked once in full and then streamed."""
+"""Corpora: where prompts come from. A corpus is checked once in full and then streamed."""
 
 from noisesmith.pipeline.prompts.corpus import Corpus, open_corpus
-from noisesmith.pipeline.records import index_of, row_id
 
-__all__ = ["Corpus", "index_of", "open_corpus", "row_id"]
+__all__ = ["Corpus", "open_corpus"]

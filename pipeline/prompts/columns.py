@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.errors import UserError, reason
 
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zeros: 007 is a name, not a number
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -32,7 +32,7 @@ def infer_values(values: Sequence[Any]) -> pa.DataType:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         if all(value is None or type(value) in (int, float) for value in values):
             return pa.float64()  # an integer beyond 2⁵³ beside a float
-        raise ValueError(first_line(error)) from None
+        raise ValueError(reason(error)) from error
 
 
 def infer_cells(values: Sequence[str]) -> pa.DataType:
@@ -142,9 +142,3 @@ def _describe(kind: pa.DataType) -> str:
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return "binary data"
     return "empty objects" if types.is_struct(kind) else f"{kind} values"
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's first line, without a final full stop, for use inside a sentence."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(". ") if text else type(error).__name__

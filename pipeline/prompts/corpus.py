@@ -110,6 +110,8 @@ def open_corpus(config: RunConfig) -> Corpus:
     Raises:
         UserError: a source, a row or a column is unusable; the message names file and line or row.
     """
+    if not config.corpus:
+        raise UserError("corpus: is required; name a source of prompts, such as corpus.source=prompts.txt")
     scan = _Scan(config)
     for number, section in enumerate(config.corpus):
         scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.config import CorpusConfig
-from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.prompts.columns import first_line, plain_type
+from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.prompts.columns import plain_type
 from noisesmith.pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
 
 MAX_FILES = 10_000
@@ -104,7 +104,7 @@ class _ArrowSource:
                 columns = table.to_pydict()
             except (pa.ArrowException, ValueError, OverflowError) as error:
                 raise UserError(
-                    f"{self.name}: holds a value at row {start} or after that cannot be read ({first_line(error)}); "
+                    f"{self.name}: holds a value at row {start} or after that cannot be read ({reason(error)}); "
                     "write it anew"
                 ) from None
             prompts = columns.pop(self.column)
@@ -136,7 +136,7 @@ class ParquetSource(_ArrowSource):
             raise UserError(f"corpus.source: {self.name}: cannot be read: {error.strerror or error}") from None
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"corpus.source: {self.name}: is not a readable Parquet file ({first_line(error)}); write it anew"
+                f"corpus.source: {self.name}: is not a readable Parquet file ({reason(error)}); write it anew"
             ) from None
 
 
@@ -181,7 +181,7 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
         else:
             data = datasets.load_dataset(str(directory.absolute()), split=section.split)
     except Exception as error:  # the library raises dozens of kinds, none of them a bug of ours
-        why = first_line(error.__cause__ or error)
+        why = reason(error.__cause__ or error)
         raise UserError(
             f"corpus.source: {section.source}: cannot be opened as a dataset ({why}); "
             "check the name, corpus.split and the network, or give a file"

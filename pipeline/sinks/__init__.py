@@ -1,4 +1,4 @@
-"""What a run writes: rows staged at once, shards committed in two phases, a manifest that is the truth."""
+"""The run directory: rows staged at once, shards committed in two phases, a manifest that lists what counts."""
 
 from noisesmith.pipeline.sinks.done import DoneRows
 from noisesmith.pipeline.sinks.reader import read_rows
@@ -6,14 +6,12 @@ from noisesmith.pipeline.sinks.reopen import reopen_failed, repair_run
 from noisesmith.pipeline.sinks.run import RunState, check_run_dir, hold_run, open_run
 from noisesmith.pipeline.sinks.verify import sample_rows, verify_run
 from noisesmith.pipeline.sinks.writer import RunWriter
-from noisesmith.pipeline.storage.lock import hold
 
 __all__ = [
     "DoneRows",
     "RunState",
     "RunWriter",
     "check_run_dir",
-    "hold",
     "hold_run",
     "open_run",
     "read_rows",

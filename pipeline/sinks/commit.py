@@ -1,5 +1,9 @@
-"""The two-phase commit of a shard. A crash before the manifest's line leaves an orphan to sweep and every row staged;
-a crash after it leaves a committed shard and a staging folder to sweep."""
+"""The two-phase commit of a shard.
+
+First its files get their final names, then one line is added to the manifest. After a crash before that line the files
+are orphans to remove, and every row is still staged. After a crash behind it the shard is committed, and only its
+staging folder is left to remove.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +23,31 @@ from noisesmith.pipeline.storage import files
 
 
 def commit_complete(run_dir: Path, done: DoneRows, formats: Sequence[str], schema: pa.Schema) -> list[int]:
-    """Commit every open shard that lacks no row; returns them, in order."""
+    """Commit every open shard that misses no row, and return these shards in order."""
     return [shard for shard in done.open_shards() if commit_if_complete(run_dir, done, shard, formats, schema)]
 
 
 def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Sequence[str], schema: pa.Schema) -> bool:
-    """Commit an open shard, and note it in ``done``, if each of its rows is staged or a dead letter.
+    """Commit an open shard if each of its rows is staged or a dead letter, and record that in ``done``.
 
     Raises:
-        OSError: it cannot be written, or rows once staged are no longer there.
+        OSError: the shard cannot be written, or rows that were staged are gone.
     """
     if not done.is_complete(shard):
         return False
     rows = staging.staged_rows(run_dir, shard)
-    if vanished := len(done.staged.get(shard, set()) - rows.keys()):
+    # `done` counts a row as staged from memory. If its file is gone (removed by hand, or a store that lost it), a
+    # commit would leave the row out of the dataset for good.
+    vanished = len(done.staged.get(shard, set()) - rows.keys())
+    if vanished:
         raise FileNotFoundError(errno.ENOENT, f"{vanished} staged rows have vanished", str(staging_dir(run_dir, shard)))
-    data_files = [
-        _write(run_dir, done.plan.data_file(shard, kind), list(rows.values()), schema) for kind in formats if rows
-    ]
-    letters = staging.keep_letters(run_dir, shard, set(done.plan.rows(shard)) - rows.keys())
+    data_files = []
+    if rows:
+        for kind in formats:
+            name = done.layout.data_file(shard, kind)
+            data_files.append(_write(run_dir, name, list(rows.values()), schema))
+    # A row may have failed and then succeeded in a later session: its staged file wins, and the letter goes.
+    letters = staging.keep_letters(run_dir, shard, set(done.layout.rows(shard)) - rows.keys())
     ids = "".join(f"{path.stem}\n" for path in rows.values())
     entry = Entry(
         shard=shard,
@@ -46,14 +56,14 @@ def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Seque
         ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
         files=tuple(data_files),
     )
-    append_entry(run_dir, entry)
+    append_entry(run_dir, entry)  # the commit: everything before it can be repeated, everything after it is clean-up
     done.commit(entry)
     staging.drop_staged(run_dir, shard)
     return True
 
 
 def _write(run_dir: Path, name: str, staged: list[Path], schema: pa.Schema) -> DataFile:
-    """One format of a shard, whole under its final name."""
+    """Write one format of a shard. The final name appears only once the file is complete and on disk."""
     target = run_dir / name
     part = files.temporary(target)
     with files.durable(part) as file:

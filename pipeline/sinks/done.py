@@ -1,4 +1,4 @@
-"""Which rows of a run are done, as the disk tells."""
+"""Which rows of a run are done, read from the disk."""
 
 from __future__ import annotations
 
@@ -8,63 +8,78 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noisesmith.pipeline.sinks import staging
-from noisesmith.pipeline.sinks.layout import DATA_FILE, SHARD_NAME, ShardPlan, letters_file, manifest_file
+from noisesmith.pipeline.sinks.layout import DATA_FILE, SHARD_NAME, ShardLayout, letters_file, manifest_file
 from noisesmith.pipeline.sinks.manifest import Entry, Manifest, read_manifest
 from noisesmith.pipeline.storage import files
 
 
 @dataclass
 class DoneRows(Collection[int]):
-    """Indices of rows that need no more work: committed, staged or dead. Only open shards are held row by row."""
+    """Indices of rows that need no more work: committed, staged or dead.
 
-    plan: ShardPlan
+    Only the rows of open shards are held one by one, so a run of millions of rows fits in memory.
+    """
+
+    layout: ShardLayout
     committed: dict[int, Entry] = field(default_factory=dict)
     staged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     dead: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def of_shard(self, shard: int) -> Collection[int]:
-        """Those of one shard."""
+        """Return the indices of one shard's rows that are done."""
         if shard in self.committed:
-            return self.plan.rows(shard)
+            return self.layout.rows(shard)
         return self.staged.get(shard, set()) | self.dead.get(shard, set())
 
     def is_complete(self, shard: int) -> bool:
-        """Whether an open shard lacks no row. Asked after every row, so the union is only made when it may suffice."""
-        staged, dead, rows = self.staged.get(shard, set()), self.dead.get(shard, set()), len(self.plan.rows(shard))
-        return len(staged) + len(dead) >= rows and len(staged | dead) == rows
+        """Return whether an open shard misses no row."""
+        staged = self.staged.get(shard, set())
+        dead = self.dead.get(shard, set())
+        rows = len(self.layout.rows(shard))
+        # Asked after every row: the union of the sets is built only when their sizes allow a complete shard. The sum
+        # alone does not decide, since a row can be both dead and staged.
+        if len(staged) + len(dead) < rows:
+            return False
+        return len(staged | dead) == rows
 
     def open_shards(self) -> list[int]:
-        """Shards begun and not committed."""
+        """Return the shards that have rows and are not committed, in order."""
         return sorted({*self.staged, *self.dead})
 
     def commit(self, entry: Entry) -> None:
-        """Take a shard's rows as committed."""
+        """Record a shard as committed."""
         self.committed[entry.shard] = entry
         self.staged.pop(entry.shard, None)
         self.dead.pop(entry.shard, None)
 
     def __contains__(self, index: object) -> bool:
-        if not isinstance(index, int) or not 0 <= index < self.plan.size:
+        if not isinstance(index, int) or not 0 <= index < self.layout.size:
             return False
-        shard = self.plan.shard_of(index)
-        return shard in self.committed or index in self.staged.get(shard, ()) or index in self.dead.get(shard, ())
+        shard = self.layout.shard_of(index)
+        if shard in self.committed:
+            return True
+        return index in self.staged.get(shard, ()) or index in self.dead.get(shard, ())
 
     def __iter__(self) -> Iterator[int]:
-        for shard in sorted({*self.committed, *self.open_shards()}):
+        for shard in self._shards():
             yield from sorted(self.of_shard(shard))
 
     def __len__(self) -> int:
-        return sum(len(self.of_shard(shard)) for shard in {*self.committed, *self.open_shards()})
+        return sum(len(self.of_shard(shard)) for shard in self._shards())
+
+    def _shards(self) -> list[int]:
+        return sorted({*self.committed, *self.open_shards()})
 
 
 def recover(run_dir: Path) -> DoneRows:
-    """Sweep what a crash left below the run directory, and learn from the disk which rows are done.
+    """Remove what a crash left below the run directory, then read which rows are done.
 
-    The directory itself is left alone: while a writer begins, its driver may be writing there.
+    Files directly in the directory are left alone: when a writer starts, its driver may be writing there.
 
     Raises:
         UserError: the manifest or a file of dead letters is damaged.
     """
+    # A half line must go before anything is read or added: the next line would be glued to it, and both be lost.
     files.drop_half_line(manifest_file(run_dir))
     manifest = read_manifest(run_dir)
     _sweep(run_dir, manifest)
@@ -74,12 +89,12 @@ def recover(run_dir: Path) -> DoneRows:
 
 
 def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
-    """Which rows are done, from the disk; writes nothing.
+    """Read from the disk which rows are done, and write nothing.
 
     Raises:
         UserError: a file of dead letters is damaged.
     """
-    done = DoneRows(manifest.header.plan, manifest.entries)
+    done = DoneRows(manifest.header.layout, manifest.entries)
     for shard in shards_in(run_dir / "staging") - done.committed.keys():
         done.staged[shard] = set(staging.staged_rows(run_dir, shard))
     for shard in shards_in(run_dir / "failed") - done.committed.keys():
@@ -88,17 +103,25 @@ def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
 
 
 def shards_in(folder: Path) -> set[int]:
-    """Shards with something of their name in a folder; other names, such as a user's copies have, are passed over."""
-    return {int(name[1]) for path in folder.glob("shard-*") if (name := SHARD_NAME.fullmatch(path.name))}
+    """Return the shards that have a file or folder here. Other names are ignored, such as those of a user's copies."""
+    shards = set()
+    for path in folder.glob("shard-*"):
+        name = SHARD_NAME.fullmatch(path.name)
+        if name:
+            shards.add(int(name[1]))
+    return shards
 
 
 def _sweep(run_dir: Path, manifest: Manifest) -> None:
-    """Remove temporary files, shards the manifest does not list, and staged rows of those it does."""
+    """Remove temporary files, data files that the manifest does not list, and staged rows of shards that it lists."""
     listed = {run_dir / file.path for entry in manifest.entries.values() for file in entry.files}
-    for folder in (run_dir / "data", run_dir / "failed", *(run_dir / "staging").glob("*")):
-        for path in folder.glob("*"):
-            orphan = folder.name == "data" and DATA_FILE.fullmatch(path.name) and path not in listed
-            if orphan or files.is_temporary(path):
+    for path in list((run_dir / "data").glob("*")):
+        is_orphan = DATA_FILE.fullmatch(path.name) is not None and path not in listed
+        if is_orphan or files.is_temporary(path):
+            path.unlink()
+    for folder in (run_dir / "failed", *(run_dir / "staging").glob("*")):
+        for path in list(folder.glob("*")):
+            if files.is_temporary(path):
                 path.unlink()
     for shard in shards_in(run_dir / "staging") & manifest.entries.keys():
         staging.drop_staged(run_dir, shard)

@@ -1,4 +1,4 @@
-"""Which rows make which shard, and what the files of a run are called. Fixed by corpus size and config alone."""
+"""Which rows form which shard, and the names of a run's files. Both follow from corpus size and config alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class ShardLayout:
     """Shard k holds the corpus rows [k·S, (k+1)·S) for S = ``rows_per_shard``."""
 
     size: int
@@ -23,7 +23,7 @@ class ShardPlan:
         return -(-self.size // self.rows_per_shard)
 
     def shard_of(self, index: int) -> int:
-        """The shard of a row.
+        """Return the shard of a row.
 
         Raises:
             IndexError: the corpus has no such row.
@@ -33,16 +33,17 @@ class ShardPlan:
         return index // self.rows_per_shard
 
     def rows(self, shard: int) -> range:
-        """Indices of a shard's rows."""
-        return range(shard * self.rows_per_shard, min((shard + 1) * self.rows_per_shard, self.size))
+        """Return the indices of a shard's rows."""
+        start = shard * self.rows_per_shard
+        return range(start, min(start + self.rows_per_shard, self.size))
 
     def data_file(self, shard: int, kind: str) -> str:
-        """A shard's file, relative to the run directory; ``kind`` is ``parquet`` or ``webdataset``."""
+        """Return the name of a shard's file, relative to the run directory; ``kind`` is a key of ``EXTENSIONS``."""
         return f"data/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
 
 
 def shard_name(shard: int) -> str:
-    """What a shard's staging folder and dead letters are called."""
+    """Return the name that a shard's staging folder and its file of dead letters share."""
     return f"shard-{shard:05d}"
 
 

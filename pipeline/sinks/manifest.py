@@ -1,4 +1,4 @@
-"""The manifest of a run: a header, then one line a committed shard. What it lists is the dataset, nothing else is."""
+"""The manifest of a run: a header line, then one line per committed shard. Only what it lists is the dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.sinks.layout import ShardPlan, manifest_file
+from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
 from noisesmith.pipeline.storage import files
 
 VERSION = 1
@@ -16,7 +16,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Header:
-    """What a run is. ``config`` holds the fields that decide its rows, ``columns`` the Arrow type of each column."""
+    """What a run is, written once when it starts.
+
+    ``config`` holds the config fields that decide its rows, ``columns`` the name of each column's Arrow type, in the
+    order of the columns. A resumed run keeps this layout, these columns and these types, also under a newer version.
+    """
 
     config: dict[str, Any]
     config_digest: str
@@ -28,8 +32,8 @@ class Header:
     columns: dict[str, str]
 
     @property
-    def plan(self) -> ShardPlan:
-        return ShardPlan(self.rows, self.rows_per_shard)
+    def layout(self) -> ShardLayout:
+        return ShardLayout(self.rows, self.rows_per_shard)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,11 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """One committed shard: rows written, ids of its dead letters, and the SHA-256 of the written ids, one a line."""
+    """One committed shard.
+
+    ``rows`` counts the rows written, ``failed`` holds the ids of the dead letters, and ``ids_sha256`` is the SHA-256 of
+    the written ids, one per line.
+    """
 
     shard: int
     rows: int
@@ -55,20 +63,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of it. A shard committed anew replaces its earlier entry."""
+    """A whole manifest. Where a shard was committed again, ``entries`` holds its latest entry."""
 
     header: Header
     entries: dict[int, Entry]
 
 
 def write_manifest(run_dir: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
-    """Begin a run's manifest, or replace it whole."""
-    records = [{"kind": "run", "version": VERSION, **asdict(header)}, *map(_record, entries)]
+    """Create a run's manifest, or replace all of it."""
+    records = [{"kind": "run", "version": VERSION, **asdict(header)}]
+    records.extend(_record(entry) for entry in entries)
     files.write_atomic(manifest_file(run_dir), b"".join(map(files.json_line, records)))
 
 
 def append_entry(run_dir: Path, entry: Entry) -> None:
-    """Commit a shard: from the moment this returns its rows are in the dataset."""
+    """Commit a shard: when this returns, its rows are in the dataset."""
     files.append_line(manifest_file(run_dir), _record(entry))
 
 
@@ -82,13 +91,16 @@ def read_manifest(run_dir: Path) -> Manifest:
     if damage:
         raise UserError(
             f"{manifest_file(run_dir)}: is damaged ({'; '.join(damage)}); restore it from a copy, or keep "
-            f"what is sound with noisesmith verify {run_dir} --repair"
+            f"the intact part with noisesmith verify {run_dir} --repair"
         )
     return manifest
 
 
 def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
-    """A run's manifest without the entries that cannot be read, and what is wrong with the line of each of those.
+    """Read what is intact of a run's manifest.
+
+    Returns:
+        The manifest without the entries that cannot be read, and one sentence part per damaged line.
 
     Raises:
         UserError: the directory is no run, or the manifest's header is damaged.
@@ -101,19 +113,27 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
             )
         lines = files.salvage_lines(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         header = _header(lines[0] if lines else None)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from None
-    entries, damage = dict[int, Entry](), []
+        raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from error
+    entries: dict[int, Entry] = {}
+    damage = []
     for number, line in enumerate(lines[1:], 2):
         try:
             entry = _entry(line, header)
+        except _EntryError as error:
+            damage.append(f"line {number} {error}")
+        except (TypeError, KeyError):  # a key is missing, or a value has another type
+            damage.append(f"line {number} is not as it was written")
+        else:
             entries[entry.shard] = entry
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            damage.append(f"line {number} {error if type(error) is ValueError else 'is not as it was written'}")
     return Manifest(header, entries), damage
+
+
+class _EntryError(ValueError):
+    """A line of the manifest is no entry of a shard; the message says why."""
 
 
 def _record(entry: Entry) -> dict[str, Any]:
@@ -123,13 +143,15 @@ def _record(entry: Entry) -> dict[str, Any]:
 def _header(line: dict[str, Any] | None) -> Header:
     if line is None or line.pop("kind", None) != "run" or line.pop("version", None) != VERSION:
         raise ValueError(f"line 1 is no header of version {VERSION}")
-    return Header(**line | {"formats": tuple(line["formats"])})
+    formats = tuple(line.pop("formats"))
+    return Header(formats=formats, **line)
 
 
 def _entry(line: dict[str, Any] | None, header: Header) -> Entry:
     if line is None:
-        raise ValueError("holds no JSON object")
+        raise _EntryError("holds no JSON object")
     if line.pop("kind") != "shard" or line["shard"] not in range(header.shards):
-        raise ValueError("is no entry of a shard of this run")
+        raise _EntryError("is no entry of a shard of this run")
     data_files = tuple(DataFile(**file) for file in line.pop("files"))
-    return Entry(**line | {"files": data_files, "failed": tuple(line["failed"])})
+    failed = tuple(line.pop("failed"))
+    return Entry(files=data_files, failed=failed, **line)

@@ -1,4 +1,4 @@
-"""The committed rows of a run, read back from Parquet or, where there is none, from tar."""
+"""Read the committed rows of a run, from Parquet or, where a run has no Parquet files, from tar."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.prompts.columns import first_line
+from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.schema import IMAGES, from_sample_json
-from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.manifest import DataFile, read_manifest
 from noisesmith.pipeline.storage.paths import to_path
 
 BATCH = 64
 
+# What Arrow, tarfile and the decoding of JSON and text raise on damaged bytes; they have no common base class. JSON and
+# Unicode errors are ValueErrors, and a KeyError is a column that a tar's row no longer has.
+_DAMAGE = (OSError, ValueError, KeyError, pa.ArrowException, tarfile.TarError)
+
+_TAR_COLUMNS = {"png": "image", "initial.png": "image_initial", "txt": "prompt"}
+
+
+class DamagedFile(Exception):  # noqa: N818
+    """A shard's file cannot be read, or not from some row on; the message says why, in half a sentence."""
+
 
 def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of committed shards in order, images as PNG bytes. Images are not read unless asked for.
+    """Yield the rows of committed shards in order, images as PNG bytes.
 
     Args:
-        columns: those wanted, in any order; all when absent.
+        columns: the columns to read, in any order; all when absent. Images are read only when they are among them.
 
     Raises:
         UserError: the directory is no run, has no such column, or a shard is missing or damaged.
@@ -35,16 +44,27 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     for name in wanted:
         if name not in known:
             raise UserError(f"{run_dir}: has no column {name!r}; it has {', '.join(known)}")
-    return _rows(run_dir, [file for _, entry in sorted(manifest.entries.items()) for file in entry.files[:1]], wanted)
+    data_files: list[DataFile] = []
+    for _, entry in sorted(manifest.entries.items()):
+        data_files.extend(entry.files[:1])  # every format holds the same rows; a shard of dead letters has no file
+    return _rows(run_dir, data_files, wanted)
 
 
 def read_file(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Rows of one shard's file, images as PNG bytes. Dates and decimals of a tar come as text."""
-    return (read_parquet if path.suffix == ".parquet" else read_tar)(path, columns)
+    """Yield the rows of one shard's file, images as PNG bytes. A tar gives dates and decimals as text.
+
+    Raises:
+        DamagedFile: the file cannot be read, or lacks a column; the rows before the damage have been yielded.
+    """
+    read = read_parquet if path.suffix == ".parquet" else read_tar
+    try:
+        yield from read(path, columns)
+    except _DAMAGE as error:
+        raise DamagedFile(reason(error)) from error
 
 
 def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Rows of one Parquet shard."""
+    """Yield the rows of one Parquet shard."""
     with path.open("rb") as source, pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=list(columns)):
             for row in batch.to_pylist():
@@ -55,30 +75,38 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any
 
 
 def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Rows of one WebDataset shard. Dates and decimals come as text, since JSON has no form for them."""
-    kinds = {"png": "image", "initial.png": "image_initial", "txt": "prompt"}
-    key, row = "", dict[str, Any]()
+    """Yield the rows of one WebDataset shard. Dates and decimals are text, since JSON has no form for them."""
+    key = ""
+    row: dict[str, Any] = {}
     with path.open("rb") as source, tarfile.open(fileobj=source) as tar:
         for member in tar:
             stem, _, kind = member.name.partition(".")
-            if stem != key and row:
-                yield {name: row[name] for name in columns}
             if stem != key:
-                key, row = stem, {}
-            if kind != "json" and kinds.get(kind) not in columns:
-                continue
-            content = tar.extractfile(member).read()  # type: ignore[union-attr]
-            row |= from_sample_json(content) if kind == "json" else {kinds[kind]: content}
-            if kind == "txt":
-                row["prompt"] = content.decode()
+                if row:
+                    yield {name: row[name] for name in columns}
+                key = stem
+                row = {}
+            if kind == "json":
+                row |= from_sample_json(_content(tar, member))
+            elif _TAR_COLUMNS.get(kind) == "prompt":
+                row["prompt"] = _content(tar, member).decode()
+            elif _TAR_COLUMNS.get(kind) in columns:
+                row[_TAR_COLUMNS[kind]] = _content(tar, member)
     if row:
         yield {name: row[name] for name in columns}
 
 
-def _rows(run_dir: Path, data_files: list[Any], columns: list[str]) -> Iterator[dict[str, Any]]:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"its member {member.name} is no file")
+    return file.read()
+
+
+def _rows(run_dir: Path, data_files: list[DataFile], columns: list[str]) -> Iterator[dict[str, Any]]:
     for file in data_files:
         path = run_dir / file.path
         try:
             yield from read_file(path, columns)
-        except (OSError, KeyError, ValueError, pa.ArrowException, tarfile.TarError) as error:
-            raise UserError(f"{path}: cannot be read ({first_line(error)}); run noisesmith verify {run_dir}") from None
+        except DamagedFile as error:
+            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {run_dir}") from error

@@ -1,76 +1,77 @@
-"""Committed shards made open again, so that a row that is missing there can be made: for ``retry`` and for repairs."""
+"""Open committed shards again so that missing rows can be made: for ``retry`` and for repairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pyarrow as pa
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.records import Row
-from noisesmith.pipeline.schema import row_schema, row_table
+from noisesmith.pipeline.records import CheckedCorpus, Row
+from noisesmith.pipeline.schema import row_table, schema_of
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
-from noisesmith.pipeline.sinks.reader import read_file
+from noisesmith.pipeline.sinks.reader import DamagedFile, read_file
 from noisesmith.pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
 from noisesmith.pipeline.sinks.verify import Findings, check_file, check_row, examine, replays
 from noisesmith.pipeline.storage.lock import hold
 
-if TYPE_CHECKING:
-    from noisesmith.pipeline.prompts import Corpus
 
-
-def reopen_failed(config: RunConfig, corpus: Corpus, before: RunState) -> tuple[RunState, int]:
-    """Let the dead rows of an opened run, of which this is the only writer, be tried again.
+def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) -> tuple[RunState, int]:
+    """Let the dead rows of an opened run be tried again. This session must be the run's only writer.
 
     Returns:
-        The run opened anew, and how many rows done before are now to do.
+        The run opened again, and how many rows that were done are to be made now.
 
     Raises:
         UserError: as for :func:`open_run`.
     """
     run_dir = before.run_dir
     with writing(run_dir):
-        manifest, letters = read_manifest(run_dir), shards_in(run_dir / "failed")
-        if not letters:
+        manifest = read_manifest(run_dir)
+        with_letters = shards_in(run_dir / "failed")
+        if not with_letters:
             return before, 0
         reopen(config, corpus, manifest, [shard for shard, entry in manifest.entries.items() if entry.failed])
-        for shard in letters:
-            staging.withdraw_letters(run_dir, shard)
+        for shard in with_letters:
+            staging.retry_letters(run_dir, shard)
     state = replace(open_run(config, corpus), lock=before.lock)
     return state, len(before.done) - len(state.done)
 
 
 def repair_run(
-    config: RunConfig, corpus: Corpus, note: Callable[[str], None], replayed: Collection[int] = ()
+    config: RunConfig, corpus: CheckedCorpus, note: Callable[[str], None], replayed: Collection[int] = ()
 ) -> tuple[Findings, RunState]:
-    """Open the damaged shards of a run again, as its only writer, and drop what cannot be read of its manifest, dead
-    letters and staged rows. A shard of which a sound form is left is committed anew at once.
+    """Open the damaged shards of a run again, and remove what cannot be read, as the run's only writer.
+
+    Lines of the manifest, files of dead letters and staged rows that cannot be read are removed. A shard of which one
+    format is intact is committed again at once.
 
     Args:
         note: as for :func:`hold`.
         replayed: as for :func:`verify_run`.
 
     Returns:
-        What was wrong, and the run without it; the rows it lacks are to be made anew.
+        What was wrong, and the run without it; the rows that it lacks are to be made again.
 
     Raises:
-        UserError: the manifest's header is damaged, the run is another config's or corpus's, or it is being written.
+        UserError: the manifest's header is damaged, the run belongs to another config or corpus, or another session
+            writes it.
     """
     run_dir = config.run_dir
     refuse_other_run(config, corpus, salvage_manifest(run_dir)[0].header)
     with hold(run_dir, note), writing(run_dir):
         found = examine(run_dir, replayed)
-        entries, damaged = found.manifest.entries, set(found.shards)
-        if found.lines:  # whose entries they were nobody knows
-            damaged |= set(range(found.manifest.header.shards)) - entries.keys()
+        damaged = set(found.shards)
+        if found.lines:  # a damaged line does not say whose entry it was, so every shard without an entry is suspect
+            damaged |= set(range(found.manifest.header.shards)) - found.manifest.entries.keys()
         for path in found.files:
             path.unlink()
         for shard in shards_in(run_dir / "failed") & damaged:
@@ -82,49 +83,70 @@ def repair_run(
         return found, open_run(config, corpus)
 
 
-def reopen(config: RunConfig, corpus: Corpus, manifest: Manifest, shards: Iterable[int]) -> None:
-    """Take shards out of the manifest, the sound rows of their files staged: once complete they are committed anew.
+def reopen(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Iterable[int]) -> None:
+    """Take shards out of the manifest, with the intact rows of their files staged.
 
-    No row is lost at any moment: before the manifest is replaced the staged rows are what a crash leaves over, after it
-    the files are, and the next opening of the run sweeps them.
+    Once such a shard is complete, it is committed again. No row is lost at any moment: until the manifest is replaced,
+    the files are the truth and the staged rows are removed by the next opening; afterwards it is the other way round.
     """
-    run_dir, plan, shards = config.run_dir, manifest.header.plan, set(shards)
-    for shard, rows in groupby(corpus.rows(), lambda row: plan.shard_of(row.index)) if shards else ():
-        if shard not in shards:
-            continue
-        staged = staging.staged_rows(run_dir, shard)
-        wanted = {row.id: row for row in rows if row.index not in staged}
-        for row_id, table in _sound_rows(_files(run_dir, manifest, shard), wanted, config, corpus):
-            staging.stage(run_dir, shard, row_id, table)
-    kept = [entry for shard, entry in sorted(manifest.entries.items()) if shard not in shards]
+    run_dir = config.run_dir
+    layout = manifest.header.layout
+    wanted_shards = set(shards)
+    if wanted_shards:
+        for shard, rows in groupby(corpus.rows(), lambda row: layout.shard_of(row.index)):
+            if shard in wanted_shards:
+                _stage_intact_rows(config, corpus, manifest, shard, rows)
+    kept = [entry for shard, entry in sorted(manifest.entries.items()) if shard not in wanted_shards]
     write_manifest(run_dir, manifest.header, kept)
 
 
+def _stage_intact_rows(
+    config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shard: int, rows: Iterable[Row]
+) -> None:
+    run_dir = config.run_dir
+    staged = staging.staged_rows(run_dir, shard)
+    missing = {row.id: row for row in rows if row.index not in staged}
+    for row_id, table in _intact_rows(_files(run_dir, manifest, shard), missing, config, corpus, manifest):
+        staging.stage(run_dir, shard, row_id, table)
+
+
 def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
-    """The files of a shard, those that are as the manifest says before all others."""
+    """Return the files of a shard, intact ones first."""
     entry = manifest.entries.get(shard)
-    whole = {file.path for file in entry.files if check_file(run_dir, file) is None} if entry else set()
-    names = [manifest.header.plan.data_file(shard, kind) for kind in manifest.header.formats]
-    return [run_dir / name for name in sorted(names, key=lambda name: name not in whole)]
+    intact = set()
+    for file in entry.files if entry else ():
+        if check_file(run_dir, file) is None:
+            intact.add(file.path)
+    names = [manifest.header.layout.data_file(shard, kind) for kind in manifest.header.formats]
+    names.sort(key=lambda name: name not in intact)
+    return [run_dir / name for name in names]
 
 
-def _sound_rows(
-    paths: list[Path], wanted: dict[str, Row], config: RunConfig, corpus: Corpus
+def _intact_rows(
+    paths: list[Path], missing: dict[str, Row], config: RunConfig, corpus: CheckedCorpus, manifest: Manifest
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Those of the wanted rows, by id, that can be read and are sound in themselves, from the first file that has them.
+    """Yield id and table of each missing row that can be read and is intact, from the first file that has it.
 
     The corpus's own columns are taken from the corpus: a tar has no types for them.
     """
-    schema = row_schema(config, corpus.extra_schema)
+    schema = schema_of(manifest.header.columns, corpus.extra_schema)
     columns = [name for name in schema.names if name not in corpus.extra_schema.names]
-    left = dict(wanted)
+    left = dict(missing)
     for path in paths:
+        if not left:
+            return
         try:
-            for row in read_file(path, columns) if left else ():
-                if row["id"] not in left or any(check_row(row)) or (config.replayable and not replays(row)):
-                    continue
-                table = row_table({**row, **left[row["id"]].extra}, schema)
-                del left[row["id"]]
-                yield row["id"], table
-        except Exception:  # a damaged file can make its reader raise anything, and has no more rows to give
-            continue
+            for row in read_file(path, columns):
+                wanted = left.get(row["id"])
+                if wanted is not None and _is_intact(row, config):
+                    yield wanted.id, row_table({**row, **wanted.extra}, schema)
+                    del left[wanted.id]
+        except DamagedFile:
+            continue  # the rows behind the damage cannot be read, but another file may have them
+
+
+def _is_intact(row: Mapping[str, Any], config: RunConfig) -> bool:
+    """Return whether a row agrees with itself and its noise can be rebuilt."""
+    if any(check_row(row)):
+        return False
+    return replays(row) if config.replayable else True

@@ -1,10 +1,10 @@
-"""The two forms of a shard: Parquet exactly as ``datasets`` writes images, and WebDataset tar."""
+"""The two formats of a shard: Parquet exactly as ``datasets`` writes images, and WebDataset tar."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +16,18 @@ CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_l
 
 
 def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write rows as ``datasets.Dataset.to_parquet`` would: images uncompressed, plain and without dictionary, all else
-    snappy; a page index; content-defined chunks, so that the Hub deduplicates shards that share rows."""
+    """Write rows as ``datasets.Dataset.to_parquet`` does.
+
+    Images are uncompressed, plain and without dictionary; everything else is compressed with snappy. The file has a
+    page index and content-defined chunks, so that the Hub deduplicates shards that share rows.
+    """
     schema = with_features(schema)
-    leaves = {name: list(_leaves(name, schema.field(name).type)) for name in schema.names}
-    raw = [leaf for name in image_columns(schema) for leaf in leaves[name]]
-    others = [leaf for paths in leaves.values() for leaf in paths if leaf not in raw]
+    images = image_columns(schema)
+    raw: list[str] = []
+    others: list[str] = []
+    for column in schema:
+        leaves = raw if column.name in images else others
+        leaves.extend(_leaves(column.name, column.type))
     with pq.ParquetWriter(
         file,
         schema,
@@ -37,9 +43,12 @@ def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema
 
 
 def write_tar(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
-    """Write rows as WebDataset samples ID.png, ID.txt (the prompt), ID.json (every other column) and, where first
-    images are kept, ID.initial.png. The same rows give the same bytes."""
-    from webdataset import TarWriter  # imports torch, which a Parquet-only run can do without
+    """Write rows as WebDataset samples. The same rows give the same bytes.
+
+    A sample consists of ID.png, ID.txt (the prompt), ID.json (every other column) and, where first images are kept,
+    ID.initial.png.
+    """
+    from webdataset import TarWriter  # imports torch, which a Parquet-only run does not need
 
     with TarWriter(file, user="noisesmith", group="noisesmith", mtime=0, encoder=False) as tar:
         for table in tables:
@@ -52,7 +61,7 @@ def write_tar(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Rows gathered into groups that reach no further past the limit than one row."""
+    """Gather rows into row groups, each at most one row above the limit."""
     group: list[pa.Table] = []
     size = 0
     for table in tables:
@@ -60,13 +69,14 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         size += table.nbytes
         if size >= ROW_GROUP_BYTES:
             yield pa.concat_tables(group)
-            group, size = [], 0
+            group = []
+            size = 0
     if group:
         yield pa.concat_tables(group)
 
 
-def _leaves(path: str, kind: Any) -> Iterator[str]:
-    """A column's leaf paths as Parquet names them."""
+def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """Yield the paths of a column's leaves as Parquet names them."""
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _leaves(f"{path}.{field.name}", field.type)

@@ -1,4 +1,4 @@
-"""Rows on disk before their shard is committed, and dead letters: a killed run loses only rows in flight."""
+"""Staged rows and dead letters: what is on disk before a shard is committed, so a kill loses only rows in flight."""
 
 from __future__ import annotations
 
@@ -29,32 +29,33 @@ def stage(run_dir: Path, shard: int, row_id: str, table: pa.Table) -> None:
 
 
 def staged_rows(run_dir: Path, shard: int) -> dict[int, Path]:
-    """Index → file of a shard's staged rows, in order."""
+    """Return the index and the file of each staged row of a shard, in order."""
     found = {index_of(path.stem): path for path in staging_dir(run_dir, shard).glob(f"*{SUFFIX}")}
     return dict(sorted(found.items()))
 
 
 def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
-    """Staged rows, one table a row.
+    """Yield staged rows, one table per row.
 
     Raises:
         UserError: a file is damaged.
     """
     for path, content in read_each(paths):
         try:
-            yield pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        except pa.ArrowInvalid:
-            raise UserError(f"{path}: is damaged; delete it and run again to make its row anew") from None
+            table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path}: is damaged; delete it and run again to make its row again") from error
+        yield table
 
 
 def damaged_rows(run_dir: Path, shard: int) -> dict[Path, str]:
-    """The staged rows of a shard that cannot be read, each with a sentence. One that is committed meanwhile is none."""
+    """Return the staged rows of a shard that cannot be read, each with one sentence that says why."""
     found = {}
     for path in staged_rows(run_dir, shard).values():
         try:
             list(read_staged([path]))
         except FileNotFoundError:
-            continue
+            continue  # its shard was committed in the meantime
         except OSError as error:
             found[path] = f"{path}: cannot be read ({reason(error)})"
         except UserError as error:
@@ -68,7 +69,10 @@ def drop_staged(run_dir: Path, shard: int) -> None:
 
 
 def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:
-    """Record one row given up. Everything needed to try it again is there."""
+    """Record one row that failed for good, with everything that is needed to understand it and to try it again.
+
+    ``error``, ``message`` and ``traceback`` are those of the last attempt; ``attempts`` holds all of them.
+    """
     last = failure.attempts[-1] if failure.attempts else {}
     letter = {
         "id": failure.row.id,
@@ -77,6 +81,7 @@ def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:
         "extra": failure.row.extra,
         "error": last.get("error", ""),
         "message": last.get("message", ""),
+        "traceback": last.get("traceback", ""),
         "attempts": list(failure.attempts),
     }
     path = letters_file(run_dir, shard)
@@ -85,47 +90,50 @@ def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:
 
 
 def read_letters(run_dir: Path, shard: int) -> dict[int, dict[str, Any]]:
-    """Index → dead letter of a shard, in order; a later letter of a row replaces an earlier one.
+    """Return the index and the dead letter of each dead row of a shard, in order.
 
-    A row that is being tried again has none, and should it fail anew, a letter with its earlier attempts too.
+    The latest letter of a row replaces earlier ones. A row that is being tried again has none; if it fails again, its
+    letter also holds its earlier attempts.
 
     Raises:
         UserError: the file is damaged.
     """
     path = letters_file(run_dir, shard)
-    letters, earlier = dict[int, dict[str, Any]](), dict[int, list[Any]]()
+    letters: dict[int, dict[str, Any]] = {}
+    earlier: dict[int, list[Any]] = {}  # attempts before the row was tried again
     try:
         for line in files.read_lines(path):
             index = line["index"]
             if "retried" in line:
                 earlier[index] = letters.pop(index)["attempts"]
             else:
-                letters[index] = line | {"attempts": [*earlier.get(index, []), *line["attempts"]]}
+                letters[index] = {**line, "attempts": [*earlier.get(index, []), *line["attempts"]]}
         return {index: letters[index] for index in sorted(letters)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows anew") from None
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, or JSON that is no letter
+        raise UserError(f"{path}: is damaged ({error}); delete it and run again to try its rows again") from error
 
 
 def keep_letters(run_dir: Path, shard: int, indices: set[int]) -> list[dict[str, Any]]:
-    """Leave of a shard's dead letters only these rows', since the others have succeeded after all; returns them."""
+    """Keep the dead letters of these rows only, since the other rows have succeeded; returns the letters kept."""
     path = letters_file(run_dir, shard)
     if not path.exists():
         return []
     letters = [letter for index, letter in read_letters(run_dir, shard).items() if index in indices]
-    kept = b"".join(map(files.json_line, letters))
-    if not kept:
+    content = b"".join(map(files.json_line, letters))
+    if not content:
         path.unlink()
         files.sync_dir(path.parent)
-    elif kept != path.read_bytes():
-        files.write_atomic(path, kept)
+    elif content != path.read_bytes():
+        files.write_atomic(path, content)
     return letters
 
 
-def withdraw_letters(run_dir: Path, shard: int) -> None:
-    """Let the dead rows of an open shard be tried again. Their attempts stay on file until they succeed."""
+def retry_letters(run_dir: Path, shard: int) -> None:
+    """Let the dead rows of an open shard be tried again. Their attempts stay in the file until they succeed."""
     path = letters_file(run_dir, shard)
-    marks = [
-        {"id": letter["id"], "index": index, "retried": True} for index, letter in read_letters(run_dir, shard).items()
-    ]
-    if marks:
-        files.write_atomic(path, path.read_bytes() + b"".join(map(files.json_line, marks)))
+    content = path.read_bytes()
+    letters = read_letters(run_dir, shard)
+    for index, letter in letters.items():
+        content += files.json_line({"id": letter["id"], "index": index, "retried": True})
+    if letters:
+        files.write_atomic(path, content)

@@ -1,4 +1,4 @@
-"""Whether a run directory holds what its manifest says, and its manifest what its corpus asks."""
+"""Check that a run directory holds what its manifest says, and the manifest what its corpus needs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ import PIL.Image
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.prompts.columns import first_line
 from noisesmith.pipeline.records import Recipe, index_of, row_id
 from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES, column_types
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file
 from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from noisesmith.pipeline.sinks.reader import read_file
+from noisesmith.pipeline.sinks.reader import DamagedFile, read_file
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import to_path
 
@@ -31,10 +30,10 @@ CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores"
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a run: with lines of its manifest, by number with shards that are not sound, and by file with
-    staged rows.
+    """What is wrong with a run, one sentence per problem.
 
-    ``manifest`` is what can be read of it.
+    ``lines`` concern lines of the manifest, ``shards`` are by number of the damaged shard, and ``files`` by file of a
+    staged row. ``manifest`` is what can be read of the manifest.
     """
 
     manifest: Manifest
@@ -44,35 +43,42 @@ class Findings:
 
     @property
     def problems(self) -> list[str]:
-        """One sentence each."""
+        """All sentences."""
         return [*self.lines, *chain.from_iterable(self.shards.values()), *self.files.values()]
 
 
 def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
-    """Check every committed shard in full: sizes, hashes, schema, ids, images, agreement of formats, dead letters. Of
-    the others whether their rows and letters can be read.
+    """Check a run directory in full.
+
+    Of a committed shard this checks sizes, hashes, schema, ids, images, agreement of the formats, and dead letters; of
+    an open shard, whether its rows and letters can be read.
 
     Args:
-        replayed: indices of rows whose noise is rebuilt too, from their recipes or from the noise stored.
+        replayed: indices of rows whose noise is rebuilt too, from their recipes or from the stored noise.
 
     Returns:
-        One sentence a problem; none for a complete and sound run.
+        One sentence per problem; none for a complete and intact run.
 
     Raises:
         UserError: the directory is no run, or its manifest's header is damaged.
     """
     found = examine(to_path(run_dir), replayed)
-    problems, header = found.problems, found.manifest.header
-    if missing := header.shards - len(found.manifest.entries):
-        problems.append(f"{missing} of {header.shards} shards are not committed yet: run the config again")
+    problems = found.problems
+    shards = found.manifest.header.shards
+    missing = shards - len(found.manifest.entries)
+    if missing:
+        problems.append(f"{missing} of {shards} shards are not committed yet: run the config again")
     return problems
 
 
 def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
-    """As :func:`verify_run`, by what has the problem; shards not committed yet are none."""
+    """Check a run like :func:`verify_run`, and group the problems by where they are.
+
+    A shard that is not committed yet is no problem here.
+    """
     manifest, damage = salvage_manifest(run_dir)
     lines = [f"{manifest_file(run_dir).name}: {problem}" for problem in damage]
-    shards = dict[int, list[str]]()
+    shards: dict[int, list[str]] = {}
     for shard in sorted(manifest.entries.keys() | shards_in(run_dir / "failed")):
         entry = manifest.entries.get(shard)
         problems = list(_check_letters(run_dir, shard, entry))
@@ -80,25 +86,27 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
             problems += _check_shard(run_dir, manifest.header, entry, replayed)
         if problems:
             shards[shard] = problems
-    unread = dict[Path, str]()
+    unread: dict[Path, str] = {}
     for shard in sorted(shards_in(run_dir / "staging")):
         unread |= staging.damaged_rows(run_dir, shard)
     return Findings(manifest, lines, shards, unread)
 
 
 def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
-    """Indices of ``count`` committed rows, or all where there are fewer; a fixed seed draws them.
+    """Draw the indices of ``count`` committed rows, or of all where there are fewer, always the same.
 
     Raises:
         UserError: the directory is no run, or its manifest's header is damaged.
     """
     manifest, _ = salvage_manifest(run_dir)
-    rows = [index for _, entry in sorted(manifest.entries.items()) for index in _written(manifest.header, entry)]
+    rows: list[int] = []
+    for _, entry in sorted(manifest.entries.items()):
+        rows.extend(_written(manifest.header, entry))
     return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
 
 
 def _check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[str]:
-    """Whether a shard's dead letters can be read and, once it is committed, are those of its entry."""
+    """Check that a shard's dead letters can be read and, once it is committed, are those of its entry."""
     try:
         letters = [letter["id"] for letter in staging.read_letters(run_dir, shard).values()]
     except OSError as error:
@@ -112,39 +120,44 @@ def _check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[s
 
 
 def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
-    """What is wrong with the files of a committed shard."""
+    """Check the files of a committed shard, and yield one sentence per problem."""
     whole = []
     for file in entry.files:
-        if problem := check_file(run_dir, file):
-            yield f"{file.path}: {problem}"
-        else:
+        problem = check_file(run_dir, file)
+        if problem is None:
             whole.append(file.path)
+        else:
+            yield f"{file.path}: {problem}"
     named = [file.path for file in entry.files]
-    if named != [header.plan.data_file(entry.shard, kind) for kind in header.formats if entry.rows]:
+    expected = [header.layout.data_file(entry.shard, kind) for kind in header.formats] if entry.rows else []
+    if named != expected:
         yield f"shard {entry.shard}: its files {named} are not one for each of the formats {', '.join(header.formats)}"
     for path in whole:
         try:
             problems = [*_check_rows(run_dir / path, header, entry, replayed), *_check_same(run_dir, whole[0], path)]
-        except Exception as error:  # a damaged file can make its reader raise anything
-            problems = [f"cannot be read ({first_line(error)})"]
-        yield from (f"{path}: {problem}" for problem in problems)
+        except DamagedFile as error:
+            problems = [f"cannot be read ({error})"]
+        for found in problems:
+            yield f"{path}: {found}"
 
 
 def check_file(run_dir: Path, file: DataFile) -> str | None:
-    """What is wrong with a listed file as bytes; ``None`` when it is whole."""
+    """Compare a file's size and hash with the manifest: what is wrong, or ``None`` when it is intact."""
     path = run_dir / file.path
     try:
         if not path.is_file():
             return "is missing"
         if path.stat().st_size != file.bytes:
             return f"has {path.stat().st_size} bytes where the manifest says {file.bytes}"
-        return None if files.sha256_of(path) == file.sha256 else "differs from its SHA-256 in the manifest"
+        if files.sha256_of(path) != file.sha256:
+            return "differs from its SHA-256 in the manifest"
+        return None
     except OSError as error:
-        return f"cannot be read ({first_line(error)})"
+        return f"cannot be read ({reason(error)})"
 
 
 def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
-    """One file's schema, ids, images and noises."""
+    """Check one file's schema, ids, images and noises, and yield one sentence per problem."""
     if path.suffix == ".parquet":
         with path.open("rb") as file:
             columns = column_types(pq.read_schema(file))
@@ -155,42 +168,59 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
     ids = []
     for row in read_file(path, [name for name in CHECKED if name in header.columns]):
         ids.append(row["id"])
-        yield from (f"row {row['id']}: {problem}" for problem in check_row(row))
-        if index_of(row["id"]) in replayed and not replays(row):
+        for problem in check_row(row):
+            yield f"row {row['id']}: {problem}"
+        if _index_of(row["id"]) in replayed and not replays(row):
             yield f"row {row['id']}: its rebuilt noise has another digest"
-    if [index_of(name) for name in ids] != expected or len(ids) != entry.rows:
+    if [_index_of(name) for name in ids] != expected or len(ids) != entry.rows:
         yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
     elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
         yield "holds other ids than the manifest says"
 
 
 def check_row(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a row in itself: its prompt, its scores or those of its images that are given."""
-    if row["id"] != row_id(index_of(row["id"]), row["prompt"]):
+    """Check that a row agrees with itself: its prompt, its scores, and those of its images that were read."""
+    index = _index_of(row["id"])
+    if index is None or row["id"] != row_id(index, row["prompt"] or ""):
         yield "the prompt is not the one of that id"
-    if row["score"] not in row["scores"] or row["score_initial"] != row["scores"][0]:
+    scores = row["scores"]
+    if not scores or row["score"] not in scores or row["score_initial"] != scores[0]:
         yield "its score is none of its scores, or its first score not the first of them"
     for name in IMAGES:
-        if name in row and (problem := _check_image(row[name], (row["width"], row["height"]))):
-            yield f"{name} {problem}"
+        if name in row:
+            problem = _check_image(row[name], (row["width"], row["height"]))
+            if problem is not None:
+                yield f"{name} {problem}"
 
 
 def replays(row: Mapping[str, Any]) -> bool:
-    """Whether a row's noise, rebuilt from its recipe or read from where it is stored, has the digest it had."""
-    from noisesmith.pipeline.noise import digest, rebuild  # imports torch, which all else here can do without
+    """Return whether a row's noise, rebuilt from its recipe or read from its column, has the digest it had."""
+    from noisesmith.pipeline.noise import digest, rebuild  # imports torch, which nothing else here needs
 
-    recipe = Recipe.from_row(row["recipe"])
-    return digest(rebuild(recipe, row["id"], row.get(NOISE_BYTES))) == recipe.digest
+    try:
+        recipe = Recipe.from_row(row["recipe"])
+        noise = rebuild(recipe, row["id"], row.get(NOISE_BYTES))
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):  # values that only damage can have caused
+        return False
+    return digest(noise) == recipe.digest
+
+
+def _index_of(name: str | None) -> int | None:
+    """Return the index in an id, or ``None`` where a damaged file gives something else."""
+    try:
+        return index_of(name or "")
+    except ValueError:
+        return None
 
 
 def _written(header: Header, entry: Entry) -> list[int]:
-    """Indices of the rows a shard's files hold."""
+    """Return the indices of the rows that a shard's files hold."""
     failed = set(map(index_of, entry.failed))
-    return [index for index in header.plan.rows(entry.shard) if index not in failed]
+    return [index for index in header.layout.rows(entry.shard) if index not in failed]
 
 
 def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:
-    """Whether two forms of a shard hold the same ids, prompts and kept images."""
+    """Check that two formats of a shard hold the same ids, prompts and kept images."""
     if first == second:
         return
     columns = ["id", "prompt", "image"]
@@ -204,6 +234,8 @@ def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
         PIL.Image.open(io.BytesIO(content)).verify()
         image = PIL.Image.open(io.BytesIO(content))
         image.load()
-    except Exception as error:  # Pillow raises many kinds on damaged bytes
-        return f"does not decode ({first_line(error)})"
-    return None if image.size == size else f"is {image.size} where the row says {size}"
+    except Exception as error:  # on damaged bytes Pillow raises many classes, SyntaxError among them
+        return f"does not decode ({reason(error)})"
+    if image.size != size:
+        return f"is {image.size} where the row says {size}"
+    return None

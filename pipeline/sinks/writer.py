@@ -1,4 +1,4 @@
-"""The writer of a run: stages every finished row at once and commits a shard as soon as its last row is in."""
+"""The writer of a run: stages every finished row at once, and commits a shard as soon as its last row arrives."""
 
 from __future__ import annotations
 
@@ -6,41 +6,40 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Failure, Provenance, Result
-from noisesmith.pipeline.schema import row_schema, to_table
+from noisesmith.pipeline.schema import schema_of, to_table
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.commit import commit_complete, commit_if_complete
 from noisesmith.pipeline.sinks.done import recover
+from noisesmith.pipeline.sinks.manifest import read_manifest
 
 
 class RunWriter:
-    """Writes the rows of one opened run. All it knows is on disk, so it can be killed and made again at any time.
+    """Writes the rows of one opened run, with the columns, types and formats of its manifest.
 
-    Only one may live in a run directory at once.
+    All its state is on disk, so it can be killed and created again at any time. Only one may exist per run directory.
     """
 
-    def __init__(
-        self, run_dir: Path, config: RunConfig, extra_schema: pa.Schema, size: int, provenance: Provenance
-    ) -> None:
+    def __init__(self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance) -> None:
         self.run_dir = run_dir
-        self.formats = config.output.formats
-        self.schema = row_schema(config, extra_schema)
         self.provenance = provenance
         self.done = recover(self.run_dir)
-        self.plan = self.done.plan
-        if self.plan.size != size:
-            raise ValueError(f"{run_dir} is a run of {self.plan.size} rows, not {size}")
+        header = read_manifest(run_dir).header
+        self.layout = header.layout
+        self.formats = header.formats
+        self.schema = schema_of(header.columns, extra_schema)
+        if self.layout.size != size:
+            raise ValueError(f"{run_dir} is a run of {self.layout.size} rows, not {size}")
 
     def put(self, result: Result) -> list[int]:
         """Stage a finished row, in place of an earlier version of it or of its dead letter.
 
-        A row of a committed shard is dropped: work is done at least once, rows are committed exactly once.
+        A row of a committed shard is dropped: a row may be made twice, but is committed exactly once.
 
         Returns:
             The shards that this call has committed, at most one.
         """
-        shard = self.plan.shard_of(result.row.index)
+        shard = self.layout.shard_of(result.row.index)
         if shard in self.done.committed:
             return []
         staging.stage(self.run_dir, shard, result.row.id, to_table(result, self.provenance, self.schema))
@@ -48,12 +47,14 @@ class RunWriter:
         return self._commit_if_complete(shard)
 
     def fail(self, failure: Failure) -> list[int]:
-        """Give a row up: it counts as done, and its dead letter tells why. A row already staged is kept instead.
+        """Write the dead letter of a row that failed for good; the row then counts as done.
+
+        A row that is already staged is kept instead.
 
         Returns:
             The shards that this call has committed, at most one.
         """
-        shard = self.plan.shard_of(failure.row.index)
+        shard = self.layout.shard_of(failure.row.index)
         if shard in self.done.committed or failure.row.index in self.done.staged.get(shard, ()):
             return []
         staging.add_letter(self.run_dir, shard, failure)
@@ -61,7 +62,7 @@ class RunWriter:
         return self._commit_if_complete(shard)
 
     def finish(self) -> list[int]:
-        """Commit what is complete and not yet committed, such as after a crash just before a commit.
+        """Commit shards that are complete but not committed, as a crash just before a commit leaves them.
 
         Returns:
             The shards that this call has committed.
@@ -69,4 +70,6 @@ class RunWriter:
         return commit_complete(self.run_dir, self.done, self.formats, self.schema)
 
     def _commit_if_complete(self, shard: int) -> list[int]:
-        return [shard] if commit_if_complete(self.run_dir, self.done, shard, self.formats, self.schema) else []
+        if commit_if_complete(self.run_dir, self.done, shard, self.formats, self.schema):
+            return [shard]
+        return []

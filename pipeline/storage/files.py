@@ -1,7 +1,8 @@
-"""Durable file operations: what has returned survives a crash, what has not leaves no trace under its final name.
+"""Durable file operations.
 
-On a local disk by fsync and rename. In an object store by uploading a local file whole and reading it back: there is
-no half an object, no directory to sync and no appending, so a line is added by writing the object anew (one writer).
+A finished operation survives a crash; an unfinished one leaves nothing under the final name. On a local disk this takes
+fsync and rename. In an object store a local file is uploaded whole and read back: a store has no partial objects, no
+directories to sync and no appending, so a line is added by writing the whole object again (there is only one writer).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +24,14 @@ from noisesmith.pipeline.storage.paths import is_remote
 
 
 def temporary(target: Path) -> Path:
-    """A fresh name that :func:`is_temporary` recognises, beside ``target`` or, for a store, in the local ``TMPDIR``."""
+    """Return a new name that :func:`is_temporary` recognises.
+
+    It is next to ``target``, so that a rename can replace the target, or in the local ``TMPDIR`` for an object store.
+    """
     name = f".{target.name}.{uuid.uuid4().hex}.tmp"
-    return Path(tempfile.gettempdir(), name) if is_remote(target) else target.with_name(name)
+    if is_remote(target):
+        return Path(tempfile.gettempdir(), name)
+    return target.with_name(name)
 
 
 def is_temporary(path: Path) -> bool:
@@ -34,7 +40,7 @@ def is_temporary(path: Path) -> bool:
 
 @contextmanager
 def durable(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, on disk when the block ends; removed when it raises."""
+    """Open a new file for writing. It is on disk when the block ends, and removed when the block raises."""
     try:
         with path.open("xb") as file:
             yield file
@@ -49,7 +55,7 @@ def replace(source: Path, target: Path) -> None:
     """Give a temporary file its final name, durably.
 
     Raises:
-        OSError: also when a store returns other bytes than it was sent.
+        OSError: this failed; also when a store returns bytes other than those it was sent.
     """
     if not is_remote(target):
         os.replace(source, target)
@@ -62,7 +68,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def write_atomic(target: Path, content: bytes) -> None:
-    """Create or replace a file: readers and crashes see the old content or the new, never a part."""
+    """Create or replace a file. A reader, also after a crash, sees the old content or the new, never a part."""
     staged = temporary(target)
     with durable(staged) as file:
         file.write(content)
@@ -80,19 +86,22 @@ def sync_dir(path: Path) -> None:
 
 
 def make_dir(path: Path) -> None:
-    """A directory that survives a crash, with its parents."""
+    """Create a directory and its parents so that they survive a crash. An object store needs none."""
     if is_remote(path):
         return
-    missing = [path, *path.parents]
-    missing = missing[: next((n for n, folder in enumerate(missing) if folder.exists()), len(missing))]
+    created = []
+    for folder in (path, *path.parents):
+        if folder.exists():
+            break
+        created.append(folder)
     path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_dir(folder.parent)
+    for folder in created:
+        sync_dir(folder.parent)  # a new directory's name is durable only once its parent is synced
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Alone among this machine's processes, for moments; an object store and some network disks do not offer it."""
+    """Short-lived file lock between processes on this machine; a no-op where the file system has no locks."""
     if is_remote(folder):
         yield
         return
@@ -105,33 +114,41 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line, durably. A line half written by a crash is dropped by :func:`read_lines`."""
-    is_new, in_store = not path.exists(), is_remote(path)
+def append_line(path: Path, record: Mapping[str, object]) -> None:
+    """Add one JSON line, durably. After a crash a partial line may be left, which :func:`read_lines` ignores.
+
+    Raises:
+        OSError: the line cannot be written; the file is as it was before.
+    """
+    line = json_line(record)
+    is_new = not path.exists()
+    in_store = is_remote(path)
     if in_store:
-        write_atomic(path, (b"" if is_new else path.read_bytes()) + json_line(record))
+        before = b"" if is_new else path.read_bytes()
+        write_atomic(path, before + line)
         return
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
-            line = json_line(record)
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(file.fileno())
         except OSError:
+            # A full disk takes part of a line. The run goes on once there is space, so the next line must start clean.
             file.truncate(size)
             raise
     if is_new:
         sync_dir(path.parent)
 
 
-def json_line(record: dict[str, Any]) -> bytes:
+def json_line(record: Mapping[str, object]) -> bytes:
+    """Return a record as one line of JSON. Values without a JSON form become text."""
     text = json.dumps(record, ensure_ascii=False, default=str)
     return text.encode(errors="backslashreplace") + b"\n"  # half a surrogate pair becomes its JSON escape
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; empty when there is none. A last line without its end is ignored.
+    """Read the records of a file of JSON lines: none when there is no file. A last line without line end is ignored.
 
     Raises:
         ValueError: a line holds no JSON object; the message gives its number.
@@ -145,10 +162,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def salvage_lines(path: Path) -> list[dict[str, Any] | None]:
-    """As :func:`read_lines`, with ``None`` for a line that holds no JSON object."""
-    records = []
-    content = path.read_bytes() if path.exists() else b""
-    for line in content.split(b"\n")[:-1]:
+    """Read a file like :func:`read_lines`, with ``None`` for each line that holds no JSON object."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any] | None] = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             record = json.loads(line)
         except ValueError:
@@ -158,17 +176,17 @@ def salvage_lines(path: Path) -> list[dict[str, Any] | None]:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cut what a crash left after the last complete line, so that the next line starts on its own."""
+    """Remove the partial line that a crash has left at the end, so that the next line starts on its own."""
     if not path.exists():
         return
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        write_atomic(path, content[:whole])
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        write_atomic(path, content[:end])
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it. What cannot be removed stays, and is swept when the run is opened again."""
+    """Remove a folder and its content. What cannot be removed stays, and is removed when the run is opened again."""
     if is_remote(path):
         with suppress(OSError):
             path.remove_tree()
@@ -177,6 +195,6 @@ def remove_tree(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """A file's SHA-256, 64 hex digits."""
+    """Return a file's SHA-256 as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""One writer a run directory at a time: ``.lock`` names its owner, whose beats tell that it lives.
+"""Exclusive lock on a run directory. ``.lock`` names the owner, which refreshes a heartbeat every 10 s.
 
-On one machine the owner's process tells whether it still runs. Of an owner elsewhere only its beats can, and they are
-watched by the observer's own monotonic clock: no clock jump, and no two clocks that disagree, can free a lock.
+Whether an owner on this machine still runs is asked of its process. For an owner on another machine only the heartbeat
+can answer. It is a counter, and the observer measures with its own monotonic clock how long it stands still; so neither
+a clock jump nor two clocks that disagree can free a lock.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.storage import files
 
-BEAT = 10.0  # seconds between two beats
-STALE = 60.0  # seconds without a beat after which an owner elsewhere is dead
+BEAT = 10.0  # seconds between two heartbeats
+STALE = 60.0  # seconds without a heartbeat after which an owner on another machine counts as dead
 POLL = 1.0  # seconds between two looks at a lock
 
 
@@ -32,8 +33,12 @@ def lock_file(run_dir: Path) -> Path:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who writes a run. ``machine`` is one boot and PID namespace, ``process_start`` the clock ticks from boot to the
-    start of ``pid``; ``started`` and ``beaten`` are dates for people. ``id`` is the session's own."""
+    """The session that writes a run.
+
+    ``id`` is unique to the session. ``machine`` identifies one boot and PID namespace, ``process_start`` is the clock
+    ticks from boot to the start of ``pid``. ``beats`` counts heartbeats; the dates ``started`` and ``beaten`` (the last
+    heartbeat) are only for people.
+    """
 
     id: str
     host: str
@@ -46,9 +51,10 @@ class Owner:
 
     @property
     def alive(self) -> bool | None:
-        """Whether the owner still runs; ``None`` where only its beats can tell."""
+        """Whether the owner still runs; ``None`` where only its heartbeat can answer."""
         if self.machine != _machine():
             return None
+        # A PID alone is not enough: after a crash another process may have it. No two processes share a start time too.
         return self.process_start is not None and _process_start(self.pid) == self.process_start
 
     def __str__(self) -> str:
@@ -56,62 +62,89 @@ class Owner:
 
 
 class Lock:
-    """A held lock."""
+    """This session's lock on a run directory; :func:`hold` acquires and releases it."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._run_dir, self._path = run_dir, lock_file(run_dir)
-        pid, now = os.getpid(), _now()
-        self._owner = Owner(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _process_start(pid), now, now, 0)
+        self._run_dir = run_dir
+        self._path = lock_file(run_dir)
+        pid = os.getpid()
+        now = _now()
+        self._owner = Owner(
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=pid,
+            process_start=_process_start(pid),
+            started=now,
+            beaten=now,
+            beats=0,
+        )
         self._checked = 0.0
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="lock", daemon=True)
 
     def check(self) -> None:
-        """Make sure, once a second at most, that the directory is still this session's to write.
+        """Make sure that this session may still write the directory. The disk is asked at most once per second.
 
         Raises:
-            RunError: another session has taken it over, or the lock is gone.
+            RunError: another session has taken the directory over, or the lock is gone.
         """
         if time.monotonic() - self._checked < POLL:
             return
         try:
             owner = read_owner(self._run_dir)
         except OSError as error:
-            raise RunError(f"{self._path} cannot be read ({error.strerror or error})") from None
+            raise RunError(f"{self._path} cannot be read ({error.strerror or error})") from error
         if owner is None or owner.id != self._owner.id:
             now = "its lock is gone" if owner is None else f"{owner} has taken it over"
-            raise RunError(f"{self._run_dir} is no longer this run's to write: {now}")
+            raise RunError(f"this run may no longer write {self._run_dir}: {now}")
         self._checked = time.monotonic()
 
     def acquire(self, note: Callable[[str], None]) -> None:
-        seen: bytes | None = None
+        """Take the lock: at once where it is free, after :data:`STALE` seconds where its owner may be dead.
+
+        Raises:
+            UserError: the owner lives.
+            OSError: the lock cannot be read or written.
+        """
+        seen: bytes | None = None  # the lock's content when watching began
         since = 0.0
         while True:
-            with files.exclusive(self._run_dir):
+            with files.exclusive(self._run_dir):  # looking and taking must be one step, or two sessions could win
                 content = _read(self._path)
                 owner = _parse(content)
                 alive = owner.alive if owner else None
-                free = content is None or alive is False
-                if content is not None and free:
-                    note(f"taking {self._run_dir} over from {owner}, which has ended")
-                elif content is not None and content == seen and time.monotonic() - since >= STALE:
-                    free = True
-                    note(f"taking {self._run_dir} over from {owner or 'nobody'}: no sign of life for {STALE:g} seconds")
-                if free:
+                unchanged = content is not None and content == seen
+                is_stale = unchanged and time.monotonic() - since >= STALE
+                if content is None or alive is False or is_stale:
+                    if content is not None:
+                        note(self._takeover(owner, is_stale))
                     self._write()
                     self._beating.start()
                     return
-            if alive or seen not in (None, content):
+            has_beaten = seen is not None and not unchanged
+            if alive or has_beaten:
                 raise UserError(
                     f"{self._run_dir}: is being written by {owner or 'another session'}{_age(owner)}; "
                     "wait until it ends, stop it, or use another output.dir"
                 )
             if seen is None:
-                note(f"{self._run_dir} is locked by {owner or 'nobody'}; watching {STALE:g} seconds whether it lives")
-                seen, since = content, time.monotonic()
+                note(
+                    f"{self._run_dir} is locked by {owner or 'an unknown session'}; "
+                    f"watching for {STALE:g} seconds whether it is alive"
+                )
+                seen = content
+                since = time.monotonic()
             time.sleep(POLL)
 
+    def _takeover(self, owner: Owner | None, is_stale: bool) -> str:
+        who = owner or "an unknown session"
+        if is_stale:
+            return f"taking {self._run_dir} over from {who}: no heartbeat for {STALE:g} seconds"
+        return f"taking {self._run_dir} over from {who}, which has ended"
+
     def release(self) -> None:
+        """Stop the heartbeat and remove the lock, unless another session has taken it over."""
         self._ended.set()
         self._beating.join()
         with suppress(OSError), files.exclusive(self._run_dir):
@@ -120,7 +153,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
-            with suppress(OSError), files.exclusive(self._run_dir):  # a beat that fails is made up for by the next
+            with suppress(OSError), files.exclusive(self._run_dir):  # if a heartbeat fails, the next one replaces it
                 if self._is_ours():
                     self._owner = replace(self._owner, beats=self._owner.beats + 1, beaten=_now())
                     self._write()
@@ -135,12 +168,12 @@ class Lock:
 
 @contextmanager
 def hold(run_dir: Path, note: Callable[[str], None]) -> Iterator[Lock]:
-    """Be the one writer of a run directory, which is made where it is not there, while the block runs.
+    """Be the only writer of a run directory while the block runs; the directory is created if needed.
 
-    The lock of a dead owner is taken over: at once where it ran on this machine, else after :data:`STALE` seconds.
+    The lock of a dead owner is taken over: at once where it ran on this machine, otherwise after :data:`STALE` seconds.
 
     Args:
-        note: told in one sentence what is waited for or taken over.
+        note: called with one sentence when this waits for a lock or takes one over.
 
     Raises:
         UserError: another session writes the directory, or it cannot be written.
@@ -150,7 +183,9 @@ def hold(run_dir: Path, note: Callable[[str], None]) -> Iterator[Lock]:
         files.make_dir(run_dir)
         lock.acquire(note)
     except OSError as error:
-        raise UserError(f"{run_dir}: cannot be locked ({error.strerror or error}); choose another output.dir") from None
+        raise UserError(
+            f"{run_dir}: cannot be locked ({error.strerror or error}); choose another output.dir"
+        ) from error
     try:
         yield lock
     finally:
@@ -158,7 +193,7 @@ def hold(run_dir: Path, note: Callable[[str], None]) -> Iterator[Lock]:
 
 
 def read_owner(run_dir: Path) -> Owner | None:
-    """Who has a run directory locked, dead or alive; ``None`` where nobody has."""
+    """Return the session that has locked a run directory, dead or alive; ``None`` where there is no lock."""
     return _parse(_read(lock_file(run_dir)))
 
 
@@ -177,17 +212,25 @@ def _parse(content: bytes | None) -> Owner | None:
 
 
 def _machine() -> str:
+    """Identify this boot and PID namespace: only within it do PIDs and start ticks mean the same process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 def _process_start(pid: int) -> int | None:
-    """Clock ticks from boot to a process's start, which no clock jump changes; ``None`` where it has ended."""
+    """Return the clock ticks from boot to a process's start, or ``None`` where it has ended.
+
+    These ticks do not change when the clock is set. The file's format is described in proc_pid_stat(5).
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else int(fields[18])
+    fields = stat.rpartition(")")[2].split()  # the command name in parentheses may hold spaces
+    state = fields[0]
+    if state in "ZX":  # a zombie, or dead: nobody has waited for it yet
+        return None
+    return int(fields[19])
 
 
 def _now() -> str:

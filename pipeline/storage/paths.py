@@ -1,7 +1,7 @@
-"""Places of a run directory: a local path, or a URL of an object store.
+"""Paths of a run directory: local, or in an object store (a URL).
 
-Both are used as ``pathlib.Path``. fsspec's ``glob``, ``isfile`` and ``isdir`` answer "nothing there" when a store does
-not answer at all; here what could not be read is always an ``OSError``, or a resumed run would take rows for missing.
+Both are used as ``pathlib.Path``. fsspec's ``glob``, ``isfile`` and ``isdir`` report "nothing there" when a store does
+not answer at all. Here a failed request is always an ``OSError``: otherwise a resumed run would take rows for missing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from upath.types import StatResultType
 from noisesmith.pipeline.errors import reason
 
 BLOCK_BYTES = 8 * 2**20
-TOGETHER = 32  # objects fetched at once
+OBJECTS_AT_ONCE = 32  # fetched concurrently
 
 
 class Store(NamedTuple):
-    """A kind of object store: the package that speaks its protocol, how to get it, and the options of its client,
-    which waits long for a store that does not answer, but not when a run is started."""
+    """A kind of object store.
+
+    ``package`` speaks its protocol and ``install`` is how to get it. ``options`` are those of the package's client,
+    which waits long for a store that does not answer; with ``options_at_start`` it fails soon when a run starts.
+    """
 
     package: str
     install: str
@@ -41,8 +44,11 @@ class Store(NamedTuple):
 
 
 def _s3(attempts: int) -> dict[str, Any]:
-    """botocore waits a random part of 1, 2, 4, 8, 16, then 20 s after a timeout or 5xx answer; s3fs repeats some of
-    these all over, up to five times."""
+    """Return the options of s3fs's client.
+
+    After a timeout or a 5xx answer botocore waits a random part of 1, 2, 4, 8, 16, then 20 s; s3fs repeats some of
+    these series from scratch, up to five times.
+    """
     retries = {"mode": "standard", "total_max_attempts": attempts}
     return {"config_kwargs": {"retries": retries, "connect_timeout": 10, "read_timeout": 60}}
 
@@ -56,61 +62,73 @@ STORES = {
 
 @cache
 def _drop_expect_header() -> None:
-    """Let botocore send bodies without asking first: aiohttp forgets its read timeout when a server has said
-    ``100 Continue``, and an upload that gets no other answer would wait for ever."""
+    """Let botocore send bodies without asking first.
+
+    aiohttp forgets its read timeout when a server has answered ``100 Continue``, so an upload that gets no further
+    answer would wait forever.
+    """
     from botocore import handlers
 
-    with suppress(ValueError, AttributeError):  # a botocore without it has nothing to drop
+    with suppress(ValueError, AttributeError):  # another version of botocore may not have this handler
         handlers.BUILTIN_HANDLERS.remove(("before-call.s3", handlers.add_expect_header))
 
 
-def to_path(place: str | Path) -> Path:
-    """The path of a local place or of a store's URL, such as ``s3://bucket/folder``; nothing is asked of the store.
+def to_path(location: str | Path) -> Path:
+    """Return the path of a local location or of a store's URL, such as ``s3://bucket/folder``, without a request.
 
     Raises:
         ValueError: the URL holds credentials or no folder, or its scheme is unknown or lacks its package.
     """
-    if not isinstance(place, str) or "://" not in place:
-        return Path(place) if isinstance(place, str) else place
-    parts = urlsplit(place)
+    if isinstance(location, Path):
+        return location
+    if "://" not in location:
+        return Path(location)
+    parts = urlsplit(location)
     if parts.scheme == "file":
         if parts.netloc or not parts.path:
             raise ValueError("file:// must be followed by an absolute path, as in file:///data/my-run")
         return Path(unquote(parts.path))
     store = STORES.get(parts.scheme)
     if store is None:
-        raise ValueError(f"{parts.scheme}:// is no known store; use {', '.join(f'{name}://' for name in STORES)}")
+        known = ", ".join(f"{name}://" for name in STORES)
+        raise ValueError(f"{parts.scheme}:// is no known store; use {known}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ValueError("must be a plain URL without credentials; those belong into the environment")
-    if "*" in place or "[" in place:
-        raise ValueError("must not hold * or [, which stores' clients read as patterns")
+        raise ValueError("must be a plain URL without credentials; put those into the environment")
+    if "*" in location or "[" in location:
+        raise ValueError("must not hold * or [, which the clients of stores read as patterns")
     if not parts.netloc or not parts.path.strip("/"):
         raise ValueError(f"must name a bucket and a folder in it, such as {parts.scheme}://bucket/my-run")
     try:
         importlib.import_module(store.package)
-    except ImportError:
-        raise ValueError(f"{parts.scheme}:// needs {store.package}; run pip install '{store.install}'") from None
+    except ImportError as error:
+        message = f"{parts.scheme}:// needs {store.package}; run pip install '{store.install}'"
+        raise ValueError(message) from error
     return cast(Path, StorePath(parts.geturl().rstrip("/"), **store.options))
 
 
 def is_remote(path: object) -> TypeGuard[StorePath]:
-    """Whether a path is in an object store: no directories, no renames, no appending, whole objects only."""
+    """Return whether a path is in an object store: whole objects only, no directories, renames or appending."""
     return isinstance(path, StorePath)
 
 
 def read_each(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
-    """Files whole, in order; those in a store a few dozen at a time, since each answer takes its time to come."""
+    """Yield each file and its content, in order.
+
+    Objects of a store are fetched a few dozen at a time, since each answer takes its time to come.
+    """
     rest = iter(paths)
-    while batch := list(islice(rest, TOGETHER)):
-        if is_remote(batch[0]):
-            contents = batch[0].read_together([path.path for path in cast(list[StorePath], batch)])
+    while batch := list(islice(rest, OBJECTS_AT_ONCE)):
+        first = batch[0]
+        if is_remote(first):
+            contents = first.read_together([path.path for path in cast(list[StorePath], batch)])
             yield from zip(batch, contents, strict=True)
-        else:
-            yield from ((path, path.read_bytes()) for path in batch)
+            continue
+        for path in batch:
+            yield path, path.read_bytes()
 
 
 class StorePath(ProxyUPath):
-    """A path in an object store. Everything it cannot answer or do is an ``OSError``, whatever the store's client."""
+    """A path in an object store. Every failed request is an ``OSError``, whichever client the store has."""
 
     @property
     def fs(self) -> AbstractFileSystem:
@@ -133,7 +151,7 @@ class StorePath(ProxyUPath):
 
     def iterdir(self) -> Iterator[Self]:
         for name in sorted(self._ask("ls", detail=False)):
-            if name.strip("/") != self.path.strip("/"):  # some tools mark a folder with an empty object of its name
+            if name.strip("/") != self.path.strip("/"):  # some tools mark a folder by an empty object of its name
                 yield self / name.rstrip("/").rpartition("/")[2]
 
     def glob(self, pattern: str, **__: Any) -> Iterator[Self]:
@@ -152,10 +170,11 @@ class StorePath(ProxyUPath):
         return file if mode == "rb" else io.TextIOWrapper(file, **options)
 
     def read_bytes(self) -> bytes:
-        return self._ask("cat_file")
+        content: bytes = self._ask("cat_file")
+        return content
 
     def read_together(self, names: list[str]) -> list[bytes]:
-        """Objects of this store by their names in it, bucket and all."""
+        """Return the contents of objects of this store. Their names include the bucket."""
         with self._os_errors():
             found = self.fs.cat(names)
         return [found[name] for name in names]
@@ -164,8 +183,9 @@ class StorePath(ProxyUPath):
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
     def read_range(self, start: int, end: int) -> bytes:
-        """The bytes [start, end) of the object."""
-        return self._ask("cat_file", start=start, end=end)
+        """Return the bytes [start, end) of the object."""
+        content: bytes = self._ask("cat_file", start=start, end=end)
+        return content
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
@@ -175,41 +195,46 @@ class StorePath(ProxyUPath):
                 raise
 
     def remove_tree(self) -> None:
-        """Remove every object below."""
+        """Remove every object below this path."""
         self._ask("rm", recursive=True)
 
     def check(self) -> None:
-        """Whether the store answers now, and has the bucket; a folder that is not there yet is well.
+        """Make sure that the store answers now and has the bucket. The folder need not exist yet.
 
         Raises:
-            OSError: it does not, or refuses.
+            OSError: the store does not answer, has no such bucket, or refuses access.
         """
         now = StorePath(str(self), **STORES[self.protocol].options_at_start)
         try:
             now._ask("ls")
         except FileNotFoundError as error:
-            if error.__cause__ is not None:  # the store's own word on the bucket; on an empty folder it has none
+            # A missing bucket is an error of the store, which the client chains as the cause. For a folder without
+            # objects the client raises on its own.
+            if error.__cause__ is not None:
                 raise
 
     def upload(self, source: Path) -> None:
-        """Make or replace the object, and read it back: readers see the old content or the new.
+        """Create or replace the object, and read it back. Readers see the old content or the new.
 
         Raises:
-            OSError: also when the store returns other bytes than it was sent.
+            OSError: this failed; also when the store returns bytes other than those it was sent.
         """
         self._ask("put_file", source=source)
         with source.open("rb") as sent, self.open("rb") as kept:
-            if hashlib.file_digest(sent, "sha256").digest() != hashlib.file_digest(kept, "sha256").digest():
+            sent_digest = hashlib.file_digest(sent, "sha256").digest()
+            if hashlib.file_digest(kept, "sha256").digest() != sent_digest:
                 raise OSError(errno.EIO, "the store returns other bytes than it was sent", str(self))
 
     def _kind(self) -> str | None:
+        """Return ``file`` or ``directory``, or ``None`` where there is nothing."""
         try:
-            return self._ask("info")["type"]
+            kind: str = self._ask("info")["type"]
         except FileNotFoundError:
             return None
+        return kind
 
     def _ask(self, operation: str, *, source: Path | None = None, **options: Any) -> Any:
-        """An operation of the store on this path, which its client repeats where that may help."""
+        """Request an operation of the store on this path. The client repeats it where that may help."""
         with self._os_errors():
             self.fs.invalidate_cache(self.path)  # other processes write too
             call = getattr(self.fs, operation)
@@ -221,15 +246,17 @@ class StorePath(ProxyUPath):
             yield
         except OSError:
             raise
-        except Exception as error:  # botocore's, google's and httpx's errors have no common kind
+        except Exception as error:  # botocore's, Google's and httpx's errors share no class
             raise OSError(errno.EIO, reason(error), str(self)) from error
 
 
 class _Reader(io.RawIOBase):
-    """An object read by ranges."""
+    """Reads an object by ranges of bytes."""
 
     def __init__(self, path: StorePath, size: int) -> None:
-        self._path, self._size, self._at = path, size, 0
+        self._path = path
+        self._size = size
+        self._at = 0  # offset of the next byte to read
 
     def readable(self) -> bool:
         return True
@@ -241,7 +268,8 @@ class _Reader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = start + offset
         return self._at
 
     def readinto(self, buffer: Any) -> int:

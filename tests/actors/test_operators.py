@@ -107,7 +107,7 @@ def test_a_run_that_has_lost_its_directory_ends_and_is_followed(running: tuple[P
     lock.write_text(json.dumps(json.loads(lock.read_text()) | {"id": "another"}))
     code, output = finish(process)
     assert code == 1, output
-    assert "is no longer this run's to write: pid" in output
+    assert f"this run may no longer write {config.parent / 'run'}: pid" in output
     assert json.loads(stats.read_text())["operations"]["state"] == "running", "it wrote no more"
     found = status(config)
     assert (found["state"], found["rows"]) == ("died", 100_000)

@@ -39,9 +39,7 @@ def rows_of(*searches: dict[str, Any], seed: int = 0) -> dict[tuple[int, str], d
 def write_trial(design: Design, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
     """A finished run in which each row's search had these scores and no judge; no scores: every row failed."""
     open_run(trial.config, design.corpus)
-    writer = RunWriter(
-        trial.config.run_dir, trial.config, design.corpus.extra_schema, design.corpus.size, provenance
-    )  # fmt: skip
+    writer = RunWriter(trial.config.run_dir, design.corpus.extra_schema, design.corpus.size, provenance)
     for one in design.corpus.rows():
         if not scores:
             writer.fail(Failure(one, ({"error": "RuntimeError", "message": "no attention here", "where": "generate"},)))

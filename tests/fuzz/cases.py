@@ -181,7 +181,7 @@ def _write_rows(config: RunConfig, corpus: Corpus, state: RunState) -> None:
     assert len({row.id for row in rows}) == len(rows) == corpus.size - len(state.done)
     if corpus.size > WRITTEN:
         return
-    writer = RunWriter(state.run_dir, config, corpus.extra_schema, corpus.size, PROVENANCE)
+    writer = RunWriter(state.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
     for row in rows:
         writer.put(_result(row, config))
     writer.finish()

@@ -20,7 +20,7 @@ from typing import Any
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.sinks import open_run
-from noisesmith.pipeline.sinks.layout import ShardPlan
+from noisesmith.pipeline.sinks.layout import ShardLayout
 from noisesmith.pipeline.sinks.manifest import Entry, append_entry
 from tests.load.corpora import FORMATS, write_corpus
 
@@ -68,7 +68,7 @@ def measure(path: Path, rows: int) -> dict[str, Any]:
 def resume(path: Path, rows: int) -> dict[str, float]:
     """Time to the first batch of a run of which the first half of the shards are committed."""
     config = _config(path)
-    opened, plan = open_corpus(config), ShardPlan(rows, SHARD)
+    opened, plan = open_corpus(config), ShardLayout(rows, SHARD)
     half = plan.shards // 2
     open_run(config, opened)
     for shard in range(half):

@@ -62,7 +62,7 @@ def make_run(tmp_path: Path) -> Callable[..., tuple[Path, RunConfig, Provenance]
         extra = pa.schema([("topic", pa.string())])
         corpus: Any = SimpleNamespace(size=rows + failed, digest="0" * 64, extra_schema=extra)
         state = open_run(config, corpus)
-        writer = RunWriter(state.run_dir, config, extra, corpus.size, PROVENANCE)
+        writer = RunWriter(state.run_dir, extra, corpus.size, PROVENANCE)
         for index in range(rows):
             writer.put(result(index))
         for index in range(rows, rows + failed):

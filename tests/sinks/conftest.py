@@ -54,7 +54,13 @@ def result(row: Row, score: float = 0.75) -> Result:
 
 
 def failure(row: Row, message: str = "out of memory") -> Failure:
-    return Failure(row, ({"error": "OutOfMemoryError", "message": message, "where": "generate"},) * 2)
+    attempt = {
+        "error": "OutOfMemoryError",
+        "message": message,
+        "traceback": f"Traceback: {message}",
+        "where": "generate",
+    }
+    return Failure(row, (attempt, attempt))
 
 
 class Run:
@@ -78,7 +84,7 @@ class Run:
     def writer(self) -> RunWriter:
         """A writer of a freshly opened or resumed run, as after a crash."""
         open_run(self.config, self.corpus)
-        return RunWriter(self.dir, self.config, self.corpus.extra_schema, self.corpus.size, PROVENANCE)
+        return RunWriter(self.dir, self.corpus.extra_schema, self.corpus.size, PROVENANCE)
 
     def write_all(self) -> Run:
         writer = self.writer()

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from noisesmith.pipeline.errors import RunError, UserError
-from noisesmith.pipeline.sinks import hold, hold_run
+from noisesmith.pipeline.sinks import hold_run
 from noisesmith.pipeline.storage import lock
-from noisesmith.pipeline.storage.lock import read_owner
+from noisesmith.pipeline.storage.lock import hold, read_owner
 from tests.sinks.conftest import Run
 
 HOLDER = """
 import sys
 from pathlib import Path
-from noisesmith.pipeline.sinks import hold
+from noisesmith.pipeline.storage.lock import hold
 with hold(Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()
@@ -110,7 +110,7 @@ def test_an_owner_elsewhere_without_a_beat_is_followed_after_a_while(tmp_path: P
         assert time.monotonic() - begun >= lock.STALE
     assert "is locked by pid" in notes[0]
     assert "on node3; watching" in notes[0]
-    assert "no sign of life" in notes[1]
+    assert "no heartbeat" in notes[1]
 
 
 @pytest.mark.usefixtures("quick")
@@ -147,7 +147,7 @@ def test_who_has_lost_its_lock_writes_no_more(tmp_path: Path) -> None:
         held.check()
         edit(tmp_path, id="other", host="node3")
         time.sleep(lock.POLL)
-        with pytest.raises(RunError, match=r"no longer this run's to write: pid \d+ on node3 has taken it over"):
+        with pytest.raises(RunError, match=r"this run may no longer write .*: pid \d+ on node3 has taken it over"):
             held.check()
         (tmp_path / ".lock").unlink()
         with pytest.raises(RunError, match="its lock is gone"):
@@ -188,7 +188,7 @@ def test_a_run_is_opened_under_its_lock_and_refused_before_it(make_run: Callable
         with pytest.raises(UserError, match="is being written by"), hold_run(run.config, run.corpus, print):
             pass
     other = make_run(seed=5)
-    with pytest.raises(UserError, match="begun with another config"), hold_run(other.config, other.corpus, print):
+    with pytest.raises(UserError, match="started with another config"), hold_run(other.config, other.corpus, print):
         pass
     assert not (run.dir / ".lock").exists()
 

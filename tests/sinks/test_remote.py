@@ -23,7 +23,6 @@ from noisesmith.pipeline.config import validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.sinks import (
     check_run_dir,
-    hold,
     hold_run,
     open_run,
     read_rows,
@@ -34,6 +33,7 @@ from noisesmith.pipeline.sinks import (
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage import files, lock
 from noisesmith.pipeline.storage import paths as stores
+from noisesmith.pipeline.storage.lock import hold
 from noisesmith.pipeline.storage.paths import StorePath, to_path
 from noisesmith.pipeline.telemetry.events import RunEnded, RunStarted
 from noisesmith.pipeline.telemetry.log import Telemetry
@@ -82,7 +82,7 @@ class TestPlaces:
         [
             (
                 "s3://key:secret@bucket/run",
-                "must be a plain URL without credentials; those belong into the environment",
+                "must be a plain URL without credentials; put those into the environment",
             ),
             ("s3://bucket/run?versionId=3", "must be a plain URL"),
             ("s3://bucket/run*", "must not hold * or ["),
@@ -396,4 +396,4 @@ def test_lock_log_and_status_live_in_the_store_too(
     files.write_atomic(run.dir / ".lock", b"{}")
     notes: list[str] = []
     with hold_run(run.config, run.corpus, notes.append):
-        assert "no sign of life" in notes[-1]
+        assert "no heartbeat" in notes[-1]

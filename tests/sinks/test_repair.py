@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr("noisesmith.pipeline.sinks.staging.stage", full)
-        with pytest.raises(UserError, match=r"No space left on device.; make room"):
+        with pytest.raises(UserError, match=r"No space left on device.; free some space"):
             act(run.config, run.corpus, third)
     assert (_contents(run), (run.dir / "manifest.jsonl").read_bytes()) == before
     assert len(_repair(run)[0]) == 1

@@ -17,7 +17,7 @@ from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import Failure
 from noisesmith.pipeline.sinks import DoneRows, RunWriter, check_run_dir, open_run, read_rows, verify_run
-from noisesmith.pipeline.sinks.layout import ShardPlan
+from noisesmith.pipeline.sinks.layout import ShardLayout
 from noisesmith.pipeline.sinks.manifest import Entry, read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from tests.sinks.conftest import PROVENANCE, Run, failure, result
@@ -26,19 +26,19 @@ from tests.sinks.conftest import PROVENANCE, Run, failure, result
 class TestPlan:
     @given(st.integers(1, 500), st.integers(1, 60))
     def test_every_row_is_in_one_shard_in_order(self, size: int, rows_per_shard: int) -> None:
-        plan = ShardPlan(size, rows_per_shard)
+        plan = ShardLayout(size, rows_per_shard)
         assert [index for shard in range(plan.shards) for index in plan.rows(shard)] == list(range(size))
         assert all(plan.shard_of(index) == shard for shard in range(plan.shards) for index in plan.rows(shard))
         assert all(0 < len(plan.rows(shard)) <= rows_per_shard for shard in range(plan.shards))
 
     def test_names_hold_the_total_from_the_start(self) -> None:
-        assert ShardPlan(41_001, 1000).data_file(0, "parquet") == "data/train-00000-of-00042.parquet"
-        assert ShardPlan(41_001, 1000).data_file(41, "webdataset") == "data/train-00041-of-00042.tar"
+        assert ShardLayout(41_001, 1000).data_file(0, "parquet") == "data/train-00000-of-00042.parquet"
+        assert ShardLayout(41_001, 1000).data_file(41, "webdataset") == "data/train-00041-of-00042.tar"
 
     def test_no_row_outside_it(self) -> None:
         for index in (-1, 10):
             with pytest.raises(IndexError):
-                ShardPlan(10, 4).shard_of(index)
+                ShardLayout(10, 4).shard_of(index)
 
 
 @given(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 17)), st.sets(st.integers(0, 17)))
@@ -46,7 +46,7 @@ class TestPlan:
 def test_done_rows_are_the_committed_the_staged_and_the_dead(
     shards: set[int], staged: set[int], dead: set[int]
 ) -> None:
-    plan = ShardPlan(18, 4)
+    plan = ShardLayout(18, 4)
     done = DoneRows(plan, {shard: Entry(shard, 0, (), "", ()) for shard in shards})
     expected = {index for shard in shards for index in plan.rows(shard)}
     for kind, indices in ((done.staged, staged), (done.dead, dead)):
@@ -118,7 +118,7 @@ class TestOpen:
         make_run().write_all()
         other = make_run(**changes)
         for opening in (open_run, check_run_dir):
-            with pytest.raises(UserError, match="begun with another config") as caught:
+            with pytest.raises(UserError, match="started with another config") as caught:
                 opening(other.config, other.corpus)
             differences = str(caught.value).partition("config: ")[2].split("; ")[:-1]
             assert differences == messages
@@ -127,7 +127,7 @@ class TestOpen:
         make_run(10).write_all()
         other = make_run(11)
         with pytest.raises(
-            UserError, match=r"begun with another corpus: .* of 10 rows and is now .* of 11; restore it"
+            UserError, match=r"started with another corpus: .* of 10 rows and is now .* of 11; restore it"
         ):
             open_run(other.config, other.corpus)
 
@@ -189,7 +189,7 @@ class TestWriter:
     def test_is_rebuilt_from_disk_between_any_two_rows(self, make_run: Callable[..., Run]) -> None:
         run = make_run()
         open_run(run.config, run.corpus)
-        arguments = (run.dir, run.config, run.corpus.extra_schema, run.corpus.size, PROVENANCE)
+        arguments = (run.dir, run.corpus.extra_schema, run.corpus.size, PROVENANCE)
         committed = []
         for row in run.rows:
             writer = RunWriter(*pickle.loads(pickle.dumps(arguments)))
@@ -230,7 +230,7 @@ class TestWriter:
         run = make_run()
         open_run(run.config, run.corpus)
         with pytest.raises(ValueError, match="is a run of 10 rows, not 11"):
-            RunWriter(run.dir, run.config, run.corpus.extra_schema, 11, PROVENANCE)
+            RunWriter(run.dir, run.corpus.extra_schema, 11, PROVENANCE)
 
 
 class TestDeadLetters:
@@ -238,7 +238,12 @@ class TestDeadLetters:
         run = make_run()
         run.writer().fail(failure(run.rows[5]))
         (line,) = (run.dir / "failed" / "shard-00001.jsonl").read_text().splitlines()
-        attempt = {"error": "OutOfMemoryError", "message": "out of memory", "where": "generate"}
+        attempt = {
+            "error": "OutOfMemoryError",
+            "message": "out of memory",
+            "traceback": "Traceback: out of memory",
+            "where": "generate",
+        }
         assert json.loads(line) == {
             "id": run.rows[5].id,
             "index": 5,
@@ -246,6 +251,7 @@ class TestDeadLetters:
             "extra": {"topic": "pets", "n": 5},
             "error": "OutOfMemoryError",
             "message": "out of memory",
+            "traceback": "Traceback: out of memory",
             "attempts": [attempt, attempt],
         }
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.sinks import hold
-from noisesmith.pipeline.storage.lock import read_owner
+from noisesmith.pipeline.storage.lock import hold, read_owner
 from noisesmith.pipeline.telemetry.events import ModelsLoading, RowWritten, RunEnded, RunStarted, Snapshot
 from noisesmith.pipeline.telemetry.log import Telemetry
 from noisesmith.pipeline.telemetry.status import read_status
