@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.schema import IMAGES, from_sample_json
+from noisesmith.pipeline.schema import IMAGES, column_types, from_sample_json
 from noisesmith.pipeline.sinks.manifest import DataFile, read_manifest
 from noisesmith.pipeline.storage.paths import to_path
 
@@ -59,6 +59,19 @@ def read_file(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     read = read_parquet if path.suffix == ".parquet" else read_tar
     try:
         yield from read(path, columns)
+    except _DAMAGE as error:
+        raise DamagedFile(reason(error)) from error
+
+
+def read_types(path: Path) -> dict[str, str]:
+    """Return the name and type of each column of a Parquet shard, named as in a manifest.
+
+    Raises:
+        DamagedFile: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return column_types(pq.read_schema(file))
     except _DAMAGE as error:
         raise DamagedFile(reason(error)) from error
 

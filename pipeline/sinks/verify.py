@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.records import Recipe, index_of, row_id
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES, column_types
+from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file
 from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
-from noisesmith.pipeline.sinks.reader import DamagedFile, read_file
+from noisesmith.pipeline.sinks.reader import DamagedFile, read_file, read_types
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import to_path
 
@@ -159,8 +158,7 @@ def check_file(run_dir: Path, file: DataFile) -> str | None:
 def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
     """Check one file's schema, ids, images and noises, and yield one sentence per problem."""
     if path.suffix == ".parquet":
-        with path.open("rb") as file:
-            columns = column_types(pq.read_schema(file))
+        columns = read_types(path)
         if columns != header.columns:
             yield f"has columns {columns} where the manifest says {header.columns}"
             return
