@@ -222,7 +222,7 @@ def from_sample_json(text: bytes) -> dict[str, Any]:
     """
     columns = json.loads(text)
     if not isinstance(columns, dict):
-        raise ValueError("a sample's JSON is no object")
+        raise ValueError("a sample's JSON is no object")  # noqa: TRY004 - damage in a file, as is text that is no JSON
     if columns.get(NOISE_BYTES) is not None:
         columns[NOISE_BYTES] = base64.b64decode(columns[NOISE_BYTES])
     if columns.get("recipe") is not None:

@@ -1,11 +1,11 @@
-"""What pydantic finds wrong in a config, as one sentence for the user."""
+"""Turns what pydantic finds wrong in a config into one sentence for the user."""
 
 from __future__ import annotations
 
 import difflib
 import reprlib
 from collections.abc import Collection
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,7 +14,7 @@ _BEGINNING.maxstring = _BEGINNING.maxlong = _BEGINNING.maxother = 80
 
 
 def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str]) -> str:
-    """The first problem as one sentence with its field and remedy.
+    """Return the first problem as one sentence with its field and remedy.
 
     Args:
         root: the model that was validated.
@@ -25,10 +25,12 @@ def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str
     location = [str(part) for part in first["loc"] if part not in tags]
     field = ".".join(location) or "config"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    kind, message, given = first["type"], first["msg"], first.get("input")
+    kind = first["type"]
+    message = first["msg"]
+    given = first.get("input")
     if kind == "extra_forbidden":
         known = _known_keys(root, location[:-1])
-        if location[-1] in known:  # of another method's variant of the section
+        if location[-1] in known:  # it is a key of the section's variant for another method
             method = next(part for part in first["loc"] if part in tags)
             return f"{field}: method {method} has no such key; remove it{more}"
         close = difflib.get_close_matches(location[-1], known, n=1)
@@ -47,23 +49,34 @@ def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str
 
 
 def _known_keys(root: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys of the section at a location; of all its variants where the section is a choice of method."""
+    """Return the keys of the section at a location; of all its variants where the section is a choice of method."""
     sections: list[type[BaseModel]] = [root]
     for part in location:
-        if not part.isdigit():
-            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-            sections = [model for field in fields for model in _models(field.annotation)]
-    return sorted({name for section in sections for name in section.model_fields})
+        if part.isdigit():
+            continue
+        below: list[type[BaseModel]] = []
+        for section in sections:
+            if part in section.model_fields:
+                below += _models(section.model_fields[part].annotation)
+        sections = below
+    keys: set[str] = set()
+    for section in sections:
+        keys.update(section.model_fields)
+    return sorted(keys)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: object) -> list[type[BaseModel]]:
+    """Return the sections in a field's annotation, such as a union of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
+    models: list[type[BaseModel]] = []
+    for argument in get_args(annotation):
+        models += _models(argument)
+    return models
 
 
-def _short(value: Any) -> str:
-    """A value's beginning, in bounded time: a few YAML aliases can name more items than fit any memory."""
+def _short(value: object) -> str:
+    """Return the beginning of a value, in bounded time: a few YAML aliases can name more items than fit any memory."""
     try:
         text = _BEGINNING.repr(value)
     except ValueError:

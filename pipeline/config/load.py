@@ -1,4 +1,4 @@
-"""Configs from YAML and dotted overrides, and back."""
+"""Read configs from YAML and dotted overrides, and write them."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ def load_config(
 
 
 def read_yaml(path: Path, kind: str, remedy: str) -> Any:
-    """The content of a YAML file.
+    """Return the content of a YAML file.
 
     Args:
-        kind, remedy: for the messages, what file it should be, and what to do where there is none.
+        kind, remedy: what the file should be, and what to do if there is none; both are used in messages.
 
     Raises:
         UserError: the file cannot be read or parsed.
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such {kind} file; {remedy}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory, but a YAML {kind} file is needed") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such {kind} file; {remedy}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a directory, but a YAML {kind} file is needed") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the {kind} as UTF-8 text") from None
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the {kind} as UTF-8 text") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(text) > 1 << 20:  # parsing takes a second a megabyte
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(text) > 1 << 20:  # parsing takes one second per megabyte
         raise UserError(f"{path}: has {len(text)} characters, more than any {kind}; give the YAML {kind} file")
     return _parse_yaml(text, str(path))
 
 
 def validated(raw: Any, where: str) -> RunConfig:
-    """The config of plain sections, checked.
+    """Return the config of plain sections, checked.
 
     Raises:
         UserError: a key or a value is wrong; the message begins with ``where`` and names it.
@@ -72,11 +72,11 @@ def validated(raw: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {sentence(error, RunConfig, METHODS)}") from None
+        raise UserError(f"{where}: {sentence(error, RunConfig, METHODS)}") from error
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved config as YAML; reads back to an equal config."""
+    """Return the resolved config as YAML. Read back, it gives an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -87,13 +87,13 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", "cannot be parsed")
-        raise UserError(f"{where}:{line} is not valid YAML ({problem}); check its indentation and quotes") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not valid YAML ({error})") from None
+        raise UserError(f"{where}:{line} is not valid YAML ({problem}); check its indentation and quotes") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; an alias within itself
+        raise UserError(f"{where}: is not valid YAML ({error})") from error
 
 
 def _parse_override(override: str) -> tuple[str, object]:
-    """The dotted key and the value of a ``key=value`` text."""
+    """Return the dotted key and the value of a ``key=value`` text."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
@@ -114,7 +114,8 @@ def _set(raw: dict[str, Any], key: str, value: object) -> None:
     target[_step(target, last, key)] = value
 
 
-def _step(target: Any, part: str, key: str) -> Any:
+def _step(target: object, part: str, key: str) -> Any:
+    """Return the key or position that one part of an override's dotted key means in its section or list."""
     if not isinstance(target, list):
         if not isinstance(target, dict):
             raise UserError(f"override {key}: there is no section at {part!r} to set")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -18,10 +18,10 @@ QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
 
 class LoraConfig(Section):
-    """Low-rank changes that are added to the model's weights when it is loaded."""
+    """Low-rank weight changes (LoRA) that are added to the model's weights when it is loaded."""
 
-    path: str = Field(min_length=1, description="a .safetensors file here, in any format diffusers reads")
-    scale: float = Field(1.0, description="factor on the change; 1 is what it was trained for")
+    path: str = Field(min_length=1, description="a local .safetensors file, in any format that diffusers reads")
+    scale: float = Field(1.0, description="factor on the change; 1 is the strength it was trained for")
 
 
 class GeneratorConfig(Actors):
@@ -34,12 +34,14 @@ class GeneratorConfig(Actors):
     config: str | None = Field(
         None, min_length=1, description="folder or Hub id with the JSON files that a single-file model lacks"
     )
-    variant: str | None = Field(None, pattern=r"^[A-Za-z0-9_]+$", description="weight files to take, such as fp16")
-    allow_pickle: bool = Field(False, description="also load pickled weights, which can run code of their own")
+    variant: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_]+$", description="variant of the weight files to load, such as fp16"
+    )
+    allow_pickle: bool = Field(False, description="also load pickled weights, which can run any code")
     lora: tuple[LoraConfig, ...] = Field((), description="LoRAs merged into the weights, in this order; needs peft")
     scheduler: Literal["ddim", "pndm", "dpmsolver++", "euler", "flow_euler", "lcm"] = "ddim"
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = Field(
-        None, description="where the steps lie; the model's own when absent, few-step models need trailing"
+        None, description="which timesteps are used; the model's own setting when absent; few-step models need trailing"
     )
     steps: int = Field(50, ge=1, le=1000, description="denoising steps T")
     guidance_scale: float = Field(7.5, ge=0, description="weight of the prompt; 1 or less turns guidance off")
@@ -57,16 +59,16 @@ class GeneratorConfig(Actors):
         False, description="Stable Diffusion 1.x's image filter is never loaded; filter the finished dataset instead"
     )
     attention: Literal["sdpa", "sliced"] = Field(
-        "sdpa", description="torch's fused attention, or slices that need less memory and more time"
+        "sdpa", description="torch's fused attention, or slices, which need less memory and more time"
     )
     vae_slicing: bool = Field(False, description="decode the images of a batch one by one, for less memory")
     vae_tiling: bool = Field(False, description="decode large images in blended tiles; changes their pixels slightly")
     compile: bool = Field(False, description="torch.compile the U-Net or transformer; pays off over many batches")
-    cpu_offload: bool = Field(False, description="keep on the GPU only the part of the model at work")
+    cpu_offload: bool = Field(False, description="keep only the part of the model that works on the GPU")
 
     @field_validator("scheduler", mode="before")
     @classmethod
-    def _deterministic(cls, value: Any) -> Any:
+    def _deterministic(cls, value: object) -> object:
         if value in STOCHASTIC:
             raise ValueError(
                 f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
@@ -76,7 +78,7 @@ class GeneratorConfig(Actors):
 
     @field_validator("safety_checker", mode="before")
     @classmethod
-    def _no_safety_checker(cls, value: Any) -> Any:
+    def _no_safety_checker(cls, value: object) -> object:
         if value is True:
             raise ValueError("a blacked-out image cannot be searched, so the checker is never loaded; set it to false")
         return value
@@ -89,7 +91,7 @@ def _variable_name(value: str | None) -> str | None:
 
 
 def is_url(model: str) -> bool:
-    """Whether a model is served over HTTP and not loaded here."""
+    """Return whether a model is served over HTTP, and not loaded here."""
     return model.startswith(("http://", "https://"))
 
 
@@ -104,16 +106,18 @@ def _check_server(model: str, server_model: str | None, api_key_env: str | None)
         raise ValueError("the URL of model must be plain, such as http://host:8000/v1; name a key with api_key_env")
 
 
-ServerModel = Annotated[str | None, Field(description="name a server serves the model by; its only one when absent")]
+ServerModel = Annotated[
+    str | None, Field(description="the model's name at the server; the server's only model when absent")
+]
 ApiKeyEnv = Annotated[
     str | None,
     AfterValidator(_variable_name),
-    Field(description="environment variable that holds a server's key, where the scorers run"),
+    Field(description="environment variable that holds the server's key on the machines of the scorers"),
 ]
 
 
 class ScorerConfig(Actors):
-    """The frozen vision-language model that steers, and the actors that hold it."""
+    """The frozen vision-language model whose score guides the search, and the actors that hold it."""
 
     model: str = Field("embedded", min_length=1, description="embedded, a local folder, a Hub id, or a server's URL")
     revision: str | None = None
@@ -121,7 +125,7 @@ class ScorerConfig(Actors):
     api_key_env: ApiKeyEnv = None
     question: str = Field(QUESTION, description="template with {prompt}")
     readout: Literal["yes", "yes_no", "reference"] = Field(
-        "yes", description="P(yes), P(yes) against no alone, or the official implementation's figure"
+        "yes", description="P(yes) of all tokens, P(yes) of yes and no alone, or the official implementation's value"
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
@@ -135,7 +139,7 @@ class ScorerConfig(Actors):
 
     @field_validator("readout", mode="before")
     @classmethod
-    def _yaml_reads_yes_as_true(cls, value: Any) -> Any:
+    def _yaml_reads_yes_as_true(cls, value: object) -> object:
         return "yes" if value is True else value
 
     @model_validator(mode="after")
@@ -145,9 +149,11 @@ class ScorerConfig(Actors):
 
 
 class JudgeConfig(Section):
-    """A scorer that never steers: it looks at the first and the kept image of each row."""
+    """A scorer that does not guide the search: it scores the first and the kept image of each row."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="names the columns judge_NAME, judge_NAME_initial")
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,39}$", description="gives the columns judge_NAME and judge_NAME_initial their names"
+    )
     model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
     revision: str | None = None
     server_model: ServerModel = None

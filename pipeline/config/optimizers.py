@@ -12,17 +12,17 @@ PAPER = "[arXiv 2411.16503](https://arxiv.org/abs/2411.16503)"  # Noise Diffusio
 
 
 class PreviewConfig(Section):
-    """Cheap early rounds: few sampler steps while searching, the best of them made again at full T."""
+    """Cheap rounds: few sampler steps while searching; the best images are rendered again at full T."""
 
     steps: int = Field(ge=1, le=1000, description="sampler steps of a search round; the first image has full T")
-    keep: int = Field(1, ge=1, le=64, description="best previews to make again at full T, scored anew")
+    keep: int = Field(1, ge=1, le=64, description="best previews to render and score again at full T")
 
 
 class _Optimizer(Section):
     text: ClassVar[str]
 
     rounds: int = Field(50, ge=0, le=100_000, description="search rounds M after the first image")
-    target_score: float | None = Field(None, gt=0, le=1, description="stop a row at this score")
+    target_score: float | None = Field(None, gt=0, le=1, description="stop a row that reaches this score")
     patience: int | None = Field(None, ge=1, description="stop a row after this many rounds without a better score")
     unet_evaluations: int | None = Field(None, ge=1, description="denoising steps a row may take, first image included")
     preview: PreviewConfig | None = None
@@ -46,7 +46,7 @@ class _Optimizer(Section):
 
     @property
     def folds(self) -> bool:
-        """Whether a recipe of (round, γ, index) rebuilds z_T; where not, the noise itself is stored."""
+        """Whether a recipe of (round, γ, index) rebuilds z_T. Otherwise the noise itself is stored."""
         return True
 
     @property
@@ -56,14 +56,14 @@ class _Optimizer(Section):
 
     @property
     def reads_attention(self) -> bool:
-        """Whether it looks for the prompt's subjects in the generator's attention."""
+        """Whether the method looks for the prompt's subjects in the generator's attention."""
         return False
 
 
 class _Walk(_Optimizer):
-    """A method whose next noise is a step from one before."""
+    """A method whose next noise is a step away from an earlier one."""
 
-    move_from: Literal["latest", "best"] = Field("latest", description="the noise a round moves away from")
+    move_from: Literal["latest", "best"] = Field("latest", description="the noise that a round moves away from")
 
     def describe(self) -> str:
         text = super().describe()
@@ -73,7 +73,7 @@ class _Walk(_Optimizer):
 
 
 class NoSearchConfig(_Optimizer):
-    """The first image alone."""
+    """No search: the first image alone."""
 
     text: ClassVar[str] = "No search: each prompt has one image, made from one fresh noise z_T ~ N(0, I)."
     method: Literal["none"] = "none"
@@ -110,9 +110,10 @@ class NoiseDiffusionConfig(_Walk):
         "gradient, z_T ← √(1−γ)·z_T + √γ·σ."
     )
     method: Literal["noise_diffusion"] = "noise_diffusion"
-    candidates: int = Field(50, ge=1, le=1_000_000, description="candidate noises N a round")
+    candidates: int = Field(50, ge=1, le=1_000_000, description="candidate noises N per round")
     selection: Literal["candidates", "order_statistic"] = Field(
-        "candidates", description="draw N and select, or draw the selected one's law"
+        "candidates",
+        description="draw N candidates and select one, or sample the distribution of the selected one directly",
     )
     order_statistic_text: ClassVar[str] = (
         f"Noise Diffusion with an order statistic (after {PAPER}, CVPR 2025): each round denoises the noise z_T, "
@@ -157,7 +158,7 @@ class PgdConfig(_Walk):
 
 
 class MeanVarianceConfig(_Optimizer):
-    """Element-wise μ and log σ² of the noise, Adam on the score (ablation in arXiv 2411.16503)."""
+    """Adam on the score, over element-wise μ and log σ² of the noise (ablation in arXiv 2411.16503)."""
 
     text: ClassVar[str] = (
         f"Mean and variance of the noise (an ablation in {PAPER}): z_T = μ + σ⊙ε, where ε is the first noise. Each "
@@ -181,7 +182,7 @@ class _Attention(_Optimizer):
     """A method that reads the U-Net's attention to the prompt's subjects."""
 
     attention_size: int | None = Field(
-        None, ge=2, description="side of the attention maps; 16, or the U-Net's largest below, when absent"
+        None, ge=2, description="side length of the attention maps; when absent, 16 or the U-Net's next smaller size"
     )
 
     @property
@@ -199,8 +200,8 @@ class InitNoConfig(_Attention):
         "two subjects share one in the self-attention. The score only selects the image that is kept."
     )
     method: Literal["initno"] = "initno"
-    steps: int = Field(10, ge=1, le=1000, description="Adam steps on μ and log σ² a restart")
-    restarts: int = Field(5, ge=1, le=100, description="fresh noises tried until both thresholds are met")
+    steps: int = Field(10, ge=1, le=1000, description="Adam steps on μ and log σ² per restart")
+    restarts: int = Field(5, ge=1, le=100, description="fresh noises to try until both thresholds are met")
     learning_rate: float = Field(0.01, gt=0)
     kl_bound: float = Field(1e-3, gt=0, description="largest mean KL divergence of N(μ, σ²) from N(0, 1), in nats")
     response_threshold: float = Field(0.2, gt=0, le=1, description="cross-attention response loss to reach")
@@ -221,12 +222,13 @@ class AttendAndExciteConfig(_Attention):
         "The score only selects the image that is kept."
     )
     method: Literal["attend_and_excite"] = "attend_and_excite"
-    step: float = Field(20.0, gt=0, description="scale of a latent update; it falls with the square root of the time")
-    until: float = Field(0.5, gt=0, le=1, description="share of the sampler steps that update")
+    step: float = Field(20.0, gt=0, description="scale of a latent update; decreases with the square root of the time")
+    until: float = Field(0.5, gt=0, le=1, description="share of the sampler steps with an update")
     thresholds: dict[float, float] = Field(
-        {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}, description="share of the steps → attention every subject must reach there"
+        {0.0: 0.05, 0.2: 0.5, 0.4: 0.8},
+        description="share of the steps → attention that every subject must reach there",
     )
-    refinements: int = Field(20, ge=1, le=200, description="updates at most where a threshold is not reached")
+    refinements: int = Field(20, ge=1, le=200, description="most updates at a threshold that is not reached")
 
     @field_validator("thresholds")
     @classmethod

@@ -1,7 +1,7 @@
-"""A whole run: where its prompts come from, who makes and judges its images, what is written.
+"""The config of a whole run: where its prompts come from, what makes and judges its images, what is written.
 
-Fields that decide *what* is made (models, method, seed, corpus, shard size) enter :meth:`RunConfig.digest`; those that
-only decide *where* and *how fast* it is made (:data:`OPERATIONAL`) may change between a run and its resume.
+Fields that decide *what* is made (models, method, seed, corpus, shard size) enter :meth:`RunConfig.digest`. Those that
+only decide *where* and *how fast* it is made (:data:`OPERATIONAL`) may change when a run is resumed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,14 +21,16 @@ from noisesmith.pipeline.storage.paths import to_path
 
 
 class CorpusConfig(Section):
-    """Where prompts come from: a file, a ``datasets`` name or directory, or a built-in grammar."""
+    """Where prompts come from: a file, a data set by name or directory (``datasets``), or a built-in grammar."""
 
     source: str = Field(min_length=1, description="path, dataset name, or embedded/simple, embedded/complex")
     size: int | None = Field(None, ge=1, le=100_000_000, description="rows to take; required for grammars")
     seed: int = Field(0, ge=0, description="seed of a grammar")
     column: str = Field("prompt", min_length=1, description="column that holds the prompt")
     subjects: str | None = Field(
-        None, min_length=1, description="column that lists the prompt's subjects; found in the prompt when absent"
+        None,
+        min_length=1,
+        description="column that lists the prompt's subjects; when absent, they are found in the prompt",
     )
     split: str = Field("train", min_length=1, description="split of a datasets source")
     revision: str | None = Field(None, description="revision of a datasets source")
@@ -48,13 +50,13 @@ class OutputConfig(Section):
     )
     formats: tuple[Literal["parquet", "webdataset"], ...] = ("parquet", "webdataset")
     rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
-    image_initial: bool = Field(True, description="keep the first image beside the best one")
-    noise: bool = Field(True, description="keep the noise itself (fp16) where no recipe can rebuild it")
+    image_initial: bool = Field(True, description="keep the first image next to the best one")
+    noise: bool = Field(True, description="store the noise itself (fp16) where no recipe can rebuild it")
 
     @field_validator("dir")
     @classmethod
-    def _known_place(cls, value: str | None) -> str | None:
-        to_path(value or "")
+    def _usable_location(cls, value: str | None) -> str | None:
+        to_path(value or "")  # raises for a URL that cannot be used
         return value
 
     @field_validator("formats")
@@ -82,16 +84,22 @@ class FaultsConfig(Section):
 
     retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
     backoff_seconds: float = Field(
-        1.0, ge=0, le=3600, description="wait before a row's first retry; doubles with each, up to a minute or itself"
+        1.0,
+        ge=0,
+        le=3600,
+        description="wait before a row's first retry; doubles with each retry, up to a minute or to this if it is more",
     )
     failed_share: float = Field(
-        0.5, gt=0, le=1, description="the run stops when more than this share of its rows failed, of 20 at least"
+        0.5, gt=0, le=1, description="the run stops when more than this share of its rows, at least 20, have failed"
     )
     grace_seconds: float = Field(
-        25.0, ge=0, le=86400, description="after SIGTERM, how long rows in flight may go on (Spot gives 30 s and more)"
+        25.0,
+        ge=0,
+        le=86400,
+        description="how long rows in flight may go on after SIGTERM (a Spot machine gives 30 s or more)",
     )
     placement_seconds: float = Field(
-        1800.0, gt=0, description="how long one side may be without a loaded actor before the run stops"
+        1800.0, gt=0, description="how long generators or scorers may have no loaded actor before the run stops"
     )
 
 
@@ -107,19 +115,19 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = NoiseDiffusionConfig()
     output: OutputConfig = OutputConfig()
     ray: RayConfig = RayConfig()
-    rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived where absent")
+    rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived when absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
     faults: FaultsConfig = FaultsConfig()
 
     @field_validator("corpus", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
+    def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, dict) else value
 
     @field_validator("optimizer", mode="before")
     @classmethod
-    def _paper_method_by_default(cls, value: Any) -> Any:
-        return {"method": "noise_diffusion"} | value if isinstance(value, dict) else value
+    def _paper_method_by_default(cls, value: object) -> object:
+        return {"method": "noise_diffusion", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _judges_named_once(self) -> RunConfig:
@@ -130,18 +138,27 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _previews_are_shorter(self) -> RunConfig:
-        preview, steps = self.optimizer.preview, self.generators.steps
-        if preview and preview.steps >= steps:
-            raise ValueError(f"optimizer.preview.steps: {preview.steps} must be below generators.steps, {steps}")
-        budget, least = self.optimizer.unet_evaluations, steps * (1 + (preview.keep if preview else 0))
+        preview = self.optimizer.preview
+        steps = self.generators.steps
+        least = steps
+        what = "the first image takes"
+        if preview:
+            if preview.steps >= steps:
+                raise ValueError(f"optimizer.preview.steps: {preview.steps} must be below generators.steps, {steps}")
+            least += steps * preview.keep
+            what = "the first image and the previews rendered again take"
+        budget = self.optimizer.unet_evaluations
         if budget is not None and budget < least:
-            what = "the first image and the previews made again" if preview else "the first image"
-            raise ValueError(f"optimizer.unet_evaluations: {budget} is below the {least} that {what} take; raise it")
+            raise ValueError(f"optimizer.unet_evaluations: {budget} is below the {least} that {what}; raise it")
         return self
 
     @model_validator(mode="after")
     def _attention_is_not_compiled(self) -> RunConfig:
-        """Measured with torch 2.13: the losses are right, and their gradient is off by more than half its length."""
+        """Refuse what gives wrong images.
+
+        Measured with torch 2.13: with a compiled U-Net the losses are right, but their gradient is wrong by more than
+        half its length.
+        """
         if self.generators.compile and self.optimizer.reads_attention:
             raise ValueError(
                 f"generators.compile: {self.optimizer.method} follows the gradient of the U-Net's attention, which "
@@ -155,33 +172,50 @@ class RunConfig(Section):
 
     @property
     def stores_noise(self) -> bool:
-        """Whether rows carry their noise, since no recipe rebuilds it."""
+        """Whether rows store their noise, since no recipe rebuilds it."""
         return self.output.noise and not self.optimizer.folds
 
     @property
     def replayable(self) -> bool:
-        """Whether rows tell their noise, by a recipe or by the noise itself."""
+        """Whether a row's noise can be restored, from a recipe or from the stored noise."""
         return self.output.noise or self.optimizer.folds
 
     def most_per_row(self) -> tuple[int, int]:
-        """Images, and U-Net evaluations of the plain sampler, that one row can take at most."""
-        method, steps, budget = self.optimizer, self.generators.steps, self.optimizer.unet_evaluations
-        keep, search = (method.preview.keep, method.preview.steps) if method.preview else (0, steps)
-        rounds = method.rounds if budget is None else min(method.rounds, (budget - steps * (1 + keep)) // search)
-        again = rounds if keep and method.target_score is not None else min(keep, rounds)
-        most = steps * (1 + again) + rounds * search
-        return 1 + rounds + again, most if budget is None else min(most, budget)
+        """Return the most images, and U-Net evaluations of the plain sampler, that one row can take."""
+        method = self.optimizer
+        steps = self.generators.steps
+        budget = method.unet_evaluations
+        keep = 0
+        round_steps = steps
+        if method.preview:
+            keep = method.preview.keep
+            round_steps = method.preview.steps
+        rounds = method.rounds
+        if budget is not None:
+            affordable = (budget - steps * (1 + keep)) // round_steps
+            rounds = min(rounds, affordable)
+        again = min(keep, rounds)  # previews rendered again at full steps
+        if keep and method.target_score is not None:
+            again = rounds  # any preview that reaches the target is rendered again at once
+        images = 1 + rounds + again
+        evaluations = steps * (1 + again) + rounds * round_steps
+        if budget is not None:
+            evaluations = min(evaluations, budget)
+        return images, evaluations
 
-    def semantic(self) -> dict[str, Any]:
-        """The fields that decide what is made, as dotted key → JSON value.
+    def semantic(self) -> dict[str, object]:
+        """Return the fields that decide what is made, as dotted key → JSON value.
 
-        Fields left out (null) are left out here too: a later version's further options do not disown a run.
+        Fields that are null are left out, so that further optional fields of a later version change no digest.
         """
-        flat = flatten(self.model_dump(mode="json"))
-        operational = {key for key in flat if key.startswith(OPERATIONAL) or key.endswith(".api_key_env")}
-        return {key: value for key, value in flat.items() if key not in operational and value is not None}
+        fields = {}
+        for key, value in flatten(self.model_dump(mode="json")).items():
+            is_operational = key.startswith(OPERATIONAL) or key.endswith(".api_key_env")
+            if value is not None and not is_operational:
+                fields[key] = value
+        return fields
 
-    def differences(self, old: Mapping[str, Any]) -> list[str]:
+    def differences(self, old: Mapping[str, object]) -> list[str]:
         """Return how this config differs from that of a run, as one sentence part per field.
 
         A field that an older version did not have is no difference where it is left at its default.
@@ -190,29 +224,31 @@ class RunConfig(Section):
             old: :meth:`semantic` of the config that has started the run.
         """
         new = self.semantic()
-        defaults = dict(
-            _left_at_default(self.model_dump(mode="json"), self.model_dump(mode="json", exclude_defaults=True))
-        )
+        whole = self.model_dump(mode="json")
+        chosen = self.model_dump(mode="json", exclude_defaults=True)
+        defaults = dict(_left_at_default(whole, chosen))
         changes = []
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) == new.get(key):
                 continue
-            section = defaults.get(key)
-            is_known = section is not None and any(name.startswith(section) for name in old)
-            if key not in old and is_known:
-                continue
-            was = repr(old[key]) if key in old else "'(absent)'"
-            now = repr(new[key]) if key in new else "'(absent)'"
+            if key not in old and key in defaults:
+                # A section that the old run did not have has been chosen now, and is a difference with all its fields.
+                section = defaults[key]
+                if any(name.startswith(section) for name in old):
+                    continue
+            was = repr(old.get(key, "(absent)"))
+            now = repr(new.get(key, "(absent)"))
             changes.append(f"{key} was {was} and is now {now}")
         return changes
 
     def digest(self) -> str:
-        """SHA-256 of :meth:`semantic`, 64 hex digits."""
+        """Return the SHA-256 of :meth:`semantic` as 64 hex digits."""
         return hashlib.sha256(json.dumps(self.semantic(), sort_keys=True).encode()).hexdigest()
 
 
 _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
-_SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")  # as batch_size: the same mathematics
+# Like batch_size, these compute the same up to rounding.
+_SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")
 OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
@@ -220,29 +256,38 @@ OPERATIONAL = (
 )  # fmt: skip
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping from dotted key to scalar."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    if not items and not isinstance(value, dict | list | tuple):
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    """Return nested mappings and lists as one mapping from dotted key to scalar."""
+    if not isinstance(value, dict | list | tuple):
         return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    flat: dict[str, object] = {}
+    for key, item in _items(value):
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else key)
     return flat
 
 
-def _left_at_default(whole: Any, chosen: Any, section: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key of each value that is a field's default, and the section (with its dot) that lacks it.
+def _items(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the items of a mapping or a list, the position in a list as text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key), item
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield str(position), item
+
+
+def _left_at_default(whole: object, chosen: object, section: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key of each value that is a field's default, with the dotted prefix of its section.
 
     Args:
-        whole: a config as plain values. chosen: the same without the fields that have their default.
-        section: where these values stand, as the beginning of a dotted key.
+        whole: a section as plain values. chosen: the same without the fields that have their defaults.
+        section: the dotted prefix of this section.
     """
-    items = whole.items() if isinstance(whole, dict) else enumerate(whole)
-    for name, value in items:
+    given = dict(_items(chosen))
+    for name, value in _items(whole):
         key = f"{section}{name}"
-        if isinstance(chosen, dict) and name not in chosen:
+        if name not in given:
             for leaf in flatten(value, key):
                 yield leaf, section
-        elif isinstance(value, dict | list):
-            yield from _left_at_default(value, chosen[name], f"{key}.")
+        else:
+            yield from _left_at_default(value, given[name], f"{key}.")

@@ -1,22 +1,23 @@
-"""What all sections of a config share."""
+"""The base classes of a config's sections."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, and every value can be written to YAML, JSON and Parquet."""
+    """One section of a config. Unknown keys are refused, and every value can be written to YAML, JSON and Parquet."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _can_be_written(cls, fields: Any) -> Any:
-        for name, value in fields.items() if isinstance(fields, dict) else ():
+    def _can_be_written(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        for name, value in fields.items():
             if isinstance(value, int) and value.bit_length() > 63:
                 raise ValueError(f"{name} is an integer beyond 64 bits; give a smaller one")
             if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
@@ -25,9 +26,9 @@ class Section(BaseModel):
 
 
 class Actors(Section):
-    """How many actors, and what each holds."""
+    """How many actors there are, and what each of them holds."""
 
     count: int = Field(1, ge=1, le=4096)
-    num_gpus: float = Field(0, ge=0, description="GPUs an actor holds; fractions share a GPU")
-    num_cpus: float = Field(1, gt=0, description="CPU cores an actor holds; also its torch threads, one at least")
+    num_gpus: float = Field(0, ge=0, description="GPUs per actor; fractions share a GPU")
+    num_cpus: float = Field(1, gt=0, description="CPU cores per actor; also its number of torch threads, at least one")
     batch_size: int = Field(8, ge=1, le=4096)

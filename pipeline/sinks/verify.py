@@ -146,13 +146,14 @@ def check_file(run_dir: Path, file: DataFile) -> str | None:
     try:
         if not path.is_file():
             return "is missing"
-        if path.stat().st_size != file.bytes:
-            return f"has {path.stat().st_size} bytes where the manifest says {file.bytes}"
+        size = path.stat().st_size
+        if size != file.bytes:
+            return f"has {size} bytes where the manifest says {file.bytes}"
         if files.sha256_of(path) != file.sha256:
             return "differs from its SHA-256 in the manifest"
-        return None
     except OSError as error:
         return f"cannot be read ({reason(error)})"
+    return None
 
 
 def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:

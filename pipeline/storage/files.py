@@ -58,7 +58,7 @@ def replace(source: Path, target: Path) -> None:
         OSError: this failed; also when a store returns bytes other than those it was sent.
     """
     if not is_remote(target):
-        os.replace(source, target)
+        source.replace(target)
         sync_dir(target.parent)
         return
     try:

@@ -214,7 +214,7 @@ def _parse(content: bytes | None) -> Owner | None:
 def _machine() -> str:
     """Identify this boot and PID namespace: only within it do PIDs and start ticks mean the same process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _process_start(pid: int) -> int | None:

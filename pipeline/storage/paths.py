@@ -79,8 +79,8 @@ def to_path(location: str | Path) -> Path:
     Raises:
         ValueError: the URL holds credentials or no folder, or its scheme is unknown or lacks its package.
     """
-    if isinstance(location, Path):
-        return location
+    if not isinstance(location, str):
+        return location  # also a StorePath, which is used as a Path but is no subclass of it
     if "://" not in location:
         return Path(location)
     parts = urlsplit(location)
