@@ -12,7 +12,8 @@ from noisesmith.pipeline import __version__
 from noisesmith.pipeline.cli import bench, embedded
 from noisesmith.pipeline.cli.common import console, debug_print, options, print_error
 from noisesmith.pipeline.cli.look import replay, status, verify
-from noisesmith.pipeline.cli.make import plan, retry, run
+from noisesmith.pipeline.cli.make import retry, run
+from noisesmith.pipeline.cli.planning import plan
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, one_line
 
 BUG = (

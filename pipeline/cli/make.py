@@ -1,4 +1,4 @@
-"""``noisesmith run``, ``retry`` and ``plan``: make rows, or show what a run would take."""
+"""``noisesmith run`` and ``retry``: make the rows of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from noisesmith.pipeline.cli.common import (
     ConfigPath,
@@ -125,43 +123,3 @@ def _hint(run_dir: Path) -> None:
         f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
         f"      noisesmith verify {run_dir}"
     )
-
-
-def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
-    """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
-    from noisesmith.pipeline.cost import balance, estimate
-    from noisesmith.pipeline.sinks import check_run_dir
-
-    settings = read_settings(config, overrides, out)
-    models, corpus = checked(settings)
-    done = check_run_dir(settings, corpus)
-    generators, scorers, optimizer = settings.generators, settings.scorers, settings.optimizer
-    images, evaluations = (corpus.size * most for most in settings.most_per_row())
-    generating, scoring = estimate(settings, models)
-    generator, spec = models.generator, models.generator.spec
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows = {
-        "rows": f"{corpus.size:,}" + (f" ({done:,} already done)" if done else ""),
-        "run directory": str(settings.run_dir),
-        "shards": f"{-(-corpus.size // settings.output.rows_per_shard)} of {settings.output.rows_per_shard} rows, "
-        + " + ".join(settings.output.formats),
-        "generator": f"{generator.source.id} ({generator.source.class_name}), {spec.width}×{spec.height} "
-        f"px, latents {'×'.join(map(str, spec.shape))}, {generators.scheduler} {generators.steps} steps",
-        "scorer": f"{models.scorer.source.id} ({models.scorer.source.class_name}), readout {scorers.readout}",
-        "judges": ", ".join(
-            f"{judge.name} ({found.source.class_name})"
-            for judge, found in zip(settings.judges, models.judges, strict=True)
-        )
-        or "none",
-        "optimizer": f"{optimizer.method}, {optimizer.rounds} rounds"
-        + (f" of {optimizer.preview.steps} steps" if optimizer.preview else ""),
-        "actors": f"{generators.count} generators ({generators.num_gpus:g} GPU, {generators.num_cpus:g} CPU each), "
-        f"{scorers.count} scorers ({scorers.num_gpus:g} GPU, {scorers.num_cpus:g} CPU each)",
-        "at most": f"{images:,} images, {evaluations:,} U-Net evaluations",
-        "a generator": str(generating),
-        "a scorer": str(scoring),
-        "balance": balance(generating, scoring),
-    }
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    console.print(table)

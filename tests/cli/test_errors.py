@@ -28,7 +28,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, cause: Exceptio
         except type(cause):
             raise error from None
 
-    monkeypatch.setattr("noisesmith.pipeline.cli.make.read_settings", read_settings)
+    monkeypatch.setattr("noisesmith.pipeline.cli.planning.read_settings", read_settings)
 
 
 @pytest.mark.parametrize(("error", "code"), [(UserError("seed: too large"), 2), (RunError("the disk is full"), 1)])
@@ -61,7 +61,7 @@ def test_a_bug_of_ours_is_no_mistake_of_the_user(
     def read_settings(*_: object) -> None:
         raise KeyError("latents")
 
-    monkeypatch.setattr("noisesmith.pipeline.cli.make.read_settings", read_settings)
+    monkeypatch.setattr("noisesmith.pipeline.cli.planning.read_settings", read_settings)
     monkeypatch.setattr(sys, "argv", ["noisesmith", "plan", "x.yaml"])
     with pytest.raises(KeyError) as bug:
         cli.main()

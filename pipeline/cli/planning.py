@@ -1,0 +1,92 @@
+"""``noisesmith plan``: check a run, and show what it would do and take."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, checked, console, read_settings
+from noisesmith.pipeline.config import RunConfig
+
+if TYPE_CHECKING:
+    from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
+    from noisesmith.pipeline.preflight import FoundModels
+
+
+def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
+    from noisesmith.pipeline.sinks import check_run_dir
+
+    settings = read_settings(config, overrides, out)
+    models, corpus = checked(settings)
+    done = check_run_dir(settings, corpus)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    lines = _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
+    lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
+    for name, value in lines.items():
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _output_lines(settings: RunConfig, size: int, done: int) -> dict[str, str]:
+    """What is written, as name → text."""
+    rows = f"{size:,}"
+    if done:
+        rows += f" ({done:,} already done)"
+    output = settings.output
+    shards = math.ceil(size / output.rows_per_shard)
+    return {
+        "rows": rows,
+        "run directory": str(settings.run_dir),
+        "shards": f"{shards} of {output.rows_per_shard} rows, {' + '.join(output.formats)}",
+    }
+
+
+def _model_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
+    """Which models are used and how, as name → text."""
+    generator = models.generator.source
+    spec = models.generator.spec
+    shape = "×".join(map(str, spec.shape))
+    scorer = models.scorer.source
+    judges = []
+    for judge, found in zip(settings.judges, models.judges, strict=True):
+        judges.append(f"{judge.name} ({found.source.class_name})")
+    return {
+        "generator": f"{generator.id} ({generator.class_name}), {spec.width}×{spec.height} px, latents {shape}, "
+        f"{settings.generators.scheduler} {settings.generators.steps} steps",
+        "scorer": f"{scorer.id} ({scorer.class_name}), readout {settings.scorers.readout}",
+        "judges": ", ".join(judges) or "none",
+    }
+
+
+def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:
+    """How much work the search is and who does it, as name → text."""
+    optimizer = settings.optimizer
+    search = f"{optimizer.method}, {optimizer.rounds} rounds"
+    if optimizer.preview:
+        search += f" of {optimizer.preview.steps} steps"
+    images, evaluations = settings.most_per_row()
+    return {
+        "optimizer": search,
+        "actors": f"{_workers('generators', settings.generators)}, {_workers('scorers', settings.scorers)}",
+        "at most": f"{size * images:,} images, {size * evaluations:,} U-Net evaluations",
+    }
+
+
+def _workers(name: str, side: GeneratorConfig | ScorerConfig) -> str:
+    return f"{side.count} {name} ({side.num_gpus:g} GPU, {side.num_cpus:g} CPU each)"
+
+
+def _cost_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
+    """The memory and the computation of one worker of each kind, as name → text."""
+    from noisesmith.pipeline.cost import balance, estimate
+
+    generating, scoring = estimate(settings, models)
+    return {
+        "a generator": str(generating),
+        "a scorer": str(scoring),
+        "balance": balance(generating, scoring),
+    }
