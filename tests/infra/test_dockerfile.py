@@ -19,15 +19,15 @@ def instructions() -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     done = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_hadolint_would_speak_up(tmp_path: Path) -> None:
-    spoilt = tmp_path / "Dockerfile"
-    spoilt.write_text(DOCKERFILE.read_text().replace("USER 1000", "USER root"))
-    assert subprocess.run([HADOLINT, spoilt], capture_output=True).returncode != 0
+def test_hadolint_reports_a_bad_file(tmp_path: Path) -> None:
+    bad = tmp_path / "Dockerfile"
+    bad.write_text(DOCKERFILE.read_text().replace("USER 1000", "USER root"))
+    assert subprocess.run([HADOLINT, bad], capture_output=True).returncode != 0
 
 
 def copied() -> list[str]:

@@ -1,4 +1,4 @@
-"""A newcomer's set-up: pinned, and with a clear word when Python is too old."""
+"""Setting up from a checkout: pinned versions, and a clear sentence when Python is too old."""
 
 from __future__ import annotations
 

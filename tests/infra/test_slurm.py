@@ -57,7 +57,7 @@ def sbatch(tmp_path: Path) -> Sbatch:
     return start
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_reports_nothing() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     done = subprocess.run([shellcheck, SCRIPT, ROOT / ".ci/run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -71,7 +71,7 @@ def test_directives_come_first_and_leave_time_to_drain() -> None:
     assert who == "B:TERM"  # the batch shell alone, so that Ray outlives the driver
     (drain,) = re.findall(r"DRAIN_SECONDS=(\d+)", SCRIPT.read_text())
     assert int(drain) < int(seconds)
-    assert DIRECTIVES["ntasks-per-node"] == "1"  # one Ray node a machine
+    assert DIRECTIVES["ntasks-per-node"] == "1"  # one Ray node per machine
     assert "requeue" in DIRECTIVES
 
 
