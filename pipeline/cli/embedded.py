@@ -43,7 +43,8 @@ def embedded_evaluate(
 ) -> None:
     """Measure the built-in models on new scenes and on images that they generate."""
     _require_training()
-    from noisesmith.pipeline.embedded.training.evaluate import WEIGHTS, evaluate, table
+    from noisesmith.pipeline.embedded import WEIGHTS
+    from noisesmith.pipeline.embedded.training.evaluate import evaluate, table
     from noisesmith.pipeline.models.runtime import quiet_libraries
 
     quiet_libraries()

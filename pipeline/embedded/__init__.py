@@ -1,8 +1,9 @@
-"""The built-in world: emoji scenes, a tiny Stable Diffusion, a tiny LLaVA and a judge, with their weights."""
+"""The built-in models: a tiny Stable Diffusion, a tiny LLaVA and a judge, and the world of emoji that they know."""
 
 from pathlib import Path
 
 MODELS = ("sd", "vlm", "judge")
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def weights(name: str) -> Path:
@@ -13,4 +14,4 @@ def weights(name: str) -> Path:
     """
     if name not in MODELS:
         raise ValueError(f"no built-in model {name!r}: choose one of {', '.join(MODELS)}")
-    return Path(__file__).parent / "weights" / name
+    return WEIGHTS / name

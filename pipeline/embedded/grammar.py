@@ -29,7 +29,7 @@ _PROMPT = re.compile(rf"^{_PHRASE}(?: ({'|'.join(JOINS)}) {_PHRASE})?$")
 
 @dataclass(frozen=True)
 class Phrase:
-    """One named object: a noun and, where it is named, its colour."""
+    """One object as a prompt names it: a noun and, where the prompt says it, its colour."""
 
     noun: str
     colour: str | None = None
@@ -48,7 +48,9 @@ class ScenePrompt:
     second: Phrase | None = None
 
     def __str__(self) -> str:
-        return str(self.first) if self.second is None else f"{self.first} {self.join} {self.second}"
+        if self.second is None:
+            return str(self.first)
+        return f"{self.first} {self.join} {self.second}"
 
     @property
     def phrases(self) -> tuple[Phrase, ...]:
@@ -57,7 +59,8 @@ class ScenePrompt:
 
 def parse(prompt: str) -> ScenePrompt | None:
     """Read a prompt of the embedded world; ``None`` when it is not one."""
-    match = _PROMPT.match(" ".join(prompt.lower().split()).rstrip("."))
+    plain = " ".join(prompt.lower().split()).rstrip(".")
+    match = _PROMPT.match(plain)
     if match is None:
         return None
     colour, noun, join, colour2, noun2 = match.groups()
@@ -70,14 +73,15 @@ def _phrase(noun: str, rng: random.Random) -> Phrase:
 
 
 def _simple(rng: random.Random) -> ScenePrompt:
-    """Animal pairs, animal and thing, thing pairs in the benchmark's shares (66 : 144 : 66)."""
+    """A pair of animals, an animal and a thing, or a pair of things, in the benchmark's shares (66 : 144 : 66)."""
     kind = rng.choices(("animals", "mixed", "things"), weights=(66, 144, 66))[0]
     if kind == "animals":
         first, second = rng.sample(ANIMALS, 2)
     elif kind == "things":
         first, second = rng.sample(THINGS, 2)
     else:
-        first, second = rng.choice(ANIMALS), rng.choice(THINGS)
+        first = rng.choice(ANIMALS)
+        second = rng.choice(THINGS)
         if second in WEARABLES:
             return ScenePrompt(Phrase(first), "with", Phrase(second))
     return ScenePrompt(_phrase(first, rng), "and", _phrase(second, rng))
@@ -91,7 +95,9 @@ def _complex(rng: random.Random) -> ScenePrompt:
 
 
 def prompts(grammar: str, seed: int) -> Iterator[ScenePrompt]:
-    """Endless prompts of ``simple`` or ``complex``, reproducible from ``seed`` (a prompt may come twice).
+    """Endless prompts of the grammar ``simple`` or ``complex``; a prompt may come twice.
+
+    The same seed gives the same prompts.
 
     Raises:
         ValueError: ``grammar`` is not one of :data:`GRAMMARS`.

@@ -1,8 +1,8 @@
-"""The judge: a small convolutional detector that says which objects, in which colours, are where.
+"""The judge: a small convolutional detector of the embedded world's objects, their colours and positions.
 
-It never steers a search. It shares nothing with the vision-language model but the world, so it can tell a faithful
-picture from one that merely fooled the scorer. A heat map a noun on a 16×16 grid, with colour, offset and size
-beside it (Objects as Points, arXiv 1904.07850).
+It never takes part in a search. It has nothing in common with the vision-language model but the world, so it can
+distinguish a faithful picture from one that only fooled the scorer. It predicts one heat map per noun on a 16×16 grid,
+and for each cell colour, offset and size (Objects as Points, arXiv 1904.07850).
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from noisesmith.pipeline.embedded.geometry import SIZE, truth
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, NOUNS, WEARABLES, ScenePrompt, parse
-from noisesmith.pipeline.embedded.scenes import SIZE, truth
 
-STRIDE = 4
-SIZE_UNIT = 24.0
+STRIDE = 4  # pixels per cell of the grid
+SIZE_UNIT = 24.0  # pixels per unit of the predicted size
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A found object: centre and longest side in pixels, confidence in 0..1; animals have no colour."""
+    """An object that was found: centre and longest side in pixels, confidence in 0..1; animals have no colour."""
 
     noun: str
     colour: str | None
@@ -37,7 +38,7 @@ class Detection:
 
 
 class JudgeConfig(PretrainedConfig):
-    """Width of the detector and the confidence from which an object counts as found."""
+    """The detector's width in channels, and the confidence from which an object counts as found."""
 
     model_type = "noisesmith_judge"
 
@@ -50,17 +51,19 @@ class JudgeConfig(PretrainedConfig):
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.norm2 = nn.GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        changed: Tensor = self.conv2(F.silu(self.norm2(hidden)))
+        return x + changed
 
 
 class Judge(PreTrainedModel):
-    """Detector of the embedded world's objects and, through the scenes' geometry, of faithfulness."""
+    """Detector of the embedded world's objects; with the world's geometry it decides whether a prompt is true."""
 
     config_class = JudgeConfig
     main_input_name = "pixel_values"
@@ -83,14 +86,14 @@ class Judge(PreTrainedModel):
             nn.init.constant_(module.bias, -4.0)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps of a batch of pictures.
+        """Predict the maps of a batch of pictures.
 
         Args:
             pixel_values: float [B, 3, 64, 64] in 0..1.
 
         Returns:
-            noun logits [B, 24, 16, 16], colour logits [B, 11, 16, 16], and (x, y offset in cells, size / 24)
-            [B, 3, 16, 16].
+            noun logits [B, 24, 16, 16], colour logits [B, 11, 16, 16], and (x offset in cells, y offset in cells,
+            size / 24) [B, 3, 16, 16].
         """
         fine = self.fine(self.stem(pixel_values * 2 - 1))
         coarse = self.merge(self.coarse(fine))
@@ -99,25 +102,31 @@ class Judge(PreTrainedModel):
 
     @torch.no_grad()
     def detect(self, images: Tensor | Sequence[Image.Image]) -> list[list[Detection]]:
-        """Objects in each picture, the surest first.
+        """The objects in each picture, the most confident first.
 
         Args:
             images: float [B, 3, 64, 64] in 0..1, or PIL images of any size (resized to 64×64).
         """
-        if not isinstance(images, Tensor):
-            arrays = [np.asarray(i.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for i in images]
-            images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        heat, colour, place = self(images.to(self.device, self.dtype).clamp(0, 1))
-        heat = heat.float().sigmoid()
-        peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat >= self.config.threshold)
-        found: list[list[Detection]] = [[] for _ in range(len(images))]
-        for b, index, row, column in peaks.nonzero().tolist():
+        pixels = images if isinstance(images, Tensor) else _to_pixels(images)
+        logits, colour, place = self(pixels.to(self.device, self.dtype).clamp(0, 1))
+        heat = logits.float().sigmoid()
+        local_maxima = heat == F.max_pool2d(heat, 3, 1, 1)
+        peaks = local_maxima & (heat >= self.config.threshold)
+        found: list[list[Detection]] = [[] for _ in range(len(pixels))]
+        for image, index, row, column in peaks.nonzero().tolist():
             noun = NOUNS[index]
-            dx, dy, size = place[b, :, row, column].float().tolist()
-            hue = None if noun in ANIMALS else COLOURS[int(colour[b, :, row, column].argmax())]
-            x, y = (column + 0.5 + dx) * STRIDE, (row + 0.5 + dy) * STRIDE
-            found[b].append(Detection(noun, hue, x, y, size * SIZE_UNIT, float(heat[b, index, row, column])))
-        return [_distinct(sorted(d, key=lambda o: -o.confidence)) for d in found]
+            dx, dy, size = place[image, :, row, column].float().tolist()
+            hue = None if noun in ANIMALS else COLOURS[int(colour[image, :, row, column].argmax())]
+            one = Detection(
+                noun=noun,
+                colour=hue,
+                x=(column + 0.5 + dx) * STRIDE,
+                y=(row + 0.5 + dy) * STRIDE,
+                size=size * SIZE_UNIT,
+                confidence=float(heat[image, index, row, column]),
+            )
+            found[image].append(one)
+        return [_distinct(detections) for detections in found]
 
     def faithful(self, image: Tensor | Image.Image, prompt: str | ScenePrompt) -> float | None:
         """1.0 if the picture shows what the prompt says, else 0.0; ``None`` for a prompt outside the grammar.
@@ -132,17 +141,31 @@ class Judge(PreTrainedModel):
         return float(truth(found, scene))
 
 
+def _to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """PIL images of any size as float [B, 3, 64, 64] in 0..1."""
+    arrays: list[NDArray[np.uint8]] = []
+    for image in images:
+        small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(small))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
 def _distinct(found: list[Detection]) -> list[Detection]:
-    """Drop a detection that sits on a surer one: of the same noun within 12 px, of another within 6 px, unless the one
-    may be worn by the other (glasses lie on the very middle of a face)."""
-
-    def hides(kept: Detection, one: Detection) -> bool:
-        worn = {kept.noun in WEARABLES, one.noun in WEARABLES} == {True, False}
-        reach = 12 if kept.noun == one.noun else 0 if worn and (kept.noun in ANIMALS or one.noun in ANIMALS) else 6
-        return bool(np.hypot(one.x - kept.x, one.y - kept.y) < reach)
-
+    """The detections, the most confident first, without those that lie on a more confident one."""
     kept: list[Detection] = []
-    for one in found:
-        if not any(hides(k, one) for k in kept):
+    for one in sorted(found, key=lambda detection: -detection.confidence):
+        if not any(_hides(surer, one) for surer in kept):
             kept.append(one)
     return kept
+
+
+def _hides(surer: Detection, one: Detection) -> bool:
+    """Whether two detections are so near to each other that they must be one object."""
+    nouns = (surer.noun, one.noun)
+    if surer.noun == one.noun:
+        reach = 12
+    elif any(noun in WEARABLES for noun in nouns) and any(noun in ANIMALS for noun in nouns):
+        reach = 0  # glasses lie in the middle of a face
+    else:
+        reach = 6
+    return bool(np.hypot(one.x - surer.x, one.y - surer.y) < reach)

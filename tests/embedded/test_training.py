@@ -8,20 +8,21 @@ import pytest
 import torch
 
 from noisesmith.pipeline.embedded.judge import Detection
-from noisesmith.pipeline.embedded.models import QUESTION, new_processor, new_vae, new_vlm
-from noisesmith.pipeline.embedded.scenes import sample
 from noisesmith.pipeline.embedded.training import judge as judge_stage
+from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vae, new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.evaluate import balanced, table
-from noisesmith.pipeline.embedded.training.loop import Plan, fit, learning_rate
+from noisesmith.pipeline.embedded.training.loop import StageSettings, fit, learning_rate
+from noisesmith.pipeline.embedded.training.packing import pack, packed_logits, segments, words
 from noisesmith.pipeline.embedded.training.refine import as_scene
+from noisesmith.pipeline.embedded.training.scenes import sample
+from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.train import train
 from noisesmith.pipeline.embedded.training.vae import whiten
-from noisesmith.pipeline.embedded.training.vlm import normalised, pack, packed_logits, segments, words
 
 
 def test_a_resumed_training_ends_in_the_same_state(tmp_path):
-    plan = Plan("tiny", steps=6, batch=4, lr=1e-2, warmup=2, ema=0.9)
+    settings = StageSettings("tiny", steps=6, batch=4, lr=1e-2, warmup=2, ema=0.9)
 
     def run(folder, stop_after=None):
         torch.manual_seed(0)
@@ -31,7 +32,7 @@ def test_a_resumed_training_ends_in_the_same_state(tmp_path):
             loss = module(torch.randn(4, 3) + rng.random()).square().mean()
             return loss, {"loss": loss.item()}
 
-        return fit(plan, module, loss_fn, 5, folder, log=lambda _: None, stop_after=stop_after)
+        return fit(settings, module, loss_fn, 5, folder, log=lambda _: None, stop_after=stop_after)
 
     whole = run(tmp_path / "whole")
     run(tmp_path / "halves", stop_after=3)
@@ -41,9 +42,9 @@ def test_a_resumed_training_ends_in_the_same_state(tmp_path):
 
 
 def test_a_resumed_judge_ends_in_the_same_state(tmp_path):
-    plan = dataclasses.replace(judge_stage.PLAN, steps=4, batch=2)
-    whole = judge_stage.train(1, tmp_path / "whole", None, plan, log=lambda _: None)
-    half = dataclasses.replace(plan)
+    settings = dataclasses.replace(judge_stage.SETTINGS, steps=4, batch=2)
+    whole = judge_stage.train(1, tmp_path / "whole", None, settings, log=lambda _: None)
+    half = dataclasses.replace(settings)
     torch.manual_seed(123)
     original = judge_stage.fit
     try:
@@ -57,8 +58,8 @@ def test_a_resumed_judge_ends_in_the_same_state(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    plan = Plan("x", steps=100, batch=1, lr=1.0, warmup=10, floor=0.1)
-    rates = [learning_rate(plan, s) for s in range(101)]
+    settings = StageSettings("x", steps=100, batch=1, lr=1.0, warmup=10, floor=0.1)
+    rates = [learning_rate(settings, s) for s in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1)

@@ -13,10 +13,10 @@ from transformers import CLIPTextModel, LlavaForConditionalGeneration, LlavaProc
 from noisesmith.pipeline.embedded import MODELS, weights
 from noisesmith.pipeline.embedded.grammar import COLOURS, JOINS, NOUNS, parse
 from noisesmith.pipeline.embedded.judge import Judge
-from noisesmith.pipeline.embedded.models import QUESTION
-from noisesmith.pipeline.embedded.scenes import sample
+from noisesmith.pipeline.embedded.training.architectures import QUESTION
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.evaluate import on_renders, paint
+from noisesmith.pipeline.embedded.training.scenes import sample
 
 
 @lru_cache

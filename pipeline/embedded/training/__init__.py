@@ -1,1 +1,1 @@
-"""How the built-in models were trained: one module a model, one loop for all of them."""
+"""Training and evaluation of the built-in models. It is part of the repository and not of the installed package."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,42 +12,62 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, THINGS
-from noisesmith.pipeline.embedded.scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
 from noisesmith.pipeline.embedded.sprites import aspect
+from noisesmith.pipeline.embedded.training.scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
 
 
 def pictures(scenes: Sequence[Scene]) -> Tensor:
     """Rendered scenes as float32 [B, 3, 64, 64] in 0..1."""
-    return torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).float().div_(255)
+    rendered = np.stack([render(scene) for scene in scenes])
+    return torch.from_numpy(rendered).permute(0, 3, 1, 2).float().div_(255)
+
+
+def batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Consecutive parts of at most ``size`` images."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
 
 
 def foreground(scenes: Sequence[Scene], images: Tensor) -> Tensor:
     """Where something is drawn, with a border of one pixel: float32 [B, 1, 64, 64] of 0 and 1."""
-    backgrounds = torch.tensor([s.background for s in scenes])[:, :, None, None]
+    backgrounds = torch.tensor([scene.background for scene in scenes])[:, :, None, None]
     drawn = (images - backgrounds).abs().amax(1, keepdim=True) > 0.02
     return F.max_pool2d(drawn.float(), 3, 1, 1)
 
 
 def mixture(rng: random.Random, count: int, crowded_share: float) -> list[Scene]:
     """``count`` scenes, about ``crowded_share`` of them crowded."""
-    return [crowded(rng, rng.randint(3, 6)) if rng.random() < crowded_share else sample(rng) for _ in range(count)]
+    scenes: list[Scene] = []
+    for _ in range(count):
+        scenes.append(crowded(rng, rng.randint(3, 6)) if rng.random() < crowded_share else sample(rng))
+    return scenes
 
 
 def tiled(rng: random.Random) -> Scene:
-    """Four objects, mostly things, in the four quarters: the most shapes a picture can teach at once."""
-    items = []
+    """Four objects, mostly things, one per quarter: the most shapes that one picture can teach."""
+    items: list[Item] = []
     for quarter in range(4):
         noun = rng.choice(THINGS) if rng.random() < 0.75 else rng.choice(ANIMALS)
         colour = rng.choice(COLOURS) if noun in THINGS else None
         width, height = (round(NORMAL * side) for side in aspect(noun))
-        left, top = (32 * part + STEP * rng.randint(0, 2) for part in (quarter % 2, quarter // 2))
+        left = 32 * (quarter % 2) + STEP * rng.randint(0, 2)
+        top = 32 * (quarter // 2) + STEP * rng.randint(0, 2)
         items.append(Item(noun, colour, left + width / 2, top + height / 2, NORMAL))
     return Scene(tuple(items), "crowded", sample(rng, "single").background)
 
 
 def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: float = 0.35) -> Tensor:
-    """Wear pictures as generation does: a part of the batch through the autoencoder with noise on its latents, a part
-    blurred, all of it with a little pixel noise and a shift of brightness. float [B, 3, 64, 64] in 0..1."""
+    """Degrade pictures as generation does.
+
+    ``share`` of the batch goes through the autoencoder with noise on its latents (not without ``vae``), a fifth is
+    blurred, and all of it gets a little pixel noise and a shift of brightness.
+
+    Args:
+        images: float [B, 3, 64, 64] in 0..1, left unchanged.
+
+    Returns:
+        the same shape and range.
+    """
     images = images.clone()
     count = len(images)
     if vae is not None:
@@ -58,7 +78,8 @@ def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: f
             images[part] = vae.decode(latents + noise).sample.clamp(-1, 1) / 2 + 0.5
     part = torch.tensor(rng.sample(range(count), max(1, count // 5)))
     strength = rng.uniform(0.3, 1.0)
-    images[part] = torch.lerp(images[part], F.avg_pool2d(images[part], 3, 1, 1, count_include_pad=False), strength)
+    blurred = F.avg_pool2d(images[part], 3, 1, 1, count_include_pad=False)
+    images[part] = torch.lerp(images[part], blurred, strength)
     noise = torch.randn_like(images) * torch.rand(count, 1, 1, 1) ** 2 * 0.06
     shift = (torch.rand(count, 3, 1, 1) - 0.5) * 0.06
     return (images + noise + shift).clamp(0, 1)

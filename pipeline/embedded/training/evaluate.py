@@ -1,26 +1,33 @@
-"""How good the built-in models are, on fresh seeds (``noisesmith embedded evaluate``)."""
+"""How good the built-in models are, measured on fresh seeds (``noisesmith embedded evaluate``)."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from noisesmith.pipeline.embedded.grammar import ScenePrompt, prompts
-from noisesmith.pipeline.embedded.judge import Judge
-from noisesmith.pipeline.embedded.scenes import NEGATIVES, Question, Scene, matches, possible, question, sample, truth
-from noisesmith.pipeline.embedded.training.data import pictures
-from noisesmith.pipeline.embedded.training.vlm import normalised, pack, packed_logits, words
+from noisesmith.pipeline.embedded import WEIGHTS
+from noisesmith.pipeline.embedded.geometry import Located, matches, truth
+from noisesmith.pipeline.embedded.grammar import GRAMMARS, ScenePrompt, prompts
+from noisesmith.pipeline.embedded.judge import Detection, Judge
+from noisesmith.pipeline.embedded.training.data import batches, pictures
+from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Segment, Words, pack, packed_logits, words
+from noisesmith.pipeline.embedded.training.questions import NEGATIVES, Question, possible, question
+from noisesmith.pipeline.embedded.training.scenes import Scene, sample
+from noisesmith.pipeline.embedded.training.student import normalised
 
-WEIGHTS = Path(__file__).with_name("weights")
-GUIDANCE, STEPS = 2.0, 20
+GUIDANCE = 2.0
+STEPS = 20
+UNKNOWN = 3  # the chat tokenizer's <unk>
+BATCH = 32
 
 
 def load(folder: Path) -> tuple[StableDiffusionPipeline, LlavaForConditionalGeneration, Judge]:
@@ -41,80 +48,100 @@ def answers(
         images: float [B, 3, 64, 64] in 0..1.
         asked: B lists of prompts.
     """
-    w = words()
-    out: list[list[float]] = []
-    for start in range(0, len(images), 32):
-        part = images[start : start + 32]
+    known_words = words()
+    found: list[list[float]] = []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
         hidden = vlm.model.vision_tower(normalised(part), output_hidden_states=True).hidden_states[-1]
         tokens = vlm.model.multi_modal_projector(hidden[:, 1:])
-        rows = []
-        for row in asked[start : start + 32]:
-            ids = [[w.vocabulary.get(word, 3) for word in str(p).split()] + w.closing for p in row]
-            rows.append([(i, [-100] * (len(i) - 1) + [w.yes]) for i in ids])
+        rows: list[list[Segment]] = []
+        for prompts_of_one in asked[start : start + BATCH]:
+            rows.append([_segment(prompt, known_words) for prompt in prompts_of_one])
         packed = pack(rows)
-        chance = packed_logits(vlm, tokens, w, packed).softmax(-1)[..., w.yes]
-        out += [chance[b][packed.target[b] == w.yes].tolist() for b in range(len(part))]
-    return out
+        chances = packed_logits(vlm, tokens, known_words, packed).softmax(-1)[..., known_words.yes]
+        for chance, target in zip(chances, packed.target, strict=True):
+            found.append(chance[target == known_words.yes].tolist())
+    return found
+
+
+def _segment(prompt: ScenePrompt, words: Words) -> Segment:
+    """A prompt's question, with "Yes" as the target after its last token: the place to read the answer."""
+    ids = [words.vocabulary.get(word, UNKNOWN) for word in str(prompt).split()] + words.closing
+    return ids, [NO_TARGET] * (len(ids) - 1) + [words.yes]
 
 
 def sheet(rng: random.Random, count: int) -> list[tuple[Scene, list[Question]]]:
     """Fresh scenes, each with a true question and one of every negative it allows."""
-    out = []
+    scenes: list[tuple[Scene, list[Question]]] = []
     for _ in range(count):
         scene = sample(rng)
         asked = [question(scene, rng, True)]
-        asked += [question(scene, rng, False, kind) for kind in NEGATIVES if possible(scene, kind)]
-        out.append((scene, asked))
-    return out
+        for kind in NEGATIVES:
+            if possible(scene, kind):
+                asked.append(question(scene, rng, False, kind))
+        scenes.append((scene, asked))
+    return scenes
 
 
-def balanced(right: Iterable[tuple[bool, bool]]) -> float:
+def balanced(right: Sequence[tuple[bool, bool]]) -> float:
     """Mean of the accuracies on true and on false questions, from (answer, right) pairs."""
-    sums: dict[bool, list[bool]] = {True: [], False: []}
-    for answer, good in right:
-        sums[answer].append(good)
-    return sum(sum(v) / len(v) for v in sums.values()) / 2
+    on_true = [good for answer, good in right if answer]
+    on_false = [good for answer, good in right if not answer]
+    return (fmean(on_true) + fmean(on_false)) / 2
 
 
 def on_renders(vlm: LlavaForConditionalGeneration, judge: Judge, seed: int, count: int) -> dict[str, float]:
     """Accuracies of scorer and judge on rendered scenes with known answers."""
     scenes = sheet(random.Random(f"evaluate/{seed}"), count)
-    images = pictures([s for s, _ in scenes])
-    found = [d for part in images.split(64) for d in judge.detect(part)]
-    chances = answers(vlm, images, [[q.prompt for q in asked] for _, asked in scenes])
-    kinds: dict[str, list[bool]] = defaultdict(list)
-    vlm_right, judge_right = [], []
-    exact = []
+    images = pictures([scene for scene, _ in scenes])
+    found: list[list[Detection]] = []
+    for part in batches(images, 64):
+        found += judge.detect(part)
+    prompts_asked: list[list[ScenePrompt]] = []
+    for _, asked in scenes:
+        prompts_asked.append([one.prompt for one in asked])
+    chances = answers(vlm, images, prompts_asked)
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    vlm_right: list[tuple[bool, bool]] = []
+    judge_right: list[tuple[bool, bool]] = []
+    exact: list[bool] = []
     for (scene, asked), detections, row in zip(scenes, found, chances, strict=True):
-        exact.append(
-            sorted((d.noun, d.colour or "") for d in detections)
-            == sorted((i.noun, i.colour or "") for i in scene.items)
-        )
-        for q, p in zip(asked, row, strict=True):
-            good = (p > 0.5) == q.answer
-            vlm_right.append((q.answer, good))
-            kinds[f"vlm {'yes' if q.answer else 'no'}: {q.kind}"].append(good)
-            judge_right.append((q.answer, truth(detections, q.prompt) == q.answer))
+        exact.append(_names(detections) == _names(scene.items))
+        for one, chance in zip(asked, row, strict=True):
+            good = (chance > 0.5) == one.answer
+            vlm_right.append((one.answer, good))
+            by_kind[f"vlm {'yes' if one.answer else 'no'}: {one.kind}"].append(good)
+            judge_right.append((one.answer, truth(detections, one.prompt) == one.answer))
     figures = {
         "vlm balanced accuracy": balanced(vlm_right),
         "judge balanced accuracy": balanced(judge_right),
-        "judge finds exactly the scene's objects": sum(exact) / len(exact),
+        "judge finds exactly the scene's objects": fmean(exact),
     }
-    return figures | {kind: sum(v) / len(v) for kind, v in sorted(kinds.items())}
+    for kind, right in sorted(by_kind.items()):
+        figures[kind] = fmean(right)
+    return figures
+
+
+def _names(objects: Sequence[Located]) -> list[tuple[str, str]]:
+    """Nouns and colours, in an order that does not depend on that of the objects."""
+    return sorted((one.noun, one.colour or "") for one in objects)
 
 
 def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int) -> Tensor:
-    """First images: float [B, 3, 64, 64] in 0..1."""
+    """First images of prompts: float [B, 3, 64, 64] in 0..1."""
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for start in range(0, len(asked), 32):
-        texts = [str(p) for p in asked[start : start + 32]]
-        parts.append(
-            pipe(
-                texts, height=64, width=64, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generator,
-                output_type="pt",
-            ).images
-        )  # fmt: skip
+    parts: list[Tensor] = []
+    for start in range(0, len(asked), BATCH):
+        images = pipe(
+            [str(prompt) for prompt in asked[start : start + BATCH]],
+            height=64,
+            width=64,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=generator,
+            output_type="pt",
+        ).images
+        parts.append(images)
     return torch.cat(parts).float()
 
 
@@ -122,28 +149,41 @@ def on_samples(
     pipe: StableDiffusionPipeline, vlm: LlavaForConditionalGeneration, judge: Judge, seed: int, count: int
 ) -> dict[str, float]:
     """Faithfulness of first images by judge and scorer, and how often the two agree."""
-    figures = {}
-    agreed: list[bool] = []
+    figures: dict[str, float] = {}
+    all_agree: list[bool] = []
     named: list[bool] = []
-    for grammar in ("simple", "complex"):
+    for grammar in GRAMMARS:
         asked = list(itertools.islice(prompts(grammar, seed + 100_000), count))
         images = paint(pipe, asked, seed)
-        found = judge.detect(images)
-        chances = [row[0] for row in answers(vlm, images, [[p] for p in asked])]
-        verdicts = [truth(d, p) for d, p in zip(found, asked, strict=True)]
-        named += [any(matches(ph, o) for ph in p.phrases for o in d) for d, p in zip(found, asked, strict=True)]
-        agree = [(c > 0.5) == v for c, v in zip(chances, verdicts, strict=True)]
-        agreed += agree
-        figures[f"{grammar}: judged faithful"] = sum(verdicts) / count
-        figures[f"{grammar}: mean P(Yes)"] = sum(chances) / count
-        figures[f"{grammar}: vlm and judge agree"] = sum(agree) / count
-    figures["a named object found"] = sum(named) / len(named)
-    figures["vlm and judge agree"] = sum(agreed) / len(agreed)
+        chances = [row[0] for row in answers(vlm, images, [[prompt] for prompt in asked])]
+        verdicts: list[bool] = []
+        agree: list[bool] = []
+        for prompt, detections, chance in zip(asked, judge.detect(images), chances, strict=True):
+            verdict = truth(detections, prompt)
+            verdicts.append(verdict)
+            agree.append((chance > 0.5) == verdict)
+            named.append(_finds_one(detections, prompt))
+        figures[f"{grammar}: judged faithful"] = fmean(verdicts)
+        figures[f"{grammar}: mean P(Yes)"] = fmean(chances)
+        figures[f"{grammar}: vlm and judge agree"] = fmean(agree)
+        all_agree += agree
+    figures["a named object found"] = fmean(named)
+    figures["vlm and judge agree"] = fmean(all_agree)
     return figures
 
 
+def _finds_one(detections: Sequence[Detection], prompt: ScenePrompt) -> bool:
+    pairs = itertools.product(prompt.phrases, detections)
+    return any(matches(phrase, detection) for phrase, detection in pairs)
+
+
 def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples: int = 128) -> dict[str, float]:
-    """All figures of the model card, each in 0..1. ``samples`` images a grammar."""
+    """All figures of the model card, each in 0..1.
+
+    Args:
+        scenes: rendered scenes.
+        samples: generated images per grammar.
+    """
     pipe, vlm, judge = load(folder)
     return on_renders(vlm, judge, seed, scenes) | on_samples(pipe, vlm, judge, seed, samples)
 

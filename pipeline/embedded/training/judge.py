@@ -1,64 +1,80 @@
-"""Training the judge on renders, worn by noise, blur and the autoencoder's round trip."""
+"""Stage ``judge``: trained on renders that are degraded by noise, blur and the autoencoder."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
+from noisesmith.pipeline.embedded.geometry import SIZE
 from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS
 from noisesmith.pipeline.embedded.judge import SIZE_UNIT, STRIDE, Judge, JudgeConfig
-from noisesmith.pipeline.embedded.scenes import SIZE, Scene, crowded, sample
 from noisesmith.pipeline.embedded.training.data import pictures, wear
-from noisesmith.pipeline.embedded.training.loop import Plan, fit
+from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
+from noisesmith.pipeline.embedded.training.scenes import Item, Scene, crowded, sample
 
-PLAN = Plan("judge", steps=3600, batch=32, lr=2e-3, warmup=100, ema=0.995)
+SETTINGS = StageSettings("judge", steps=3600, batch=32, lr=2e-3, warmup=100, ema=0.995)
 CELLS = SIZE // STRIDE
 
 
 def scattered(rng: random.Random) -> Scene:
-    """Three or four objects, none hiding another's centre."""
+    """Three or four objects, none of which hides another's centre."""
     while True:
         scene = crowded(rng, rng.randint(3, 4))
-        spots = [complex(i.x, i.y) for i in scene.items]
-        if min(abs(a - b) for a in spots for b in spots if a != b) > 15:
+        distances = [math.dist((a.x, a.y), (b.x, b.y)) for a, b in itertools.combinations(scene.items, 2)]
+        if min(distances) > 15:
             return scene
 
 
 def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
-    """Noun heat [B, 24, 16, 16] in 0..1, colour index [B, 16, 16] (−100: none), and place [B, 4, 16, 16] (x, y, size,
-    weight)."""
+    """The maps that the judge should predict for these scenes.
+
+    Returns:
+        noun heat [B, 24, 16, 16] in 0..1, colour index [B, 16, 16] (−100: none), and [B, 4, 16, 16] of x offset,
+        y offset, size and weight (1 near an object's centre, else 0).
+    """
     heat = torch.zeros(len(scenes), len(NOUNS), CELLS, CELLS)
     colour = torch.full((len(scenes), CELLS, CELLS), -100)
     place = torch.zeros(len(scenes), 4, CELLS, CELLS)
-    axis = torch.arange(CELLS) + 0.5
-    for b, scene in enumerate(scenes):
+    for number, scene in enumerate(scenes):
+        # In drawing order, so that where two objects share a cell the upper one has it.
         for item in reversed(scene.items):
-            x, y, noun = item.x / STRIDE, item.y / STRIDE, NOUNS.index(item.noun)
-            column, row = min(int(x), CELLS - 1), min(int(y), CELLS - 1)
-            squared = (axis[:, None] - row - 0.5) ** 2 + (axis[None] - column - 0.5) ** 2
-            heat[b, noun] = torch.maximum(heat[b, noun], torch.exp(-squared / 1.6))
-            for r in range(max(row - 1, 0), min(row + 2, CELLS)):
-                for c in range(max(column - 1, 0), min(column + 2, CELLS)):
-                    if item.colour:
-                        colour[b, r, c] = COLOURS.index(item.colour)
-                    place[b, :, r, c] = torch.tensor((x - c - 0.5, y - r - 0.5, item.size / SIZE_UNIT, 1.0))
+            _mark(item, heat[number], colour[number], place[number])
     return heat, colour, place
 
 
+def _mark(item: Item, heat: Tensor, colour: Tensor, place: Tensor) -> None:
+    """Write one item into the maps of its picture, in place: a bump of heat, and the 3×3 cells around its centre."""
+    x = item.x / STRIDE
+    y = item.y / STRIDE
+    column = min(int(x), CELLS - 1)
+    row = min(int(y), CELLS - 1)
+    noun = NOUNS.index(item.noun)
+    axis = torch.arange(CELLS) + 0.5
+    squared = (axis[:, None] - row - 0.5) ** 2 + (axis[None] - column - 0.5) ** 2
+    heat[noun] = torch.maximum(heat[noun], torch.exp(-squared / 1.6))
+    for r in range(max(row - 1, 0), min(row + 2, CELLS)):
+        for c in range(max(column - 1, 0), min(column + 2, CELLS)):
+            if item.colour is not None:
+                colour[r, c] = COLOURS.index(item.colour)
+            place[:, r, c] = torch.tensor((x - c - 0.5, y - r - 0.5, item.size / SIZE_UNIT, 1.0))
+
+
 def detection_loss(out: tuple[Tensor, Tensor, Tensor], scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
-    """Focal loss on the heat maps, cross-entropy on colours, L1 on places."""
+    """Focal loss on the heat maps (arXiv 1904.07850, equation 1), cross-entropy on colours, L1 on offsets and size."""
     heat, colour, place = targets(scenes)
     logits, colours, places = out
-    p = logits.sigmoid().clamp(1e-5, 1 - 1e-5)
+    chance = logits.sigmoid().clamp(1e-5, 1 - 1e-5)
     centre = heat == 1
-    hit = -((1 - p) ** 2) * p.log()
-    miss = -(p**2) * (1 - p).log() * (1 - heat) ** 4
+    hit = -((1 - chance) ** 2) * chance.log()
+    miss = -(chance**2) * (1 - chance).log() * (1 - heat) ** 4
     focal = torch.where(centre, hit, miss).sum() / centre.sum()
     hue = F.cross_entropy(colours, colour)
     where = ((places - place[:, :3]).abs() * place[:, 3:]).sum() / place[:, 3:].sum()
@@ -69,18 +85,17 @@ def train(
     seed: int,
     checkpoints: Path,
     vae: AutoencoderKL | None,
-    plan: Plan = PLAN,
-    log: Callable[[str], None] = print,
-    on_checkpoint: Callable[[nn.Module], None] | None = None,
+    settings: StageSettings = SETTINGS,
+    log: Log = print,
 ) -> Judge:
-    """Train from scratch (or resume); with ``vae``, part of every batch goes through its round trip."""
+    """Train from scratch (or resume); with ``vae``, a part of every batch goes through it."""
     torch.manual_seed(seed)
     judge = Judge(JudgeConfig())
 
     def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        scenes = [scattered(rng) if rng.random() < 0.3 else sample(rng) for _ in range(plan.batch)]
+        scenes = [scattered(rng) if rng.random() < 0.3 else sample(rng) for _ in range(settings.batch)]
         return detection_loss(judge(wear(pictures(scenes), rng, vae, 0.25)), scenes)
 
-    module = fit(plan, judge, loss_fn, seed, checkpoints, log, on_checkpoint)
+    module = fit(settings, judge, loss_fn, seed, checkpoints, log)
     assert isinstance(module, Judge)
     return module

@@ -1,12 +1,11 @@
-"""The shapes of the built-in models, in the libraries' own classes, and how they are saved."""
+"""The built-in models' architectures, in the libraries' own classes, and how they are saved."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -25,8 +24,10 @@ from transformers import (
 )
 
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, JOINS, THINGS
-from noisesmith.pipeline.embedded.vision import PATCH, see_neighbours
+from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
+from noisesmith.pipeline.embedded.training.vision_tower import PATCH, see_neighbours
 
+Module = TypeVar("Module", bound=nn.Module)
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -45,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def new_vae() -> AutoencoderKL:
-    """64×64 pixels ↔ latents [16, 8, 8]."""
+    """The autoencoder: 64×64 pixels ↔ latents [16, 8, 8]."""
     channels = (16, 32, 64, 96)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -53,14 +54,14 @@ def new_vae() -> AutoencoderKL:
         block_out_channels=channels,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=1,  # more groups wash out flat colours: two channels a group leave one number for a hue
+        norm_num_groups=1,  # with more groups flat colours fade: two channels per group leave one number for a hue
         sample_size=64,
         mid_block_add_attention=False,
     )
 
 
 def new_unet() -> UNet2DConditionModel:
-    """v-prediction on latents [16, 8, 8], cross-attending to the caption at both resolutions."""
+    """The denoiser: v-prediction on latents [16, 8, 8], with cross-attention to the caption at both resolutions."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
@@ -76,7 +77,7 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_text_encoder() -> CLIPTextModel:
-    """Two layers over at most 16 words."""
+    """The caption's encoder: two layers over at most 16 words."""
     tokenizer = text_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -110,6 +111,7 @@ def new_scheduler() -> DDIMScheduler:
 def _tokenizer(
     words: Sequence[str], max_length: int, close: bool, extra: Sequence[str] = ()
 ) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; with ``close`` texts end in ``</s>``."""
     vocabulary = {word: index for index, word in enumerate((*SPECIALS, *words))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
@@ -130,17 +132,17 @@ def _tokenizer(
 
 
 def text_tokenizer() -> PreTrainedTokenizerFast:
-    """Words of the grammar; ``<s>`` … ``</s>``, at most 16."""
+    """The diffusion model's tokenizer: words of the grammar between ``<s>`` and ``</s>``, at most 16."""
     return _tokenizer(SCENE_WORDS, 16, close=True)
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
-    """Words of the grammar and of the question; ``<s>`` first; case matters ("Yes" is a token)."""
+    """The scorer's tokenizer: words of grammar and question after ``<s>``; case matters ("Yes" is a token)."""
     return _tokenizer((*CHAT_WORDS, *SCENE_WORDS), 512, close=False, extra=("<image>",))
 
 
 def new_vlm() -> LlavaForConditionalGeneration:
-    """A CLIP vision tower of 64 patches and a three-layer Llama."""
+    """The scorer: a CLIP vision tower of 64 patches and a Llama of three layers."""
     tokenizer = chat_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -179,7 +181,7 @@ def new_vlm() -> LlavaForConditionalGeneration:
 
 
 def new_processor() -> LlavaProcessor:
-    """CLIP's image preprocessing at 64 pixels beside the chat tokenizer."""
+    """The scorer's processor: CLIP's image preprocessing at 64 pixels, and the chat tokenizer."""
     images = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     return LlavaProcessor(
         images,
@@ -217,23 +219,23 @@ def save_vlm(folder: Path, vlm: LlavaForConditionalGeneration) -> None:
     _declare_float32(folder)
 
 
-def save_judge(folder: Path, judge: nn.Module) -> None:
+def save_judge(folder: Path, judge: Judge) -> None:
     """Write the judge's folder."""
-    from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
-
     shutil.rmtree(folder, ignore_errors=True)
     _half(judge, Judge(JudgeConfig())).save_pretrained(folder)
     _declare_float32(folder)
 
 
-def _half(source: nn.Module, blank: Any) -> Any:
+def _half(source: Module, blank: Module) -> Module:
+    """``blank`` with the weights of ``source`` in half precision; the source keeps its own."""
     blank.load_state_dict(source.state_dict())
     return blank.to(torch.float16)
 
 
 def _declare_float32(folder: Path) -> None:
-    """Half precision saves space on disk only: the libraries read the working precision from ``config.json``."""
+    """Declare float32 in a model's ``config.json``, from which the libraries read the working precision.
+
+    Half precision saves space on disk, but the models work in float32.
+    """
     path = folder / "config.json"
-    text = path.read_text().replace('"float16"', '"float32"')
-    json.loads(text)
-    path.write_text(text)
+    path.write_text(path.read_text().replace('"float16"', '"float32"'))
