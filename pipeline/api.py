@@ -150,25 +150,34 @@ def load(config: RunConfig | None = None, *, scorer: ImageScorer | None = None, 
     """
     import torch
 
+    config = RunConfig() if config is None else config
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Searcher(config, load_models(config, where, scorer))
+
+
+def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = None) -> LoadedModels:
+    """Find, check and load the models of a config onto ``device``.
+
+    Raises:
+        UserError: see :func:`load`.
+    """
     from noisesmith.pipeline.generators import load_decoder, load_generator
     from noisesmith.pipeline.preflight import check_gradient, find_models
     from noisesmith.pipeline.scorers import load_judge, load_scorer
     from noisesmith.pipeline.search.loop import LoadedModels
 
-    config = RunConfig() if config is None else config
     found = find_models(config)
     if scorer is not None:
-        check_gradient(config.optimizer, getattr(scorer, "has_gradient", True))
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    clamp = config.scorers.readout != "reference"
-    judges = {judge.name: load_judge(source, where) for judge, source in zip(config.judges, found.judges, strict=True)}
-    models = LoadedModels(
-        generator=load_generator(found.generator, where),
-        decoder=load_decoder(found.generator, where, clamp=clamp),
-        scorer=load_scorer(found.scorer, where) if scorer is None else scorer,
+        check_gradient(config.optimizer, scorer.id, getattr(scorer, "has_gradient", True))
+    judges = {}
+    for judge, source in zip(config.judges, found.judges, strict=True):
+        judges[judge.name] = load_judge(source, device)
+    return LoadedModels(
+        generator=load_generator(found.generator, device),
+        decoder=load_decoder(found.generator, device, clamp=config.scorers.readout != "reference"),
+        scorer=load_scorer(found.scorer, device) if scorer is None else scorer,
         judges=judges,
     )
-    return Searcher(config, models)
 
 
 def search(
@@ -250,13 +259,13 @@ def replay(run_dir: str | Path, row_id: str) -> Replay:
 
 
 def _rows(prompts: Sequence[str], max_chars: int) -> list[Row]:
-    from noisesmith.pipeline.prompts import check_prompt
+    from noisesmith.pipeline.prompts import prompt_problem
 
     if isinstance(prompts, str):
         raise UserError("prompts: is one text; give a list of prompts, such as [prompt]")
     rows = []
     for index, prompt in enumerate(prompts):
-        if problem := check_prompt(prompt, max_chars):
+        if problem := prompt_problem(prompt, max_chars):
             raise UserError(f"prompts: number {index}: {problem}")
         rows.append(Row(index, row_id(index, prompt), prompt))
     return rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.models.runtime import quiet_libraries
@@ -35,7 +35,7 @@ def find_models(config: RunConfig) -> FoundModels:
     generator = find_generator(config.generators)
     _check_attention(config, generator)
     scorer = find_scorer(config.scorers)
-    _check_gradient(config, scorer)
+    check_gradient(config.optimizer, scorer.source.id, scorer.has_gradient)
     judges = tuple(find_judge(judge, config.scorers) for judge in config.judges)
     return FoundModels(generator, scorer, judges)
 
@@ -52,12 +52,16 @@ def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
     choose_map_size(method.method, method.attention_size, unet, height, width)
 
 
-def _check_gradient(config: RunConfig, scorer: FoundScorer) -> None:
-    method = config.optimizer
-    if not scorer.has_gradient and method.rounds and method.needs_gradient:
+def check_gradient(method: OptimizerConfig, scorer: str, has_gradient: bool) -> None:
+    """Refuse a method that follows the gradient of a scorer which has none.
+
+    Raises:
+        UserError: the method is one of these.
+    """
+    if not has_gradient and method.rounds and method.needs_gradient:
         raise UserError(
             f"optimizer.method: {method.method} needs the score's gradient, which scorers.model "
-            f"({scorer.source.id}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"
+            f"({scorer}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"
         )
 
 

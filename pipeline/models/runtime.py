@@ -43,9 +43,16 @@ def memory_guard() -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not known and "out of memory" not in str(error):
             raise
-    gc.collect()  # now that the traceback has let go of the batch
-    torch.cuda.empty_cache()
+    free_memory()  # now that the traceback has let go of the batch
     raise MemoryExhausted(said)
+
+
+def free_memory() -> None:
+    """Give memory that nothing refers to back to the device."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def threads_for(num_cpus: float) -> int:

@@ -1,5 +1,5 @@
-"""Corpora: where prompts come from. A corpus is checked once in full and then streamed."""
+"""Corpora: where prompts come from, checked once in full and then streamed."""
 
-from noisesmith.pipeline.prompts.corpus import Corpus, open_corpus
+from noisesmith.pipeline.prompts.corpus import Corpus, open_corpus, prompt_problem
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Corpus", "open_corpus", "prompt_problem"]

@@ -167,9 +167,8 @@ class _Scan:
     def _check_prompts(self, source: Source, batch: Batch) -> None:
         limit = self.config.max_prompt_chars
         for number, prompt in zip(batch.numbers, batch.prompts, strict=True):
-            is_text = type(prompt) is str and not _REFUSED.search(prompt)
-            if not is_text or not prompt.strip() or len(prompt) > limit:
-                raise UserError(f"{source.name}: {source.unit} {number}: {_complaint(prompt, limit)}")
+            if problem := prompt_problem(prompt, limit):
+                raise UserError(f"{source.name}: {source.unit} {number}: {problem}")
 
     def _infer(self, source: Source, batch: Batch, types: dict[str, pa.DataType]) -> None:
         if source.types is not None:
@@ -288,6 +287,14 @@ def _first(batches: Iterator[Batch], size: int | None) -> Iterator[Batch]:
         else:
             yield batch[:size]
             return
+
+
+def prompt_problem(prompt: Any, limit: int) -> str | None:
+    """Why a value cannot be a prompt, and the remedy; ``None`` for a text of 1 to ``limit`` characters."""
+    is_text = type(prompt) is str and not _REFUSED.search(prompt)
+    if is_text and prompt.strip() and len(prompt) <= limit:
+        return None
+    return _complaint(prompt, limit)
 
 
 def _complaint(prompt: Any, limit: int) -> str:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
-from noisesmith.actors import driver
-from noisesmith.actors.pool import Pool
-from noisesmith.actors.session import Session, session
+from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
 from noisesmith.pipeline.noise import NoiseKey, digest, replay
@@ -29,6 +25,7 @@ from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests import tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import PROMPTS, write_config
+from tests.sessions import one_process_per_worker
 
 GENERATORS = tiny_generators.FAMILIES
 SCORERS: dict[str, Callable[[Path], Path]] = {
@@ -37,25 +34,6 @@ SCORERS: dict[str, Callable[[Path], Path]] = {
     "instructblip": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
     "qwen_vl": tiny_families.qwen2_5_vl,
 }
-
-
-class Kept:
-    """An actor class whose process serves all runs of this module, with a new object in it for each: importing the
-    libraries anew for 48 actors would take minutes."""
-
-    def __init__(self, actor_class: Any) -> None:
-        self._class, self._handle = actor_class, None
-
-    def options(self, **options: Any) -> Kept:
-        self._options = options
-        return self
-
-    def remote(self, *arguments: Any) -> Any:
-        if self._handle is None:
-            self._handle = self._class.options(**self._options).remote(*arguments)
-        else:
-            self._handle.__ray_call__.remote(lambda actor, *given: actor.__init__(*given), *arguments)
-        return self._handle
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +49,9 @@ def _config(folder: Path, models: dict[str, Path], generator: str, scorer: str) 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Iterator[Session]:
-    """One cluster and one process of each kind of actor."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     config = _config(tmp_path_factory.mktemp("any"), models, "sd1", "llava")
-    with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
-        for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
-            patch.setattr(driver, name, Kept(getattr(driver, name)))
-        patch.setattr(Pool, "stop", lambda _: None)
-        yield runs
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with one_process_per_worker(config) as session:
+        yield session
 
 
 def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:

@@ -1,0 +1,50 @@
+"""Many runs in one Ray session, for tests: each kind of worker is one process that serves them all."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from noisesmith.actors import driver
+from noisesmith.actors.pool import Pool
+from noisesmith.actors.session import Session, session
+from noisesmith.pipeline.config import RunConfig
+
+
+class Kept:
+    """An actor class whose process serves all runs, with a new object in it for each.
+
+    Importing the libraries again for every worker of dozens of runs would take minutes.
+    """
+
+    def __init__(self, actor_class: Any) -> None:
+        self._class = actor_class
+        self._handle: Any = None
+
+    def options(self, **options: Any) -> Kept:
+        self._options = options
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        if self._handle is None:
+            self._handle = self._class.options(**self._options).remote(*arguments)
+        else:
+            self._handle.__ray_call__.remote(lambda actor, *given: actor.__init__(*given), *arguments)
+        return self._handle
+
+
+@contextmanager
+def one_process_per_worker(config: RunConfig) -> Iterator[Session]:
+    """One cluster, placed as ``config`` asks, and one process of each kind of worker for all runs in the block."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
+        for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
+            patch.setattr(driver, name, Kept(getattr(driver, name)))
+        patch.setattr(Pool, "stop", lambda _: None)
+        yield runs
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
