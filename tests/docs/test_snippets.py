@@ -1,0 +1,110 @@
+"""Every snippet of the README and of the Python API's page runs as it stands.
+
+``make demo`` and ``make test`` themselves are run by ``.ci/run``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SCORER = """
+import torch
+
+
+class RedShare:
+    id, revision = "red-share", "1"
+
+    def __init__(self, **options):
+        pass
+
+    def log_scores(self, prompts, images):
+        return torch.log(images[:, 0].mean(dim=(1, 2)).clamp(min=1e-6))
+"""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    language: str
+    text: str
+
+
+def snippets(page: str) -> list[Snippet]:
+    return [Snippet(language, text) for language, text in FENCE.findall((ROOT / page).read_text(encoding="utf-8"))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as a reader has it after ``make``: the command in .venv/bin, and a list of prompts of their own."""
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / "prompts.csv").write_text('caption,source\n"a cat above a red car",web\na dog,book\n')
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, env=environment)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run_all(folder: Path, page: str) -> None:
+    """Python snippets share one process, as in a notebook; the others run in the order of the page before them."""
+    python = []
+    for snippet in snippets(page):
+        match snippet.language:
+            case "python":
+                python.append(snippet.text)
+            case "yaml" if snippet.text.startswith("# "):
+                (folder / snippet.text.splitlines()[0].removeprefix("# ")).write_text(snippet.text)
+            case "bash" if not snippet.text.startswith("make "):
+                run(folder, "bash", "-euc", snippet.text)
+    run(folder, sys.executable, "-c", "\n".join(python))
+
+
+@pytest.mark.slow
+def test_the_readme(folder: Path) -> None:
+    run_all(folder, "README.md")
+    assert (folder / "best.png").exists()
+    assert (folder / "first_row.png").exists()
+
+
+def test_the_readmes_make_targets_are_what_ci_runs() -> None:
+    (commands,) = [snippet.text for snippet in snippets("README.md") if snippet.text.startswith("make ")]
+    targets = re.findall(r"^make (\w+)", commands, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for target in targets:
+        assert re.search(rf"^make {target}$", ci, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_python_api(folder: Path) -> None:
+    run_all(folder, "docs/python-api.md")
+
+
+@pytest.mark.slow
+def test_the_scorer_section_of_the_python_api_makes_a_run(folder: Path) -> None:
+    """The YAML that names a class, in a whole run."""
+    (section,) = [snippet.text for snippet in snippets("docs/python-api.md") if snippet.language == "yaml"]
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "__init__.py").touch()
+    (folder / "my_package" / "scorers.py").write_text(SCORER)
+    corpus = "corpus: {source: prompts.csv, column: caption}\n"
+    quick = "generators: {steps: 2}\noptimizer: {rounds: 1}\nname: own\n"
+    (folder / "own.yaml").write_text(corpus + quick + section)
+    output = run(folder, ".venv/bin/noisesmith", "run", "own.yaml")
+    assert "runs/own" in output
+
+
+def test_the_readme_fits_a_reader_in_a_hurry() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
