@@ -18,7 +18,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.records import NoiseStats, Recipe
 
-BISECTIONS = 40
+BISECTIONS = 40  # halve an interval of length 1 to below float32 resolution
 CHUNK = 256  # candidates held in memory at once: 16 MiB of SD 1.5 latents
 
 
@@ -65,7 +65,8 @@ def change(noise: Tensor, gamma: float, candidates: Tensor) -> Tensor:
 def alignment(changes: Tensor, gradient: Tensor) -> Tensor:
     """⟨∇s, v⟩ / ‖v‖² for changes ``[N, C, H, W]`` and a gradient ``[C, H, W]``; returns ``[N]``."""
     flat = changes.flatten(1)
-    return (flat @ gradient.flatten()) / flat.square().sum(1)
+    aligned: Tensor = (flat @ gradient.flatten()) / flat.square().sum(1)
+    return aligned
 
 
 def select(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candidates: int) -> int:
@@ -74,14 +75,17 @@ def select(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candida
     Any positive multiple of ∇s gives the same answer, so ∇_{z_0} s stands for ∇_{z_T} s. Where the gradient is zero
     all candidates tie and the first is taken.
     """
-    best, best_value = 0, -math.inf
+    best = 0
+    best_value = -math.inf
     for start in range(0, candidates, CHUNK):
         indices = range(start, min(start + CHUNK, candidates))
         drawn = torch.stack([key.draw(index, noise.shape) for index in indices])
         values = alignment(change(noise, gamma, drawn), gradient)
         position = int(values.argmax())
-        if float(values[position]) > best_value:
-            best, best_value = start + position, float(values[position])
+        value = float(values[position])
+        if value > best_value:
+            best = start + position
+            best_value = value
     return best
 
 
@@ -106,8 +110,9 @@ def along(candidate: Tensor, gradient: Tensor, length: float) -> Tensor:
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(μ, σ²) ‖ N(0, 1)) in nats, mean over each row's elements: float64 ``[B]`` from ``[B, …]``."""
-    mean, log_variance = mean.double().flatten(1), log_variance.double().flatten(1)
-    return (mean.square() + log_variance.expm1() - log_variance).mean(1) / 2
+    means = mean.double().flatten(1)
+    log_variances = log_variance.double().flatten(1)
+    return (means.square() + log_variances.expm1() - log_variances).mean(1) / 2
 
 
 def within_kl(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -120,15 +125,16 @@ def within_kl(mean: Tensor, log_variance: Tensor, bound: float) -> tuple[Tensor,
     def fits(factor: Tensor) -> Tensor:
         return kl_divergence(factor * mean, factor * log_variance) <= bound
 
-    shape = (-1,) + (1,) * (mean.dim() - 1)
-    low, high = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
-    high = high + 1
-    low = torch.where(fits(high.view(shape)), high, low)
+    shape = (len(mean), *[1] * (mean.dim() - 1))
+    high = mean.new_ones(len(mean))
+    low = torch.where(fits(high.view(shape)), high, torch.zeros_like(high))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         inside = fits(middle.view(shape))
-        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    return low.view(shape) * mean, low.view(shape) * log_variance
+        low = torch.where(inside, middle, low)
+        high = torch.where(inside, high, middle)
+    factor = low.view(shape)
+    return factor * mean, factor * log_variance
 
 
 def storable(noise: Tensor) -> Tensor:
@@ -155,7 +161,7 @@ def replay(recipe: Recipe, row_id: str) -> Tensor:
 
 
 def rebuild(recipe: Recipe, row_id: str, stored: bytes | None) -> Tensor:
-    """The kept z_T of a written row: the noise stored with it, where there is one, or else :func:`replay`'s."""
+    """The kept z_T of a written row: the noise stored with it if there is one, else the noise of its recipe."""
     return replay(recipe, row_id) if stored is None else from_bytes(stored, recipe.shape)
 
 
@@ -166,7 +172,7 @@ def digest(noise: Tensor) -> str:
 
 
 def statistics(noise: Tensor) -> NoiseStats:
-    """How far a noise is from N(0, I): mean, deviation, ‖z‖/√D and the Kolmogorov–Smirnov distance."""
+    """How far a noise is from N(0, I): mean, standard deviation, ‖z‖/√D and the Kolmogorov–Smirnov distance."""
     values = noise.detach().flatten().double().sort().values
     count = values.numel()
     cumulative = torch.special.ndtr(values)

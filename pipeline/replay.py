@@ -1,9 +1,10 @@
-"""Rebuild one row of a run from its recipe alone, and say how it compares with what was written."""
+"""Rebuilds one row of a run from its recipe, and compares it with what was written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ class Replay:
 
 
 def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
-    """Rebuild z_T and the image of one committed row, from its recipe or, where that cannot, its stored noise.
+    """Rebuild z_T and the image of one committed row, from its recipe or, if no recipe can, from its stored noise.
 
     Raises:
         UserError: the run has no such row, did not keep the noise it would need, or its model cannot be loaded.
@@ -46,7 +47,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     if not config.replayable:
         raise UserError(
             f"{run_dir}: {config.optimizer.method} has no recipe for its noise, and output.noise was false, so no row "
-            "of this run can be made again"
+            "of this run can be rebuilt"
         )
     row = _find(run_dir, row_id, config)
     recipe = Recipe.from_row(row["recipe"])
@@ -61,8 +62,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         )
     decoder = load_decoder(found, device)
     noise = rebuild(recipe, row_id, row.get(NOISE_BYTES))
-    subjects = next((row[column] for column in _subject_columns(config) if row[column]), None)
-    task = GenerateTask(row["prompt"], subject_list(subjects), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
+    task = GenerateTask(row["prompt"], _subjects(row, config), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
     latents = denoise(config.optimizer, generator, [task], noise[None])
     with torch.no_grad():
         image = to_uint8(decoder(latents))[0]
@@ -82,12 +82,20 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     )
 
 
-def _find(run_dir: Path, row_id: str, config: RunConfig) -> dict:
+def _find(run_dir: Path, row_id: str, config: RunConfig) -> dict[str, Any]:
     if row_id not in (row["id"] for row in read_rows(run_dir, ["id"])):
         raise UserError(f"{run_dir}: no committed row {row_id!r}; ids are in the id column, such as 00000000-1a2b3c4d")
     wanted = ["id", "prompt", "image", "recipe", "generator_revision", *_subject_columns(config)]
-    wanted += [NOISE_BYTES] * config.stores_noise
+    if config.stores_noise:
+        wanted.append(NOISE_BYTES)
     return next(row for row in read_rows(run_dir, wanted) if row["id"] == row_id)
+
+
+def _subjects(row: dict[str, Any], config: RunConfig) -> tuple[str, ...]:
+    for column in _subject_columns(config):
+        if row[column]:
+            return subject_list(row[column])
+    return ()
 
 
 def _subject_columns(config: RunConfig) -> list[str]:

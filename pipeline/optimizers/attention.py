@@ -117,7 +117,7 @@ class AttentionMaps:
     def cross(self) -> Tensor:
         """Mean probabilities ``[B, h, w, L]`` float of each place attending to each of L text positions."""
         mean = torch.stack(self.cross_layers).mean(0)
-        return mean.unflatten(1, (self.size.height, self.size.width))
+        return mean.reshape(len(mean), self.size.height, self.size.width, -1)
 
     @property
     def own(self) -> Tensor:
@@ -217,7 +217,7 @@ def conflict_loss(maps: Tensor, own: Tensor) -> Tensor:
     if not len(first):
         return maps.new_zeros(())
     places = maps.flatten(1).argmax(1)
-    attended = smooth(own[places].unflatten(1, maps.shape[1:])).flatten(1)
+    attended = smooth(own[places].reshape(len(places), *maps.shape[1:])).flatten(1)
     a, b = attended[first], attended[second]
     return (torch.minimum(a, b).sum(1) / (a + b).sum(1)).mean()
 
