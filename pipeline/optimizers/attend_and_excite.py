@@ -1,7 +1,7 @@
 """Attend-and-Excite: latents moved during sampling so that every subject is attended to.
 
 Chefer et al., *Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models* (SIGGRAPH 2023,
-arXiv 2301.13826). Where we differ from the authors' code:
+arXiv 2301.13826). Differences from the authors' code:
 
 - The U-Net reads latents as the scheduler scales them.
 - Refinement ends at the first latents that reach the threshold; the code moves them once more.
@@ -46,10 +46,10 @@ def required_attention(config: AttendAndExciteConfig, count: int) -> dict[int, f
 
 
 class Excitation:
-    """The latent updates of one batch: z_t ← z_t − α_t·∇loss, repeated where a threshold is not reached.
+    """The latent updates of one batch: z_t ← z_t − α_t·∇loss, repeated while a threshold is not reached.
 
     ``steps`` is the number of sampler steps that update; ``passes`` counts every row's forward and backward passes for
-    attention. Rows without subjects are left alone.
+    attention. Rows without subjects are not updated.
     """
 
     def __init__(
@@ -61,8 +61,11 @@ class Excitation:
         size: MapSize,
         config: AttendAndExciteConfig,
     ) -> None:
-        self._unet, self._scheduler = unet, scheduler
-        self._embeddings, self._tokens, self._size = embeddings, tokens, size
+        self._unet = unet
+        self._scheduler = scheduler
+        self._embeddings = embeddings
+        self._tokens = tokens
+        self._size = size
         self._refinements = config.refinements
         self._timesteps = scheduler.timesteps
         self._step_sizes = step_sizes(config, len(self._timesteps))
@@ -77,7 +80,8 @@ class Excitation:
             return latents
         alpha = self._step_sizes[step]
         moved = latents.detach().clone()
-        loss, gradient = torch.zeros(len(latents), device=latents.device), torch.zeros_like(latents)
+        loss = torch.zeros(len(latents), device=latents.device)
+        gradient = torch.zeros_like(latents)
         loss[rows], gradient[rows] = self._respond(moved, step, rows)
         for _ in range(self._refinements):
             short = (loss > 1 - self._required.get(step, 0.0)).tolist()
@@ -91,7 +95,8 @@ class Excitation:
     def _respond(self, latents: Tensor, step: int, rows: list[int]) -> tuple[Tensor, Tensor]:
         for row in rows:
             self.passes[row] += 1
-        timestep, tokens = self._timesteps[step], [self._tokens[row] for row in rows]
+        timestep = self._timesteps[step]
+        tokens = [self._tokens[row] for row in rows]
         with torch.enable_grad():
             asked = latents[rows].requires_grad_()
             scaled = self._scheduler.scale_model_input(asked, timestep)
@@ -112,8 +117,8 @@ def attend_and_excite(
 ) -> tuple[Tensor, list[float]]:
     """Denoise ``noise`` ``[B, C, H, W]`` into z_0, same shape, and count the U-Net evaluations of every row.
 
-    The sampling loop is the library's own: the first latents are moved before it starts and the others at its
-    callback after every step. So without updates the result is the library's.
+    The sampling loop is the library's own: the first latents are updated before it starts, the others in its callback
+    after every step. So without updates the result equals the library's.
     """
     device = pipe.device
     with torch.no_grad():

@@ -1,17 +1,18 @@
-"""A U-Net's attention maps, and the losses that Attend-and-Excite and InitNO make of them.
+"""A U-Net's attention maps, and the losses that Attend-and-Excite and InitNO compute from them.
 
-Sources: Chefer et al., *Attend-and-Excite* (arXiv 2301.13826); Guo et al., *InitNO* (arXiv 2404.04650); and their
-authors' code where the papers leave a detail open. Where we differ from them:
+Sources: Chefer et al., *Attend-and-Excite* (arXiv 2301.13826); Guo et al., *InitNO* (arXiv 2404.04650); the authors'
+code where the papers leave a detail open. Differences from them:
 
-- A subject of several tokens has one map, the sum of its tokens' (the sources give every token its own subject).
-- InitNO's code adds a term on what lies outside a map's largest blob, and drops the conflict while the response loss
-  exceeds 0.5. We keep to the two losses that the paper names.
+- A subject of several tokens has one map, the sum of its tokens' maps. The sources give every token a map of its own.
+- InitNO's code adds a term for what lies outside a map's largest blob, and drops the conflict loss while the response
+  loss exceeds 0.5. Only the two losses that the paper names are used here.
 
-Their codes name σ = 0.5 for their smoothing but compute exp(−d²), which is σ = √½. So do we, for their thresholds.
+Both codes name σ = 0.5 for their smoothing but compute exp(−d²), which is σ = √½. The same is computed here, because
+their thresholds assume it.
 
 A row's **U-Net evaluations** are counted in denoising steps: a guided step, conditional and unconditional forward
-together, is 1. So a conditional forward alone is ½ (or 1 where there is no guidance), and a backward pass is taken for
-two forwards: :func:`evaluations`.
+together, is 1. So one conditional forward is ½ (or 1 without guidance), and a backward pass counts as two forwards:
+:func:`evaluations`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class MapSize(NamedTuple):
 
 @dataclass(frozen=True)
 class RowTokens:
-    """Whom a row's attention is asked about: each subject's positions on the key axis, and where the text stops.
+    """The tokens whose attention is read for one row: each subject's positions on the key axis, and the text's end.
 
     Position 0 is the start token; the softmax over text tokens runs over positions 1 to ``stop``, exclusive.
     """
@@ -107,7 +108,7 @@ def choose_map_size(
 
 @dataclass
 class AttentionMaps:
-    """What :func:`record_attention` saw: one mean over heads per layer and forward, with gradient."""
+    """What :func:`record_attention` recorded: one mean over heads per layer and forward, with gradient."""
 
     size: MapSize
     cross_layers: list[Tensor] = field(default_factory=list)
@@ -126,7 +127,7 @@ class AttentionMaps:
 
 
 class _Recorder:
-    """An attention processor that notes the probabilities of a layer and leaves its output to the one it replaces."""
+    """An attention processor that records a layer's probabilities. The processor it wraps computes the output."""
 
     def __init__(self, inner: Any, layers: list[Tensor]) -> None:
         self._inner = inner
@@ -144,7 +145,8 @@ class _Recorder:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
-        query, key = attn.head_to_batch_dim(attn.to_q(hidden_states)), attn.head_to_batch_dim(attn.to_k(context))
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+        key = attn.head_to_batch_dim(attn.to_k(context))
         mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
         probabilities = attn.get_attention_scores(query, key, mask).unflatten(0, (-1, attn.heads))
         self._layers.append(probabilities.to(torch.promote_types(probabilities.dtype, torch.float32)).mean(1))
@@ -156,8 +158,8 @@ class _Recorder:
 def record_attention(unet: Any, size: MapSize) -> Iterator[AttentionMaps]:
     """Record the softmax probabilities of cross- and self-attention at one level of a ``UNet2DConditionModel``.
 
-    One forward belongs inside. The U-Net's output is not changed, and its attention processors are back on leaving,
-    whatever happened.
+    Run one forward inside the block. The U-Net's output does not change. Its own attention processors are restored at
+    the end of the block, also after an error.
     """
     previous = unet.attn_processors
     maps = AttentionMaps(size)
@@ -192,11 +194,15 @@ def smooth(maps: Tensor) -> Tensor:
 def subject_maps(cross: Tensor, tokens: RowTokens) -> Tensor:
     """One row's smoothed attention ``[S, h, w]`` in [0, 1] to its S ≥ 1 subjects, from ``cross`` ``[h, w, L]``.
 
-    The start token, which takes most of the attention, is left out, and what remains is normalised again by a sharp
+    The start token takes most of the attention, so it is left out, and the rest is normalised again by a sharp
     softmax over the text tokens (Attend-and-Excite, section 3).
     """
     text = (SHARPNESS * cross[..., 1 : tokens.stop]).softmax(-1)
-    return smooth(torch.stack([text[..., [place - 1 for place in places]].sum(-1) for places in tokens.subjects]))
+    maps = []
+    for positions in tokens.subjects:
+        without_start = [position - 1 for position in positions]
+        maps.append(text[..., without_start].sum(-1))
+    return smooth(torch.stack(maps))
 
 
 def response_loss(maps: Tensor) -> Tensor:
@@ -216,9 +222,10 @@ def conflict_loss(maps: Tensor, own: Tensor) -> Tensor:
     first, second = torch.triu_indices(len(maps), len(maps), 1)
     if not len(first):
         return maps.new_zeros(())
-    places = maps.flatten(1).argmax(1)
-    attended = smooth(own[places].reshape(len(places), *maps.shape[1:])).flatten(1)
-    a, b = attended[first], attended[second]
+    peaks = maps.flatten(1).argmax(1)
+    attended = smooth(own[peaks].reshape(len(peaks), *maps.shape[1:])).flatten(1)
+    a = attended[first]
+    b = attended[second]
     return (torch.minimum(a, b).sum(1) / (a + b).sum(1)).mean()
 
 
@@ -235,9 +242,13 @@ def attention_losses(
     """
     with record_attention(unet, size) as maps:
         unet(latents.to(embeddings.dtype), timestep, encoder_hidden_states=embeddings, return_dict=False)
-    attended = [subject_maps(cross, row) for cross, row in zip(maps.cross, tokens, strict=True)]
-    conflicts = [conflict_loss(row, own) for row, own in zip(attended, maps.own, strict=True)]
-    return torch.stack([response_loss(row) for row in attended]), torch.stack(conflicts)
+    responses = []
+    conflicts = []
+    for cross, own, row in zip(maps.cross, maps.own, tokens, strict=True):
+        attended = subject_maps(cross, row)
+        responses.append(response_loss(attended))
+        conflicts.append(conflict_loss(attended, own))
+    return torch.stack(responses), torch.stack(conflicts)
 
 
 def pipeline_map_size(pipe: Any, config: InitNoConfig | AttendAndExciteConfig, latents_shape: Sequence[int]) -> MapSize:
@@ -252,12 +263,13 @@ def pipeline_map_size(pipe: Any, config: InitNoConfig | AttendAndExciteConfig, l
 
 
 def find_tokens(tokenizer: Any, prompts: Sequence[str], subjects: Sequence[Sequence[str]]) -> list[RowTokens]:
-    """Each row's subjects as places on the key axis.
+    """Each row's subjects as positions on the key axis.
 
     Raises:
         UserError: a subject does not occur in its prompt, or lies beyond what the text encoder reads.
     """
-    return [
-        RowTokens(tuple(map(tuple, token_indices(tokenizer, prompt, names))), text_stop(tokenizer, prompt))
-        for prompt, names in zip(prompts, subjects, strict=True)
-    ]
+    tokens = []
+    for prompt, names in zip(prompts, subjects, strict=True):
+        positions = token_indices(tokenizer, prompt, names)
+        tokens.append(RowTokens(tuple(tuple(one) for one in positions), text_stop(tokenizer, prompt)))
+    return tokens

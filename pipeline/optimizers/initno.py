@@ -1,10 +1,10 @@
-"""InitNO: an initial noise whose attention at the first step finds every subject, each in a place of its own.
+"""InitNO: an initial noise whose attention at the first step finds every subject, each at a different position.
 
 Guo et al., *InitNO: Boosting Text-to-Image Diffusion Models via Initial Noise Optimization* (CVPR 2024, arXiv
-2404.04650). Where we differ from the authors' code:
+2404.04650). Differences from the authors' code:
 
-- KL(N(μ, σ²) ‖ N(0, 1)) is bounded exactly, by scaling (μ, log σ²) towards 0; the code takes further steps of Adam
-  against the divergence.
+- KL(N(μ, σ²) ‖ N(0, 1)) is bounded exactly, by scaling (μ, log σ²) towards 0; the code takes further Adam
+  updates against the divergence.
 - The noise returned is the best one that was evaluated. The code returns the one after the last, unseen update, and
   after five failed restarts spends fifty more steps on the best of them.
 """
@@ -67,8 +67,8 @@ def initno(
             break
         rows = unfinished
 
-        def losses(noise: Tensor, places: list[int], rows: list[int] = rows) -> tuple[Tensor, Tensor]:
-            asked = [rows[place] for place in places]
+        def losses(noise: Tensor, positions: list[int], rows: list[int] = rows) -> tuple[Tensor, Tensor]:
+            asked = [rows[position] for position in positions]
             latents = scheduler.scale_model_input(noise * scheduler.init_noise_sigma, timestep)
             return attention_losses(unet, latents, timestep, embeddings[asked], [tokens[row] for row in asked], size)
 
@@ -84,7 +84,7 @@ def initno(
 
 @dataclass
 class _Trial:
-    """What one restart of a row came to."""
+    """The best noise of one restart of a row, and what it took."""
 
     noise: Tensor
     loss: float = math.inf
@@ -100,24 +100,24 @@ def _optimise(
     trials = [_Trial(noise) for noise in drawn]
     mean, log_variance = (torch.zeros_like(drawn, requires_grad=True) for _ in range(2))
     adam = torch.optim.Adam([mean, log_variance], lr=config.learning_rate, eps=ADAM_EPSILON)
-    places = list(range(len(drawn)))
+    active = list(range(len(drawn)))
     for updates_left in range(config.steps, -1, -1):
         with torch.set_grad_enabled(updates_left > 0):
-            noise = mean[places] + (0.5 * log_variance[places]).exp() * drawn[places]
-            response, conflict = losses(noise, places)
+            noise = mean[active] + (0.5 * log_variance[active]).exp() * drawn[active]
+            response, conflict = losses(noise, active)
             total = response + conflict
         met = (response <= config.response_threshold) & (conflict <= config.conflict_threshold)
-        for place, candidate, loss, done in zip(places, noise.detach(), total.tolist(), met.tolist(), strict=True):
-            trial = trials[place]
+        for position, candidate, loss, done in zip(active, noise.detach(), total.tolist(), met.tolist(), strict=True):
+            trial = trials[position]
             trial.forwards += 1
             if done or loss < trial.loss:
                 trial.noise, trial.loss, trial.met = candidate, loss, done
-        places = [place for place in places if not trials[place].met]
-        if not places or not updates_left:
+        active = [position for position in active if not trials[position].met]
+        if not active or not updates_left:
             break
         mean.grad, log_variance.grad = torch.autograd.grad(total[~met].sum(), [mean, log_variance])
-        for place in places:
-            trials[place].backwards += 1
+        for position in active:
+            trials[position].backwards += 1
         adam.step()
         with torch.no_grad():
             bounded = within_kl(mean, log_variance, config.kl_bound)
