@@ -1,4 +1,4 @@
-"""Corpora: where prompts come from, checked once in full and then streamed."""
+"""Corpora: where prompts come from. A corpus is checked once in full and then streamed."""
 
 from noisesmith.pipeline.prompts.corpus import Corpus, open_corpus, prompt_problem
 
