@@ -129,6 +129,7 @@ class ScorerConfig(Actors):
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
+    allow_code: bool = Field(False, description="let model name a class, package.module:Class, whose code is run")
 
     @field_validator("question")
     @classmethod

@@ -250,7 +250,7 @@ _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 # Like batch_size, these compute the same up to rounding.
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")
 OPERATIONAL = (
-    "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
+    "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle", "scorers.allow_code",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
 )  # fmt: skip

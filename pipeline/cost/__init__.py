@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+
+from torch import nn
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
-from noisesmith.pipeline.cost.generator import generate_cost, hollow_part
-from noisesmith.pipeline.cost.hollow import parameters, weight_bytes
-from noisesmith.pipeline.cost.measure import Cost
-from noisesmith.pipeline.cost.scorer import hollow_decoder, hollow_scorer, look, score_cost
-from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
+from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
+from noisesmith.pipeline.cost.scorer import score_cost
+from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.generators import model_parts
+from noisesmith.pipeline.generators.decoder import decoder_without_weights
+from noisesmith.pipeline.models.loading import is_models_fault
 from noisesmith.pipeline.preflight import FoundModels
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
@@ -67,14 +69,16 @@ def balance(generator: Side, scorer: Side) -> str:
 
 def _generator(config: RunConfig, models: FoundModels) -> Side:
     settings = config.generators
+    found = models.generator
     gaps: list[str] = []
-    parts: dict[str, Any] = {}
-    for name, (library, class_name) in model_parts(models.generator).items():
-        with _noting(gaps, name):
-            parts[name] = hollow_part(models.generator, name, library, class_name)
+    parts: dict[str, nn.Module] = {}
+    for name in model_parts(found):
+        with _Noting(gaps, name):
+            parts[name] = part_without_weights(found, name)
     cost = None
-    with _noting(gaps, "a batch"):
-        cost = generate_cost(settings, parts, models.generator.spec, settings.batch_size)
+    if found.family.denoiser in parts:
+        with _Noting(gaps, "a batch"):
+            cost = generate_cost(found, parts, settings.batch_size)
     if settings.cpu_offload:
         gaps.append("cpu_offload keeps one part at a time on the GPU")
     if isinstance(config.optimizer, InitNoConfig | AttendAndExciteConfig):
@@ -83,37 +87,56 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
 
 
 def _scorer(config: RunConfig, models: FoundModels) -> Side:
-    settings, method = config.scorers, config.optimizer
+    settings = config.scorers
+    method = config.optimizer
     gaps: list[str] = []
-    made: dict[str, Any] = {}
-    sources = {"scorers.model": models.scorer}
-    sources |= {f"judge {judge.name}": source for judge, source in zip(config.judges, models.judges, strict=True)}
-    with _noting(gaps, "vae"):
-        made["vae"] = hollow_decoder(models.generator)
-    for name, source in sources.items():
-        with _noting(gaps, name):
-            made[name] = hollow_scorer(source.source, settings.dtype)
+    held: dict[str, nn.Module] = {}
+    decoder = None
+    with _Noting(gaps, "vae"):
+        decoder = decoder_without_weights(models.generator)
+        held["vae"] = decoder.vae
+    named = {"scorers.model": models.scorer}
+    for judge, found in zip(config.judges, models.judges, strict=True):
+        named[f"judge {judge.name}"] = found
+    for name, found in named.items():
+        with _Noting(gaps, name):
+            held[name] = found.family.without_weights(found)
     cost = None
-    with _noting(gaps, "a batch"):
-        gradient = bool(method.rounds) and method.needs_gradient
-        vision = look(models.scorer.source, models.generator.spec, settings.batch_size)
-        cost = score_cost(
-            made["vae"], made["scorers.model"], vision, models.generator.spec, settings.batch_size, gradient
-        )
-    return _side(made, settings.batch_size, cost, gaps)
+    if decoder is not None and "scorers.model" in held:
+        with _Noting(gaps, "a batch"):
+            gradient = bool(method.rounds) and method.needs_gradient
+            spec = models.generator.spec
+            model = held["scorers.model"]
+            cost = score_cost(decoder, models.scorer, model, spec, settings.batch_size, gradient=gradient)
+    return _side(held, settings.batch_size, cost, gaps)
 
 
-def _side(models: Mapping[str, Any], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
+def _side(models: Mapping[str, nn.Module], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
     held = models.values()
     return Side(sum(map(parameters, held)), sum(map(weight_bytes, held)), batch_size, cost, tuple(gaps))
 
 
-@contextmanager
-def _noting(gaps: list[str], name: str) -> Iterator[None]:
-    """A file that is not here, a config its class cannot take, a model that asks for numbers: none may end a plan."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers without elements: nothing is made of them
-            yield
-    except Exception as error:
-        gaps.append(f"without {name} ({reason(error)})")
+class _Noting:
+    """Notes what keeps a part out of the estimate: a file that is not here, a config that its class cannot take, a
+    model that asks for numbers. None of them may end a plan; a bug of ours may.
+    """
+
+    def __init__(self, gaps: list[str], name: str) -> None:
+        self._gaps = gaps
+        self._name = name
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")  # of layers without elements: nothing is computed with them
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._warnings.__exit__(kind, error, traceback)
+        if error is None:
+            return False
+        if isinstance(error, UserError) or is_models_fault(error):
+            self._gaps.append(f"without {self._name} ({reason(error)})")
+            return True
+        return False

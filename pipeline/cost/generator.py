@@ -2,84 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
-from noisesmith.pipeline.cost.hollow import hollow_diffuser, hollow_transformer
 from noisesmith.pipeline.cost.measure import Cost, measure
-from noisesmith.pipeline.generators import FoundGenerator, LatentSpec
+from noisesmith.pipeline.generators import FoundGenerator, model_parts
+from noisesmith.pipeline.generators.stable_diffusion_3 import T5_TOKENS
+from noisesmith.pipeline.models.weightless import diffusers_model, transformers_model
 
 CLIP_TOKENS = 77  # where there is no encoder to say it
-T5_TOKENS = 256  # of Stable Diffusion 3, where the config has no max_sequence_length
 
 
-def hollow_part(found: FoundGenerator, folder: str, library: str, class_name: str) -> Any:
+def part_without_weights(found: FoundGenerator, folder: str) -> Any:
     """One of the pipeline's models on the ``meta`` device, with the options that sampling gives it.
 
     Raises:
         UserError: its ``config.json`` is not here.
     """
-    config, source = found.config, found.source
-    dtype = getattr(torch, config.dtype)
+    library, class_name = model_parts(found)[folder]
+    dtype = getattr(torch, found.config.dtype)
     if library == "transformers":
-        return hollow_transformer(source, class_name, dtype, folder)
-    model = hollow_diffuser(source, folder, class_name, dtype)
-    if config.attention == "sliced" and folder == "unet":
+        return transformers_model(found.source, class_name, dtype, folder)
+    model = diffusers_model(found.source, folder, class_name, dtype)
+    if found.config.attention == "sliced" and folder == found.family.denoiser:
         model.set_attention_slice("auto")
     return model
 
 
-def generate_cost(config: GeneratorConfig, parts: dict[str, Any], spec: LatentSpec, batch: int) -> Cost:
+def generate_cost(found: FoundGenerator, parts: Mapping[str, Any], batch: int) -> Cost:
     """The cost of a batch of images: each text encoder's pass, and the denoiser's for every step.
 
     With guidance each pass is made for the prompt and for the negative prompt: the denoiser's in one doubled batch.
 
+    Args:
+        parts: models of :func:`part_without_weights` by folder, the denoiser among them.
+
     Raises:
-        KeyError: there is no denoiser.
         NotImplementedError, RuntimeError: a model cannot run without numbers.
     """
-    denoiser = parts["transformer"] if "transformer" in parts else parts["unet"]
-    distilled = getattr(denoiser.config, "time_cond_proj_dim", None) is not None
-    passes = 2 if config.guidance_scale > 1 and not distilled else 1
+    config = found.config
+    denoiser = parts[found.family.denoiser]
+    is_distilled = getattr(denoiser.config, "time_cond_proj_dim", None) is not None
+    passes = 2 if config.guidance_scale > 1 and not is_distilled else 1
     encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
-    clip = next((_text_length(encoder, config) for encoder in encoders), CLIP_TOKENS)
-    step = measure(partial(_step, denoiser, spec, batch * passes, config, clip))
-    texts = [measure(partial(_encode, encoder, batch, config)) for encoder in encoders]
-    return Cost(
-        flops=config.steps * step.flops + passes * sum(text.flops for text in texts),
-        peak_bytes=max(one.peak_bytes for one in (step, *texts)),
-    )
+    tokens = _text_length(encoders[0], config) if encoders else CLIP_TOKENS
+    inputs = found.family.blank_step(denoiser, found.spec, batch * passes, tokens, config)
+    step = measure(partial(_run, denoiser, inputs))
+    flops = config.steps * step.flops
+    peak_bytes = step.peak_bytes
+    for encoder in encoders:
+        ids = torch.ones(batch, _text_length(encoder, config), dtype=torch.long)
+        text = measure(partial(_run, encoder, {"input_ids": ids, "output_hidden_states": True}))
+        flops += passes * text.flops
+        peak_bytes = max(peak_bytes, text.peak_bytes)
+    return Cost(flops, peak_bytes)
 
 
 @torch.no_grad()
-def _step(denoiser: Any, spec: LatentSpec, batch: int, config: GeneratorConfig, tokens: int) -> None:
-    def blank(*shape: int) -> Tensor:
-        return torch.empty(batch, *shape, dtype=denoiser.dtype, device="meta")
-
-    settings, latents, time = denoiser.config, blank(*spec.shape), torch.ones(batch)
-    if "joint_attention_dim" in settings:
-        tokens += config.max_sequence_length or T5_TOKENS
-        text, pooled = blank(tokens, settings.joint_attention_dim), blank(settings.pooled_projection_dim)
-        denoiser(latents, encoder_hidden_states=text, pooled_projections=pooled, timestep=time)
-        return
-    more: dict[str, Any] = {}
-    if settings.addition_embed_type == "text_time":
-        pooled = settings.projection_class_embeddings_input_dim - 6 * settings.addition_time_embed_dim
-        more["added_cond_kwargs"] = {"text_embeds": blank(pooled), "time_ids": torch.ones(batch, 6)}
-    if settings.time_cond_proj_dim is not None:
-        more["timestep_cond"] = blank(settings.time_cond_proj_dim)
-    denoiser(latents, time, blank(tokens, settings.cross_attention_dim), **more)
-
-
-@torch.no_grad()
-def _encode(encoder: Any, batch: int, config: GeneratorConfig) -> None:
-    encoder(torch.ones(batch, _text_length(encoder, config), dtype=torch.long), output_hidden_states=True)
+def _run(model: Any, inputs: Mapping[str, Any]) -> None:
+    model(**inputs)
 
 
 def _text_length(encoder: Any, config: GeneratorConfig) -> int:
     """Tokens that a prompt is padded to: CLIP's positions, or what T5 is given."""
-    return getattr(encoder.config, "max_position_embeddings", None) or config.max_sequence_length or T5_TOKENS
+    positions: int | None = getattr(encoder.config, "max_position_embeddings", None)
+    return positions or config.max_sequence_length or T5_TOKENS

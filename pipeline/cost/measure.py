@@ -5,39 +5,39 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+T = TypeVar("T")
 _aten = torch.ops.aten
 _INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default)
-FORMULAS: dict[Any, Callable[..., int]] = (
-    flop_registry
-    | {  # which has the fused attention of CUDA alone
-        _aten._scaled_dot_product_flash_attention_for_cpu: lambda *given, **_: sdpa_flop_count(
-            *(tensor.shape for tensor in given[:3])
-        ),
-        _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *given, **_: sdpa_backward_flop_count(
-            *(tensor.shape for tensor in given[:4])
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating point operations, and the most bytes that tensors held at once beside the weights and inputs."""
+    """Floating point operations, and the most bytes that tensors held at once besides the weights and inputs."""
 
     flops: int
     peak_bytes: int
 
 
-def measure(work: Callable[[], Any]) -> Cost:
+def parameters(model: nn.Module) -> int:
+    """How many parameters a model has; one that is shared counts once."""
+    return sum(one.numel() for one in model.parameters())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers: a table of positions can be a buffer."""
+    return sum(one.nbytes for one in [*model.parameters(), *model.buffers()])
+
+
+def measure(work: Callable[[], object]) -> Cost:
     """The cost of ``work`` on models and inputs of the ``meta`` device.
 
     Each tensor that an operation makes counts from there until nothing refers to it, autograd's saved tensors among
@@ -48,22 +48,50 @@ def measure(work: Callable[[], Any]) -> Cost:
     Raises:
         NotImplementedError, RuntimeError: the model asks for numbers, which are not there.
     """
-    shapes = _ShapesAlone()
-    with _FusedAttention(), shapes:
+    flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    memory = _ShapesOnly()
+    with _FusedAttention(), flops, memory:
         work()
-    return Cost(shapes.flops, shapes.peak)
+    return Cost(flops.get_total_flops(), memory.peak)
 
 
-class _ShapesAlone(TorchDispatchMode):
-    """Real numbers stay on the ``meta`` device; integers and masks are worked out, since shapes may follow from them.
+def without_numbers(work: Callable[[], T]) -> T:
+    """The result of ``work`` on models and inputs of the ``meta`` device, its integers computed."""
+    with _FusedAttention(), _ShapesOnly():
+        return work()
 
-    So a model may count image tokens or look up windows, and a tensor of either kind may meet one of the other.
+
+def _forward_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    operations: int = sdpa_flop_count(query, key, value)
+    return operations
+
+
+def _backward_flops(
+    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    operations: int = sdpa_backward_flop_count(gradient, query, key, value)
+    return operations
+
+
+_CPU_ATTENTION = {  # the counter knows the fused attention of CUDA only
+    _aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
+}
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Keeps real numbers on the ``meta`` device and counts the bytes of what is alive there.
+
+    Integers and masks are computed, since shapes may follow from them. So a model may count image tokens or look up
+    windows, and a tensor of either kind may meet one of the other.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.live = self.peak = 0
-        self._alive: dict[int, weakref.ref[Any]] = {}
+        initialise: Callable[[], None] = super().__init__  # torch leaves it untyped
+        initialise()
+        self.live = 0
+        self.peak = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,17 +99,16 @@ class _ShapesAlone(TorchDispatchMode):
         symbolic = any(tensor.is_meta for tensor in given)
         if symbolic and not all(tensor.is_meta for tensor in given):
             if func in _INDEXING:
-                args = (args[0], _places(args[1]), *args[2:])
-            args, kwargs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+                args = (args[0], _positions(args[1]), *args[2:])
+            args, kwargs = tree_map(_without_numbers, (args, kwargs))
         result = func(*args, **kwargs)
-        if not symbolic and "device" in kwargs and isinstance(result, Tensor) and result.is_meta and _whole(result):
+        made_here = not symbolic and "device" in kwargs
+        if made_here and isinstance(result, Tensor) and result.is_meta and _is_whole(result):
             result = func(*args, **kwargs | {"device": torch.device("cpu")})
-        if func.overloadpacket in FORMULAS:
-            self.flops += FORMULAS[func.overloadpacket](*args, **kwargs, out_val=result)
         self._account(given, result)
         return result
 
-    def _account(self, given: Sequence[Tensor], result: Any) -> None:
+    def _account(self, given: Iterable[Tensor], result: Any) -> None:
         old = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in _tensors(result if isinstance(result, tuple | list) else (result,)):
             if tensor.is_meta:
@@ -91,9 +118,10 @@ class _ShapesAlone(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key = storage._cdata
+        size = storage.nbytes()
 
-        def free(_: Any) -> None:
+        def free(_: object) -> None:
             self.live -= size
             del self._alive[key]
 
@@ -129,7 +157,7 @@ def _fused(
     return attended
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
     """The tensors among an operation's values, and in lists of them."""
     for value in values:
         if isinstance(value, Tensor):
@@ -138,14 +166,20 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Indices with each mask as the places that it picks, whose number is its result's shape."""
+def _without_numbers(leaf: object) -> object:
+    return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
+
+
+def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices with each mask as the positions that it picks: their number is the result's shape."""
     picked: list[Tensor | None] = []
     for index in indices:
-        mask = index is not None and index.dtype in (torch.bool, torch.uint8)
-        picked += index.nonzero(as_tuple=True) if index is not None and mask else [index]
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            picked += index.nonzero(as_tuple=True)
+        else:
+            picked.append(index)
     return picked
 
 
-def _whole(tensor: Tensor) -> bool:
+def _is_whole(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex())

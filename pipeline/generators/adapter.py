@@ -59,7 +59,8 @@ class Adapter(Family):
             output_type="latent",
             **self._call_options(),
         )
-        return output.images.float().cpu()
+        latents: Tensor = output.images
+        return latents.float().cpu()
 
     def _call_options(self) -> dict[str, Any]:
         """What this family's pipeline is told on top."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
-from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.generators.adapter import FoundGenerator
+from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.weightless import diffusers_model
 
 
 class Decoder:
@@ -49,7 +50,7 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
 
     source = found.source
     dtype: torch.dtype = getattr(torch, found.config.dtype)
-    try:
+    with explained(f"generators.model: the vae of {source.id!r} cannot be loaded"):
         if source.file:
             vae = AutoencoderKL.from_single_file(
                 str(source.file),
@@ -60,10 +61,18 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
             )
         else:
             vae = AutoencoderKL.from_pretrained(source.location, subfolder="vae", dtype=dtype, **source.load_options())
-    except Exception as error:  # as in the generators' loaders
-        raise UserError(f"generators.model: the vae of {source.id!r} cannot be loaded ({reason(error)})") from error
     vae = with_options(vae, found.config)
     return Decoder(vae.to(device).eval().requires_grad_(False), clamp=clamp)
+
+
+def decoder_without_weights(found: FoundGenerator) -> Decoder:
+    """The decoder on the ``meta`` device, with the options of its config, from the VAE's ``config.json`` alone.
+
+    Raises:
+        UserError: that file is not here.
+    """
+    vae = diffusers_model(found.source, "vae", "AutoencoderKL", getattr(torch, found.config.dtype))
+    return Decoder(with_options(vae, found.config))
 
 
 def with_options(vae: Any, config: GeneratorConfig) -> Any:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators.base import LatentSpec
 
 
 class Family:
-    """The facts about a family that finding, checking and loading need.
+    """The facts about a family that finding, checking, loading and estimating need.
 
     Attributes:
         pipeline_class: class in ``diffusers`` that loads and samples.
@@ -28,3 +32,29 @@ class Family:
     def without(cls, config: GeneratorConfig) -> dict[str, Any]:
         """Components that are left out, as keyword arguments of the pipeline's loader."""
         return {}
+
+    @classmethod
+    def blank_step(
+        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
+    ) -> dict[str, Any]:
+        """What the denoiser's forward takes for one sampler step, as tensors without numbers.
+
+        Args:
+            denoiser: the model on the ``meta`` device.
+            batch: rows of the step, where guidance doubles them.
+            tokens: length of a prompt by the CLIP encoder.
+        """
+        settings = denoiser.config
+        inputs: dict[str, Any] = {
+            "sample": blank(denoiser, batch, *spec.shape),
+            "timestep": torch.ones(batch),
+            "encoder_hidden_states": blank(denoiser, batch, tokens, settings.cross_attention_dim),
+        }
+        if settings.time_cond_proj_dim is not None:  # guidance is distilled into the model, as in LCM
+            inputs["timestep_cond"] = blank(denoiser, batch, settings.time_cond_proj_dim)
+        return inputs
+
+
+def blank(model: Any, *shape: int) -> Tensor:
+    """A tensor without numbers on the ``meta`` device, in the type of a model."""
+    return torch.empty(*shape, dtype=model.dtype, device="meta")

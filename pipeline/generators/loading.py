@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
-from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
+from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint, user_path
 
 
@@ -23,17 +24,17 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
     loader = getattr(diffusers, family.pipeline_class)
     dtype = getattr(torch, config.dtype)
     index = source.read_json("model_index.json")
-    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-    without = absent | family.without(config)  # a part the model lacks must be named too, unless it is optional
-    try:
+    without = family.without(config)
+    for name, entry in index.items():
+        if isinstance(entry, list) and entry[:1] == [None]:
+            without[name] = None  # a part that the model lacks must be named, or the library asks for it
+    with explained(f"generators.model: {source.id!r} cannot be loaded"):
         if source.file:
             pipe = loader.from_single_file(
                 str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
             )
         else:
             pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without)
-    except Exception as error:  # many libraries' loaders meet here; each failure means the same to the user
-        raise UserError(f"generators.model: {source.id!r} cannot be loaded ({reason(error)})") from error
     _merge_loras(pipe, config.lora)
     pipe.set_progress_bar_config(disable=True)
     denoiser = getattr(pipe, family.denoiser)
@@ -61,17 +62,16 @@ def _merge_loras(pipe: Any, loras: tuple[LoraConfig, ...]) -> None:
     """Add every LoRA to the weights for good, so that what samples is the plain model again."""
     if not loras:
         return
-    names = [f"lora{place}" for place in range(len(loras))]
-    for place, (name, lora) in enumerate(zip(names, loras, strict=True)):
+    names = []
+    for position, lora in enumerate(loras):
+        name = f"lora{position}"
         path = user_path(lora.path)
-        try:
+        misfit = f"generators.lora.{position}.path: {lora.path!r} does not fit generators.model"
+        with explained(misfit):
             pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, use_safetensors=True)
-            if not any(name in present for present in pipe.get_list_adapters().values()):
-                raise ValueError("it names none of the model's layers")
-        except Exception as error:  # as above
-            raise UserError(
-                f"generators.lora.{place}.path: {lora.path!r} does not fit generators.model ({reason(error)})"
-            ) from error
+        if not any(name in present for present in pipe.get_list_adapters().values()):
+            raise UserError(f"{misfit} (it names none of the model's layers)")
+        names.append(name)
     pipe.set_adapters(names, [lora.scale for lora in loras])
     pipe.fuse_lora(adapter_names=names)
     pipe.unload_lora_weights()

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
-from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.loading import explained
 
 CLASSES = {
     "ddim": "DDIMScheduler",
@@ -57,13 +58,9 @@ def check_sampler(config: GeneratorConfig, trained: dict[str, Any], flow: bool) 
         )
     if config.timestep_spacing is not None and name in ("flow_euler", "lcm"):
         raise UserError(f"generators.timestep_spacing: {name} places its steps itself; remove it")
-    try:
+    remedy = "; change steps, timestep_spacing or scheduler"
+    with explained(f"generators.scheduler: {name} cannot take {steps} steps with this model", remedy):
         gain = sampler_gain(build_scheduler(name, trained, config.timestep_spacing), steps)
-    except Exception as error:  # each scheduler refuses its settings in its own way
-        raise UserError(
-            f"generators.scheduler: {name} cannot take {steps} steps with this model ({reason(error)}); "
-            "change steps, timestep_spacing or scheduler"
-        ) from error
     if not (math.isfinite(gain) and gain > 0):
         raise UserError(
             f"generators.scheduler: with {steps} steps of {name} the image does not follow z_T (gain {gain:g}); "

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.family import blank
+
+T5_TOKENS = 256  # a prompt's length for T5, where the config says nothing
 
 
 class StableDiffusion3(Adapter):
@@ -21,5 +27,18 @@ class StableDiffusion3(Adapter):
     def without(cls, config: GeneratorConfig) -> dict[str, Any]:
         return {"text_encoder_3": None, "tokenizer_3": None} if config.drop_t5 else {}
 
+    @classmethod
+    def blank_step(
+        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
+    ) -> dict[str, Any]:
+        settings = denoiser.config
+        tokens += config.max_sequence_length or T5_TOKENS
+        return {
+            "hidden_states": blank(denoiser, batch, *spec.shape),
+            "encoder_hidden_states": blank(denoiser, batch, tokens, settings.joint_attention_dim),
+            "pooled_projections": blank(denoiser, batch, settings.pooled_projection_dim),
+            "timestep": torch.ones(batch),
+        }
+
     def _call_options(self) -> dict[str, Any]:
-        return {"max_sequence_length": self.config.max_sequence_length or 256}
+        return {"max_sequence_length": self.config.max_sequence_length or T5_TOKENS}

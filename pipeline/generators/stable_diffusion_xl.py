@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
+from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.family import blank
+
+TIME_IDS = 6  # original size, crop and target size, two numbers each
 
 
 class StableDiffusionXL(Adapter):
-    """ε- or v-predicting U-Net with two CLIP encoders, told the image's size by time ids.
+    """ε- or v-predicting U-Net with two CLIP encoders, which get the image's size as time ids.
 
     Without a negative prompt the pipeline guides away from zeros, or from the empty prompt, as the model's
     ``force_zeros_for_empty_prompt`` says.
     """
 
     pipeline_class = "StableDiffusionXLPipeline"
+
+    @classmethod
+    def blank_step(
+        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
+    ) -> dict[str, Any]:
+        settings = denoiser.config
+        time_ids = torch.ones(batch, TIME_IDS)
+        pooled = settings.projection_class_embeddings_input_dim - TIME_IDS * settings.addition_time_embed_dim
+        condition = {"text_embeds": blank(denoiser, batch, pooled), "time_ids": time_ids}
+        inputs = super().blank_step(denoiser, spec, batch, tokens, config)
+        return inputs | {"added_cond_kwargs": condition}

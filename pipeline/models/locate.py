@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.loading import HUB_ERRORS
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -175,13 +178,13 @@ def _download(hub_id: str, revision: str | None, filename: str, field: str) -> P
 
     try:
         return Path(hf_hub_download(hub_id, filename, revision=revision))
-    except Exception as error:  # the Hub client raises many unrelated classes; each means the same to the user
+    except HUB_ERRORS as error:
         why = "the Hub is out of reach" if isinstance(error, LocalEntryNotFoundError) else reason(error)
         raise UserError(
             f"{field}: {hub_id!r} is no folder here, and its {filename} is neither in the Hub's cache nor to be had "
             f"({why}); check the name and the revision, or fetch the model beforehand with "
             f"`{download_command(hub_id, revision)}` (a gated one after `hf auth login`)"
-        ) from None
+        ) from error
 
 
 def download_command(hub_id: str, revision: str | None) -> str:
@@ -201,7 +204,7 @@ def licence(model: str, revision: str | None) -> str | None:
         if not card.is_file() and _HUB_ID.match(model) and not Path(model).exists():
             card = Path(hf_hub_download(model, "README.md", revision=revision))
         metadata = (metadata_load(card) if card.is_file() else None) or {}
-    except Exception:  # no card, no connection, a card that is no card: whatever it is, no licence is known
+    except (*HUB_ERRORS, yaml.YAMLError):  # no connection, no card, or a card that is not one
         return None
     stated = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
     return stated if isinstance(stated, str) else None

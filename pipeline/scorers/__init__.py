@@ -14,6 +14,7 @@ from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
+from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
 
 __all__ = ["FoundScorer", "ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
 
@@ -39,13 +40,15 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     Raises:
         UserError: it is not, or has no such readout; the message names the field.
     """
+    dtype = getattr(torch, config.dtype)
+    if is_class_name(config.model):
+        return _find_own(config, dtype)
     source, family = _find(config, "scorers.model", config.allow_pickle, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
             f"scorers.readout: reference is the official implementation's, which knows no {source.class_name}; "
             "use yes or yes_no"
         )
-    dtype = getattr(torch, config.dtype)
     return FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env)
 
 
@@ -81,6 +84,12 @@ def load_judge(found: FoundScorer, device: str) -> Judge:
         UserError: it cannot be loaded.
     """
     return cast(Judge, found.family(found, device))
+
+
+def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:
+    own_class = find_class(config, "scorers.model")
+    source = ModelSource(config.model, config.model, None, config.model, "scorers.model")
+    return FoundScorer(source, OwnScorer, config.question, config.readout, dtype, own_class=own_class)
 
 
 def _find(

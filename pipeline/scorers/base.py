@@ -18,15 +18,34 @@ class Scores:
 
 
 class ImageScorer(Protocol):
-    """A frozen vision-language model asked whether images show their prompts."""
+    """Says how well images show their prompts, and so steers the search. A class of your own may be one.
+
+    An object of such a class can be given to a search in this process. A run names the class in its config::
+
+        scorers:
+          model: my_package.my_module:MyScorer
+          allow_code: true
+
+    Each scorer worker then constructs it as ``MyScorer(device=device, dtype=dtype)``, with ``device`` ``"cpu"`` or
+    ``"cuda"`` and ``dtype`` the ``torch.dtype`` of ``scorers.dtype``. The package must be installed where the workers
+    run, or its folder be on their ``PYTHONPATH``. ``scorers.question`` and ``scorers.readout`` do not reach it.
+
+    A class whose scores have no gradient says so by an attribute ``has_gradient = False``; it is then refused for the
+    search methods that need one. Without the attribute, ``log_scores`` must be differentiable.
+
+    Attributes:
+        id: the scorer's name, written into every row.
+        revision: the version of its weights and code, written into every row.
+    """
 
     id: str
     revision: str
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
-        """log s ``[B]`` float32 for images ``[B, 3, H, W]`` in [0, 1]; differentiable with respect to the images.
+        """log s ``[B]`` float32, s in [0, 1], for B prompts and images ``[B, 3, H, W]`` in [0, 1].
 
-        Only the ``reference`` readout gets the decoder's overshoot beyond [0, 1].
+        Differentiable with respect to the images. Rows must not influence each other. The images are in the
+        decoder's dtype, on its device. Only the ``reference`` readout gets the decoder's overshoot beyond [0, 1].
         """
         ...
 
@@ -38,5 +57,5 @@ class Judge(Protocol):
     revision: str
 
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
-        """A score in [0, 1] for each of images ``[B, 3, H, W]`` in [0, 1]; ``None`` where it cannot tell."""
+        """A score in [0, 1] for each of images ``[B, 3, H, W]`` in [0, 1]; ``None`` where it cannot say."""
         ...

@@ -91,9 +91,4 @@ class ChatScorer(VisionLanguageModel):
         assert len(labels) == 1, "the reference readout knows no chat family"
         vision = self.vision_inputs(images)
         text = self.text_inputs(prompts, vision.image_tokens)
-        output = self.model(**text, **self._more_inputs(text), **vision.arguments, use_cache=False, logits_to_keep=1)
-        return output.logits
-
-    def _more_inputs(self, text: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What else the model's forward wants to know of the text."""
-        return {}
+        return self.forward(self.model, text, vision.arguments, labels)

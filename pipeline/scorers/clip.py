@@ -13,16 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.scorers.family import FoundScorer
+from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
 from noisesmith.pipeline.text.control_tokens import plain
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 
 
-class _Contrastive(ScorerFamily):
-    """What the families share: loading, tokens, judging."""
+class _Contrastive(LoadedScorer):
+    """What the families of contrastive models share: loading, tokens, the forward pass."""
 
     padding: Literal["longest", "max_length"]
 
@@ -31,13 +32,11 @@ class _Contrastive(ScorerFamily):
 
         source = found.source
         where = {"revision": source.revision, "local_files_only": source.local}
-        try:
+        with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self.processor: Any = transformers.AutoProcessor.from_pretrained(source.location, **where)
             model = getattr(transformers, source.class_name).from_pretrained(
                 source.location, dtype=found.dtype, use_safetensors=True, **where
             )
-        except Exception as error:  # as in the generators' loaders
-            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
         self.id, self.revision = source.id, source.resolved_revision()
         self.model: Any = model.to(device).eval().requires_grad_(False)
         self.rounding = rounding
@@ -52,19 +51,25 @@ class _Contrastive(ScorerFamily):
             return_tensors="pt",
         )
         output = self.model(**tokens.to(self.model.device), **self._vision_inputs(images))
-        return self._log_scores(output, torch.float64 if images.dtype == torch.float64 else torch.float32)
+        return self.read(output, torch.float64 if images.dtype == torch.float64 else torch.float32)
 
+    @staticmethod
     @abstractmethod
-    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
-        """log s ``[B]`` of the forward's output for B texts and B images."""
+    def read(output: Any, dtype: torch.dtype) -> Tensor:
+        """log s ``[B]`` in ``dtype`` of the forward's output for B texts and B images."""
+
+    @classmethod
+    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+        ids, mask = blank_tokens(batch, model.config.text_config.max_position_embeddings)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    @classmethod
+    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+        return cls.read(model(**text, **vision), torch.float32)
 
     def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
         pixels = preprocess(images, self.processor.image_processor, self.rounding)
         return {"pixel_values": pixels.to(self.model.device, self.model.dtype)}
-
-    @torch.no_grad()
-    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
-        return [float(value) for value in self.log_scores(prompts, images.to(self.model.device)).exp()]
 
 
 class Clip(_Contrastive):
@@ -79,8 +84,9 @@ class Clip(_Contrastive):
 
     padding = "longest"
 
-    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
-        cosine = (output.image_embeds.to(dtype) * output.text_embeds.to(dtype)).sum(-1)
+    @staticmethod
+    def read(output: Any, dtype: torch.dtype) -> Tensor:
+        cosine: Tensor = (output.image_embeds.to(dtype) * output.text_embeds.to(dtype)).sum(-1)
         return torch.log1p(cosine.clamp(-1 + EDGE, 1)) - math.log(2)
 
 
@@ -93,7 +99,8 @@ class Siglip(_Contrastive):
 
     padding = "max_length"
 
-    def _log_scores(self, output: Any, dtype: torch.dtype) -> Tensor:
+    @staticmethod
+    def read(output: Any, dtype: torch.dtype) -> Tensor:
         return torch.nn.functional.logsigmoid(output.logits_per_image.diagonal().to(dtype))
 
 

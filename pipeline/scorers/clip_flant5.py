@@ -23,7 +23,10 @@ from transformers import (
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.weightless import as_loaded
+from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.llava import SYSTEM
+from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import pad_to_square
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, refuse_layout
 
@@ -62,7 +65,8 @@ class ClipT5(T5ForConditionalGeneration):
     def image_features(self, pixels: Tensor) -> Tensor:
         """``[B, patches, d_model]`` of pixel values: a hidden layer (the last but one), without the class token."""
         hidden = self.vision_tower["vision_tower"](pixels, output_hidden_states=True).hidden_states
-        return self.mm_projector(hidden[getattr(self.config, "mm_vision_select_layer", -2)][:, 1:])
+        features: Tensor = self.mm_projector(hidden[getattr(self.config, "mm_vision_select_layer", -2)][:, 1:])
+        return features
 
 
 def read_configs(source: ModelSource) -> tuple[T5Config, CLIPVisionConfig, ModelSource]:
@@ -131,20 +135,63 @@ class ClipFlanT5(VisionLanguageModel):
         return processor, model
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
-        tokenizer, embed = self.processor.tokenizer, self.model.get_input_embeddings()
-        before, after = zip(*(text.split("<image>", 1) for text in self.texts(prompts)), strict=True)
-        before_ids, before_mask = self.pad(tokenizer(list(before)).input_ids, "right")
-        after_ids, after_mask = self.pad(tokenizer(list(after)).input_ids, "right")
-        features = self.model.image_features(self.pixels(images))
-        output = self.model(
-            inputs_embeds=torch.cat([embed(before_ids), features, embed(after_ids)], 1),
-            attention_mask=torch.cat([before_mask, before_mask.new_ones(features.shape[:2]), after_mask], 1),
-            decoder_input_ids=decoder_inputs(self.model.config, labels, len(prompts), self.model.device),
-            use_cache=False,
-        )
+        tokenizer = self.processor.tokenizer
+        before = []
+        after = []
+        for text in self.texts(prompts):
+            start, end = text.split("<image>", 1)
+            before.append(start)
+            after.append(end)
+        before_ids, before_mask = self.pad(tokenizer(before).input_ids, "right")
+        after_ids, after_mask = self.pad(tokenizer(after).input_ids, "right")
+        pieces = {
+            "before_ids": before_ids,
+            "before_mask": before_mask,
+            "after_ids": after_ids,
+            "after_mask": after_mask,
+        }
+        logits = self.forward(self.model, pieces, {"pixel_values": self.pixels(images)}, labels)
         if self.readout == "reference":  # the official implementation drops the padding of the vocabulary
-            return output.logits[..., : len(tokenizer)]
-        return output.logits
+            return logits[..., : len(tokenizer)]
+        return logits
+
+    @classmethod
+    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+        embed = model.get_input_embeddings()
+        before = text["before_ids"]
+        features = model.image_features(vision["pixel_values"])
+        seen = text["before_mask"].new_ones(features.shape[:2])
+        logits: Tensor = model(
+            inputs_embeds=torch.cat([embed(before), features, embed(text["after_ids"])], 1),
+            attention_mask=torch.cat([text["before_mask"], seen, text["after_mask"]], 1),
+            decoder_input_ids=decoder_inputs(model.config, labels, len(before), before.device),
+            use_cache=False,
+        ).logits
+        return logits
+
+    @classmethod
+    def without_weights(cls, found: FoundScorer) -> nn.Module:
+        config, vision, _ = read_configs(found.source)
+        with torch.device("meta"):
+            model = ClipT5(config, vision)
+        loaded: nn.Module = as_loaded(model, found.dtype)
+        return loaded
+
+    @classmethod
+    def load_image_processor(cls, found: FoundScorer) -> Any:
+        _, _, tower = read_configs(found.source)
+        return CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local)
+
+    @classmethod
+    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+        before_ids, before_mask = blank_tokens(batch, length // 2)
+        after_ids, after_mask = blank_tokens(batch, length - length // 2)
+        return {
+            "before_ids": before_ids,
+            "before_mask": before_mask,
+            "after_ids": after_ids,
+            "after_mask": after_mask,
+        }
 
     def pixels(self, images: Tensor) -> Tensor:
         padded = getattr(self.model.config, "image_aspect_ratio", "pad") == "pad"

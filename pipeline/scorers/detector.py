@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
 
 class Detector(ScorerFamily):
-    """1.0 where the detected objects bear the prompt out, 0.0 where not, ``None`` outside the embedded grammar."""
+    """Judges by detected objects: 1.0 if they fit the prompt, 0.0 if not, ``None`` outside the embedded grammar."""
 
     def __init__(self, found: FoundScorer, device: str) -> None:
         from noisesmith.pipeline.embedded.judge import Judge
 
         source = found.source
-        try:
+        with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self._judge = Judge.from_pretrained(source.location)
-        except Exception as error:  # as in the generators' loaders
-            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
         self._judge.to(device)
         self.id, self.revision = source.id, source.resolved_revision()
+
+    @classmethod
+    def without_weights(cls, found: FoundScorer) -> nn.Module:
+        from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
+
+        config = JudgeConfig.from_dict(found.source.read_json("config.json"))
+        with torch.device("meta"):
+            judge = Judge(config)
+        model: nn.Module = as_loaded(judge, torch.float32)
+        return model
 
     @torch.no_grad()
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from noisesmith.pipeline.models.locate import ModelSource
 
@@ -22,6 +24,7 @@ class FoundScorer:
         readout: how an answer is read: ``yes``, ``yes_no`` or ``reference``.
         dtype: type of its weights.
         api_key_env: the environment variable that holds a server's key.
+        own_class: the user's own class, where the config names one.
     """
 
     source: ModelSource
@@ -30,10 +33,13 @@ class FoundScorer:
     readout: str
     dtype: torch.dtype
     api_key_env: str | None = None
+    own_class: Callable[..., object] | None = None
 
     @property
     def has_gradient(self) -> bool:
         """Whether its scores can be differentiated with respect to the image."""
+        if self.own_class is not None:
+            return bool(getattr(self.own_class, "has_gradient", True))
         return self.family.has_gradient
 
 
@@ -56,4 +62,13 @@ class ScorerFamily(ABC):
 
         Raises:
             UserError: it cannot be loaded.
+        """
+
+    @classmethod
+    @abstractmethod
+    def without_weights(cls, found: FoundScorer) -> nn.Module:
+        """The model on the ``meta`` device, from its JSON files alone; an empty one where it is held elsewhere.
+
+        Raises:
+            UserError: a JSON file is not here.
         """

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
 
 
@@ -41,21 +42,35 @@ class InstructBlip(VisionLanguageModel):
         question_ids, question_mask = self.pad(questions, "right")
         queries = [config.image_token_id] * config.num_query_tokens
         rows = [[*queries, *row] for row in self.processor.tokenizer(texts).input_ids]
-        inputs: dict[str, Any]
         if config.use_decoder_only_language_model:
             ids, mask = force_after(*self.pad(rows, "left"), labels)
-            inputs = {"logits_to_keep": len(labels)}
         else:
             ids, mask = self.pad(rows, "right")
-            language = self.model.language_model.config
-            inputs = {"decoder_input_ids": decoder_inputs(language, labels, len(rows), self.model.device)}
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            qformer_input_ids=question_ids,
-            qformer_attention_mask=question_mask,
-            pixel_values=self.pixels(images),
-            use_cache=False,
-            **inputs,
-        )
-        return output.logits
+        text = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "qformer_input_ids": question_ids,
+            "qformer_attention_mask": question_mask,
+        }
+        return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)
+
+    @classmethod
+    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+        if model.config.use_decoder_only_language_model:
+            return super().forward(model, text, vision, labels)
+        ids = text["input_ids"]
+        answer = decoder_inputs(model.language_model.config, labels, len(ids), ids.device)
+        logits: Tensor = model(**text, **vision, use_cache=False, decoder_input_ids=answer).logits
+        return logits
+
+    @classmethod
+    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+        ids, mask = blank_tokens(batch, length + model.config.num_query_tokens)
+        ids[:, length:] = model.config.image_token_id
+        question, question_mask = blank_tokens(batch, length)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "qformer_input_ids": question,
+            "qformer_attention_mask": question_mask,
+        }

@@ -37,11 +37,5 @@ class Llava(VisionLanguageModel):
         blanks = [Image.new("RGB", (8, 8))] * len(prompts)
         inputs = self.processor(text=self.texts(prompts), images=blanks, padding=True, return_tensors="pt")
         ids, mask = force_after(inputs["input_ids"], inputs["attention_mask"], labels)
-        output = self.model(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            pixel_values=self.pixels(images),
-            use_cache=False,
-            logits_to_keep=len(labels),
-        )
-        return output.logits
+        text = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+        return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)

@@ -15,8 +15,7 @@ from typing import Any
 import requests
 import torch
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from torch import Tensor
+from torch import Tensor, nn
 from urllib3.util import Retry
 
 from noisesmith.pipeline.errors import UserError
@@ -37,7 +36,7 @@ class ServerError(RuntimeError):
     """The server did not answer, or its answer is no score. The message never holds the key."""
 
 
-class _Key(AuthBase):
+class _Key:
     """Reads the key from the environment for each request, so that no object of ours holds it."""
 
     def __init__(self, variable: str | None) -> None:
@@ -159,6 +158,10 @@ class OpenAIServer(ScorerFamily):
         self.id, self.revision = found.source.id, "served"
         self.question, self.readout = found.question, found.readout
         self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
+
+    @classmethod
+    def without_weights(cls, found: FoundScorer) -> nn.Module:
+        return nn.Module()
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         """As :meth:`log_scores`, without a gradient.

@@ -8,6 +8,7 @@ answer with its thoughts, not with yes or no, so its first token is no score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.loaded import Inputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
 
 
@@ -43,8 +45,10 @@ class QwenVL(ChatScorer):
         arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_grid_thw": grids}
         return VisionInputs(arguments, rows * columns // self.image_processor.merge_size**2)
 
-    def _more_inputs(self, text: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"mm_token_type_ids": (text["input_ids"] == self.model.config.image_token_id).int()}
+    @classmethod
+    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+        is_image = (text["input_ids"] == model.config.image_token_id).int()
+        return super().forward(model, text | {"mm_token_type_ids": is_image}, vision, labels)
 
 
 def preprocess_patches(images: Tensor, processor: Any, grid: tuple[int, int], rounding: bool = True) -> Tensor:

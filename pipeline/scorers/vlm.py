@@ -19,14 +19,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
-from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+from noisesmith.pipeline.scorers.family import FoundScorer
+from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
 
 
-class VisionLanguageModel(ScorerFamily):
+class VisionLanguageModel(LoadedScorer):
     """A frozen model asked a yes/no question about each image.
 
     A family gives its ``template`` around the question, its ``answers``, and :meth:`logits`; where the library has no
@@ -46,12 +48,8 @@ class VisionLanguageModel(ScorerFamily):
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
         source = found.source
-        try:
+        with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self.processor, model = self.load(source, found.dtype)
-        except UserError:
-            raise
-        except Exception as error:  # as in the generators' loaders
-            raise UserError(f"{source.field}: {source.id!r} cannot be loaded ({reason(error)})") from error
         self.id, self.revision = source.id, source.resolved_revision()
         self.model: Any = model.to(device).eval().requires_grad_(False)
         self.question, self.readout, self.rounding = found.question, found.readout, rounding
@@ -103,16 +101,30 @@ class VisionLanguageModel(ScorerFamily):
         With the ``reference`` readout the images may overshoot [0, 1], as the decoder's raw output does.
         """
         logits = self.logits(prompts, images, self.labels)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.readout == "yes_no":
-            return torch.log_softmax(logits[:, 0, [self.yes, self.no]], dim=-1)[:, 0]
-        labels = torch.tensor(self.labels, device=logits.device).expand(len(prompts), -1)
-        return torch.log_softmax(logits, dim=-1).gather(2, labels[:, :, None])[:, :, 0].mean(1)
+            both = _exact(logits[:, 0, [self.yes, self.no]])
+            return torch.log_softmax(both, dim=-1)[:, 0]
+        return mean_log_probability(logits, self.labels)
 
-    @torch.no_grad()
-    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
-        """Scores of finished images; see :class:`Judge`."""
-        return [float(value) for value in self.log_scores(prompts, images.to(self.model.device)).exp()]
+    @classmethod
+    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+        """Logits ``[B, len(labels), vocabulary]`` of the answer's tokens, by the library's model."""
+        logits: Tensor = model(**text, **vision, use_cache=False, logits_to_keep=len(labels)).logits
+        return logits
+
+    @classmethod
+    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+        """As the base class; the text has as many image tokens as the image has features."""
+        features = model.get_image_features(**vision).pooler_output
+        image_tokens = sum(feature.shape[:-1].numel() for feature in features) // batch
+        ids, mask = blank_tokens(batch, length + image_tokens)
+        ids[:, length:] = model.config.image_token_id
+        return {"input_ids": ids, "attention_mask": mask}
+
+    @classmethod
+    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+        labels = (0,)
+        return mean_log_probability(cls.forward(model, text, vision, labels), labels)
 
     def texts(self, prompts: list[str]) -> list[str]:
         """What the model reads: the question about each prompt in the family's wrapping."""
@@ -145,6 +157,18 @@ class VisionLanguageModel(ScorerFamily):
             for values, value in ((rows, fill), ([[1] * len(row) for row in rows], 0))
         )
         return ids, mask
+
+
+def mean_log_probability(logits: Tensor, labels: Sequence[int]) -> Tensor:
+    """The mean log-probability ``[B]`` of the label tokens by logits ``[B, len(labels), vocabulary]``."""
+    logits = _exact(logits)
+    wanted = torch.tensor(labels, device=logits.device).expand(len(logits), -1)
+    return torch.log_softmax(logits, dim=-1).gather(2, wanted[:, :, None])[:, :, 0].mean(1)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in float32, or in float64 where they are: half precision is too coarse for a log-probability."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def refuse_layout(source: ModelSource, *, missing: Sequence[str], unexpected: Sequence[str] = ()) -> None:

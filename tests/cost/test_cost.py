@@ -18,19 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from noisesmith.pipeline.cli import main
 from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
-from noisesmith.pipeline.cost.generator import generate_cost, hollow_part
-from noisesmith.pipeline.cost.hollow import parameters, weight_bytes
-from noisesmith.pipeline.cost.scorer import (
-    FORWARDS,
-    TEXT_TOKENS,
-    _image_in_text,
-    hollow_decoder,
-    hollow_scorer,
-    look,
-    score_cost,
-)
+from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
+from noisesmith.pipeline.cost.measure import parameters, weight_bytes
+from noisesmith.pipeline.cost.scorer import TEXT_TOKENS, score_cost
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, model_parts
+from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
+from noisesmith.pipeline.scorers.loaded import LoadedScorer
 from tests import published, tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import write_config
 
@@ -80,12 +74,12 @@ def test_a_generators_weights_and_operations_are_those_of_the_loaded_pipeline(fa
         config = GeneratorConfig(model=model, scheduler=sampler, steps=3, negative_prompt="a bowl", dtype=dtype)
         found = find_generator(config)
         real: Any = load_generator(found, "cpu")
-        hollow = {name: hollow_part(found, name, *part) for name, part in model_parts(found).items()}
-        for name, part in hollow.items():
+        weightless = {name: part_without_weights(found, name) for name in model_parts(found)}
+        for name, part in weightless.items():
             whole = getattr(real.pipe, name)
             assert (parameters(part), weight_bytes(part)) == (parameters(whole), weight_bytes(whole)), (name, dtype)
         if dtype == "float32":
-            cost = generate_cost(config, hollow, real.spec, 2)
+            cost = generate_cost(found, weightless, 2)
             with _real_flops() as flops:
                 real.sample(["a cat", "a dog"], torch.randn(2, *real.spec.shape), 3)
             assert [cost.flops] == flops
@@ -104,19 +98,22 @@ def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
             continue  # refused
         config = ScorerConfig(model=str(folder), dtype=dtype)
         found = find_scorer(config)
-        hollow, real = hollow_scorer(found.source, dtype), load_scorer(found, "cpu").model  # type: ignore[attr-defined]
-        assert (parameters(hollow), weight_bytes(hollow)) == (parameters(real), weight_bytes(real)), dtype
-    vision = look(found.source, spec, batch)
-    cost = score_cost(hollow_decoder(generator), hollow, vision, spec, batch, gradient=True)
+        weightless = found.family.without_weights(found)
+        real = load_scorer(found, "cpu").model  # type: ignore[attr-defined]
+        assert (parameters(weightless), weight_bytes(weightless)) == (parameters(real), weight_bytes(real)), dtype
+    cost = score_cost(decoder_without_weights(generator), found, weightless, spec, batch, gradient=True)
 
-    vae = load_decoder(generator, "cpu").vae
-    forward = FORWARDS.get(type(real).__name__, _image_in_text)(real, vision, batch, TEXT_TOKENS)
+    decoder = load_decoder(generator, "cpu")
+    assert issubclass(found.family, LoadedScorer)
+    scorer_family = found.family
+    vision = scorer_family.blank_vision(found, spec.height, spec.width, batch)
+    vision["pixel_values"] = torch.zeros(vision["pixel_values"].shape)
+    text = scorer_family.blank_text(real, vision, batch, TEXT_TOKENS)
 
     def work() -> None:
         latents = torch.randn(batch, *spec.shape).requires_grad_()
-        images = (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
-        logits = forward(vision | {"pixel_values": images.mean() + torch.zeros(vision["pixel_values"].shape)})
-        torch.log_softmax(logits.float(), dim=-1)[..., 0].sum().backward()
+        pixels = decoder(latents).mean() + vision["pixel_values"]
+        scorer_family.score_blank(real, text, vision | {"pixel_values": pixels}).sum().backward()
 
     with _real_flops() as flops:
         work()
@@ -141,8 +138,9 @@ def test_a_shipped_config_has_the_published_numbers_of_parameters(name: str, tmp
     generator = GeneratorConfig(model=str(models["generators"]), scheduler=config.generators.scheduler)
     found = find_generator(generator)
     part = "transformer" if "sd35" in name else "unet"
-    denoiser = hollow_part(found, part, *model_parts(found)[part])
-    scorer = hollow_scorer(find_scorer(ScorerConfig(model=str(models["scorers"]))).source, "bfloat16")
+    denoiser = part_without_weights(found, part)
+    steering = find_scorer(ScorerConfig(model=str(models["scorers"]), dtype="bfloat16"))
+    scorer: Any = steering.family.without_weights(steering)
     projector = sum(one.numel() for one in scorer.mm_projector.parameters()) if "flant5" in name else 0
     billions = (parameters(denoiser) / 1e9, (parameters(scorer) - projector) / 1e9)
     assert billions == pytest.approx(BILLIONS[name], abs=1e-9)

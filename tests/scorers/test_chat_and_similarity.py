@@ -291,6 +291,6 @@ def test_opposite_embeddings_have_a_finite_log_score(folders: Callable[[str], Pa
         image_embeds = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
         text_embeds = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
 
-    lowest, highest = scorer._log_scores(Opposite, torch.float32).tolist()
+    lowest, highest = scorer.read(Opposite, torch.float32).tolist()
     assert math.isfinite(lowest)
     assert highest == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,90 @@
+"""What all scorers that are loaded in this process share: a ``transformers`` model, its scores, and its cost."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from noisesmith.pipeline.models.weightless import transformers_model
+from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+
+Inputs = dict[str, Tensor]  # what a model's forward takes, by the names of its parameters
+
+
+class LoadedScorer(ScorerFamily):
+    """A frozen model that scores images against their prompts, and judges them.
+
+    The class methods describe its forward pass without weights, for ``noisesmith plan``.
+    """
+
+    model: Any
+
+    @abstractmethod
+    def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
+        """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`ImageScorer`."""
+
+    @torch.no_grad()
+    def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
+        """Scores of finished images; see :class:`Judge`."""
+        scores = self.log_scores(prompts, images.to(self.model.device)).exp()
+        return [float(score) for score in scores]
+
+    @classmethod
+    def without_weights(cls, found: FoundScorer) -> nn.Module:
+        model: nn.Module = transformers_model(found.source, found.source.class_name, found.dtype)
+        return model
+
+    @classmethod
+    def load_image_processor(cls, found: FoundScorer) -> Any:
+        """The checkpoint's own image processor.
+
+        Raises:
+            OSError: its JSON files are not here.
+        """
+        from transformers import AutoImageProcessor
+
+        source = found.source
+        return AutoImageProcessor.from_pretrained(
+            source.location, revision=source.revision, local_files_only=source.local
+        )
+
+    @classmethod
+    def blank_vision(cls, found: FoundScorer, height: int, width: int, batch: int) -> Inputs:
+        """What the image processor makes of a batch of black images of one size.
+
+        Pixel values are on the ``meta`` device; sizes, grids and masks are numbers on the CPU.
+
+        Raises:
+            OSError: the processor's JSON files are not here.
+        """
+        processed = cls.load_image_processor(found)(images=Image.new("RGB", (width, height)), return_tensors="pt")
+        vision: Inputs = {}
+        for name, value in processed.items():
+            repeats = [batch, *[1] * (value.ndim - 1)]
+            vision[name] = value.repeat(repeats)
+        vision["pixel_values"] = vision["pixel_values"].to("meta")
+        return vision
+
+    @classmethod
+    @abstractmethod
+    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+        """Token ids and masks of questions of ``length`` tokens, and of the images ``vision`` in them.
+
+        The ids are any; the masks are as for prompts of different lengths.
+        """
+
+    @classmethod
+    @abstractmethod
+    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+        """log s ``[B]`` by the forward pass that :meth:`log_scores` makes, read by ``yes`` where that is a choice."""
+
+
+def blank_tokens(batch: int, length: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask ``[batch, length]``; rows differ in length, as prompts do, so the mask is not all ones."""
+    mask = torch.ones(batch, length, dtype=torch.long)
+    mask[: batch - 1, 0] = 0
+    return torch.ones(batch, length, dtype=torch.long), mask
