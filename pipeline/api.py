@@ -214,12 +214,13 @@ def run(config: RunConfig) -> RunReport:
         RunError: the run cannot go on; what is committed is safe.
     """
     from noisesmith.actors.session import session
-    from noisesmith.pipeline.cli.common import checked, console
+    from noisesmith.pipeline.cli.common import console
+    from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.report import renew_report
     from noisesmith.pipeline.sinks import hold_run
     from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
-    _, corpus = checked(config)
+    _, corpus = check_run(config)
     with _signal_handlers_restored(), hold_run(config, corpus, console.print) as state:
         if len(state.done) == corpus.size:
             renew_report(state.run_dir, config)
@@ -248,9 +249,9 @@ def replay(run_dir: str | Path, row_id: str) -> Replay:
     Raises:
         UserError: the run has no such row, did not keep the noise it would need, or its model cannot be loaded.
     """
-    from noisesmith.pipeline.cli.common import config_of_run
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
+    from noisesmith.pipeline.sinks import config_of_run
     from noisesmith.pipeline.storage.paths import to_path
 
     quiet_libraries()

@@ -12,6 +12,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
+from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
 
 
@@ -63,6 +64,27 @@ def check_gradient(method: OptimizerConfig, scorer: str, has_gradient: bool) -> 
             f"optimizer.method: {method.method} needs the score's gradient, which scorers.model "
             f"({scorer}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"
         )
+
+
+def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
+    """Find the models and open the corpus of a run, and check everything else that it needs.
+
+    Raises:
+        UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
+    """
+    models = find_models(config)
+    check_machine(config)
+    return models, open_corpus(config)
+
+
+def check_machine(config: RunConfig) -> None:
+    """Check that this machine has the cores and GPUs that a run asks for, unless the run joins a cluster.
+
+    Raises:
+        UserError: it has too few.
+    """
+    if config.ray.address is None:
+        check_resources(config, machine_resources(), "this machine")
 
 
 def check_resources(config: RunConfig, have: Mapping[str, float], where: str) -> None:

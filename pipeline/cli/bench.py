@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noisesmith.pipeline.cli.common import check_machine, console, interruptible
+from noisesmith.pipeline.cli.common import console, interruptible
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
@@ -46,6 +46,7 @@ def bench_methods(
     Each method and seed is a run in DIR/runs. The same command resumes; more methods or seeds are added to it.
     """
     from noisesmith.pipeline import bench
+    from noisesmith.pipeline.preflight import check_machine
 
     config, overrides = _config_and_overrides(arguments or [])
     base = bench.base_config(config, overrides)

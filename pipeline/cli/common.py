@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,10 +16,6 @@ from rich.console import Console
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError, printable
 from noisesmith.pipeline.storage.paths import to_path
-
-if TYPE_CHECKING:
-    from noisesmith.pipeline.preflight import FoundModels
-    from noisesmith.pipeline.prompts import Corpus
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.")]
@@ -65,40 +61,6 @@ def read_settings(config: Path, overrides: list[str] | None, out: str | None) ->
     """The config in a file, with ``overrides`` and, where it is given, ``out`` as its ``output.dir``."""
     values = {} if out is None else {"output.dir": out}
     return load_config(config, overrides, values)
-
-
-def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The config that a run was started with; its ``output.dir`` is where the run lies now."""
-    from noisesmith.pipeline.sinks.manifest import salvage_manifest
-
-    salvage_manifest(run_dir)
-    return read_settings(run_dir / "config.yaml", overrides, str(run_dir))
-
-
-def check_machine(settings: RunConfig) -> None:
-    """Check that this machine has the cores and GPUs that a run asks for, unless the run joins a cluster.
-
-    Raises:
-        UserError: it has too few.
-    """
-    from noisesmith.pipeline.preflight import check_resources, machine_resources
-
-    if settings.ray.address is None:
-        check_resources(settings, machine_resources(), "this machine")
-
-
-def checked(settings: RunConfig) -> tuple[FoundModels, Corpus]:
-    """Find the models and open the corpus of a run, and check everything else that it needs.
-
-    Raises:
-        UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
-    """
-    from noisesmith.pipeline.preflight import find_models
-    from noisesmith.pipeline.prompts import open_corpus
-
-    models = find_models(settings)
-    check_machine(settings)
-    return models, open_corpus(settings)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noisesmith.pipeline.cli.common import RunDir, config_of_run, console, interruptible
+from noisesmith.pipeline.cli.common import RunDir, console, interruptible
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 
@@ -26,6 +26,7 @@ def replay(
     """Rebuild the noise and the image of one row from its recipe, and compare them with what was written."""
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
+    from noisesmith.pipeline.sinks import config_of_run
 
     quiet_libraries()
     result = replay_row(run_dir, config_of_run(run_dir), row_id)
@@ -66,7 +67,7 @@ def verify(
 
     Without --repair nothing is written, and the exit code is 1 if something is wrong.
     """
-    from noisesmith.pipeline.sinks import sample_rows, verify_run
+    from noisesmith.pipeline.sinks import config_of_run, sample_rows, verify_run
 
     settings = config_of_run(run_dir)
     sample = sample_rows(run_dir, replay) if settings.replayable else frozenset()

@@ -12,8 +12,6 @@ from noisesmith.pipeline.cli.common import (
     OutDir,
     Overrides,
     RunDir,
-    checked,
-    config_of_run,
     console,
     debug_print,
     interruptible,
@@ -36,11 +34,12 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     The same command resumes a run that has stopped.
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
+    from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.report import renew_report
     from noisesmith.pipeline.sinks import hold_run
 
     settings = read_settings(config, overrides, out)
-    _, corpus = checked(settings)
+    _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
         if len(state.done) == corpus.size:
             renew_report(state.run_dir, settings)
@@ -55,10 +54,11 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
     Overrides may change where and how fast rows are made, such as generators.batch_size=1.
     """
-    from noisesmith.pipeline.sinks import hold_run, reopen_failed
+    from noisesmith.pipeline.preflight import check_run
+    from noisesmith.pipeline.sinks import config_of_run, hold_run, reopen_failed
 
     settings = config_of_run(run_dir, overrides)
-    _, corpus = checked(settings)
+    _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as opened:
         state, again = reopen_failed(settings, corpus, opened)
         if len(state.done) == corpus.size:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, checked, console, read_settings
+from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, console, read_settings
 from noisesmith.pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
     """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
+    from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
 
     settings = read_settings(config, overrides, out)
-    models, corpus = checked(settings)
+    models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     lines = _output_lines(settings, corpus.size, done) | _model_lines(settings, models)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisesmith.pipeline.config import RunConfig, dump_config
+from noisesmith.pipeline.config import RunConfig, dump_config, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
-from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest, write_manifest
+from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest, salvage_manifest, write_manifest
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
@@ -191,3 +191,13 @@ def _remedy(run_dir: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "renew the credentials in the environment, or choose an output.dir they may write to"
     return "check the store's address and the network"
+
+
+def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
+    """The config that a run was started with; its ``output.dir`` is where the run lies now.
+
+    Raises:
+        UserError: the directory is no run, or its config or an override is wrong.
+    """
+    salvage_manifest(run_dir)
+    return load_config(run_dir / "config.yaml", overrides, {"output.dir": str(run_dir)})
