@@ -1,4 +1,4 @@
-"""Whole runs, one after another, in one cluster."""
+"""Drives whole runs in one cluster, one after another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.placement import cluster
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.errors import RunError, full_traceback, reason
+from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reason
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.report import Summary, write_report
 from noisesmith.pipeline.sinks import RunState
@@ -21,7 +21,10 @@ from noisesmith.pipeline.telemetry.log import Telemetry
 
 
 class Session:
-    """Drives runs in a connected cluster. The first signal drains the run at work, a second one interrupts it."""
+    """Drives runs in a connected cluster.
+
+    The first signal lets the current run finish its rows in flight, a second one interrupts it.
+    """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
@@ -31,7 +34,7 @@ class Session:
 
     @property
     def exit_code(self) -> int:
-        """What a command that was stopped by a signal ends with."""
+        """Exit code of a command that a signal has stopped."""
         return 128 + (self._stopped_by or signal.SIGINT)
 
     def drive(
@@ -48,21 +51,20 @@ class Session:
         listeners = (progress.emit, RayMetrics(config.name).emit)
         telemetry = Telemetry(state.run_dir, actors, *listeners, tally=progress.tally)
         telemetry.emit(ModelsLoading())
-        self._driver, self._grace = Driver(config, corpus, state, telemetry), config.faults.grace_seconds
-        self._drain()
-        try:
-            outcome = self._driver.run()
-        except BaseException as error:
-            with suppress(RunError):  # who has lost the directory writes nothing more there
-                state.check_lock()
-                telemetry.emit(_ended(error))
-            raise
-        finally:
-            progress.close()
-        self._driver.close()
-        state.check_lock()
-        telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
-        return outcome, write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
+        with _recorded(telemetry, state):
+            driver = Driver(config, corpus, state, telemetry)
+            self._driver = driver
+            self._grace = config.faults.grace_seconds
+            self._drain()
+            try:
+                outcome = driver.run()
+            finally:
+                progress.close()
+            driver.close()
+            state.check_lock()
+            telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
+            summary = write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
+        return outcome, summary
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""
@@ -74,21 +76,36 @@ class Session:
         self._note(f"stopping: finishing the rows in flight{within} (again to stop at once)")
 
     def _drain(self) -> None:
-        """Ctrl-C lets the rows in flight end; SIGTERM comes from a scheduler that soon kills."""
+        """Finish the rows in flight: without a limit after Ctrl-C, soon after SIGTERM, which a kill may follow."""
         if self._driver is not None and self._stopped_by is not None:
             self._driver.drain(self._grace if self._stopped_by is signal.SIGTERM else None)
 
 
-def _ended(error: BaseException) -> RunEnded:
-    """The event of a session that an exception has ended."""
-    if isinstance(error, KeyboardInterrupt):
-        return RunEnded("stopped")
-    return RunEnded("failed", reason(error), traceback=full_traceback(error))
+@contextmanager
+def _recorded(telemetry: Telemetry, state: RunState) -> Iterator[None]:
+    """Record in the run directory how an exception ended the block: with its traceback, unless a user stopped it.
+
+    Nothing is written where another session has taken the directory over.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            ended = RunEnded("stopped")
+        elif isinstance(error, UserError | RunError):
+            ended = RunEnded("failed", reason(error), traceback=full_traceback(error))
+        else:  # a bug of ours: its message alone, such as that of a KeyError, would say little
+            message = f"{type(error).__name__}: {reason(error)}"
+            ended = RunEnded("failed", message, traceback=full_traceback(error))
+        with suppress(RunError):
+            state.check_lock()
+            telemetry.emit(ended)
+        raise
 
 
 @contextmanager
 def session(config: RunConfig, note: Callable[[str], None]) -> Iterator[Session]:
-    """A cluster as ``config`` asks, in which runs of its placement can be driven; SIGINT and SIGTERM stop them.
+    """Start or join the cluster of ``config``, for runs with the same placement; SIGINT and SIGTERM stop them.
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores.

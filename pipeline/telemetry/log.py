@@ -217,4 +217,5 @@ class _LogObjects(logging.Handler):
     def close(self) -> None:
         """Drop the lines: ``logging`` flushes once more when Python exits, when no store answers any more."""
         self._lines = []
+        self._part += 1  # lines that still come must not replace the object that holds the earlier ones
         super().close()
