@@ -1,15 +1,17 @@
-"""The generator actor: takes any row's next round to its z_0."""
+"""The generator worker: moves the noise of a batch of rows, and denoises it into z_0."""
 
 from __future__ import annotations
 
+import pickle
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
+from noisesmith.actors.packs import Located, Position, pack_tensors, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec, find_generator, load_generator
@@ -20,52 +22,75 @@ from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
 
 @dataclass(frozen=True)
 class GeneratorInfo:
+    """What a generator has loaded."""
+
     id: str
     revision: str
     spec: LatentSpec
 
 
+@dataclass
+class GenerateOrder:
+    """One row of a call: its task, and where the optimizer state and the gradient lie that it starts from."""
+
+    task: GenerateTask
+    state: Located | None = None
+    gradient: Located | None = None
+
+
 @dataclass(frozen=True)
 class GenerateReport:
+    """What the driver learns of a call; ``states`` and ``latents`` are the positions of the rows' tensors."""
+
     seconds: float
     records: list[ImageRecord]
+    states: list[Position]
+    latents: list[Position]
 
 
 @ray.remote
 class GeneratorActor:
-    """Keeps no row state: every call carries what it needs, so a dead actor costs one call."""
+    """Keeps no row state: every call carries what it needs, so the death of a worker costs one call."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def load(self) -> Loaded:
+    def load(self) -> Loaded[GeneratorInfo]:
+        """Load the diffusion model."""
         placement = self._config.generators
         torch.set_num_threads(threads_for(placement.num_cpus))
-        self._generator = generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
+        generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
+        self._generator = generator
         return Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
 
-    def generate(self, tasks: list[GenerateTask], *arrays: np.ndarray | None) -> tuple[Any, ...]:
+    @ray.method(num_returns=2)
+    def generate(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[GenerateReport, NDArray[np.float32]]:
         """Denoise a batch whose rows may be at different rounds.
 
         Args:
-            arrays: memory ``[1 + K, C, H, W]`` then ∂s/∂z_0 ``[C, H, W]`` (or ``None``), float32, of each task after
-                round 0, in order.
+            encoded: a pickled list of :class:`GenerateOrder`.
 
         Raises:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            a report, then each row's new memory, then each row's z_0: 1 + 2B values.
+            the report, and the pack of the rows' new optimizer states ``[1 + K, C, H, W]`` and z_0 ``[C, H, W]``. They
+            share one pack because every further object costs the driver more than reading both costs a worker.
         """
         started = time.perf_counter()
-        rest = iter(arrays)
-        starts = [Start(_tensor(next(rest)), _tensor(next(rest))) if task.key.round else None for task in tasks]
+        orders: list[GenerateOrder] = pickle.loads(encoded)
+        tasks = [order.task for order in orders]
+        starts = [_start(order, packs) for order in orders]
         with memory_guard():
             made = generate(self._config.optimizer, self._generator, tasks, starts)
-        report = GenerateReport(time.perf_counter() - started, made.records)
-        return report, *(state.numpy() for state in made.states), *(latent.numpy() for latent in made.latents)
+        pack, positions = pack_tensors([*made.states, *made.latents])
+        states = positions[: len(orders)]
+        latents = positions[len(orders) :]
+        return GenerateReport(time.perf_counter() - started, made.records, states, latents), pack
 
 
-def _tensor(array: np.ndarray | None) -> Any:
-    """A writable tensor of an array that may lie read-only in the object store."""
-    return None if array is None else torch.tensor(array)
+def _start(order: GenerateOrder, packs: tuple[NDArray[np.float32], ...]) -> Start[torch.Tensor] | None:
+    if order.state is None:
+        return None
+    gradient = None if order.gradient is None else unpack_tensor(packs, order.gradient)
+    return Start(unpack_tensor(packs, order.state), gradient)

@@ -1,4 +1,4 @@
-"""The actors of one side: who is loaded, who is idle, who is dead, and how busy they were."""
+"""The workers of one side: who is loaded, who is idle, who is dead, and how busy they were."""
 
 from __future__ import annotations
 
@@ -7,146 +7,209 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
-from noisesmith.actors.retry import Fault, fault_of
+from noisesmith.actors.inbox import Answer, Inbox
+from noisesmith.actors.packs import Reference
+from noisesmith.actors.retry import Fault, cause_of, fault_of, traceback_of
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
 
-MAX_QUEUED = 2  # batches an actor holds: one at work, one waiting
-MAX_DEATHS = 8  # of one place in a row, without a batch done in between
+MAX_QUEUED = 2  # batches a worker holds: one at work, one waiting
+MAX_DEATHS = 8  # of one slot in a row, without a finished batch in between
+
+
+class Method(Protocol):
+    """A method of a remote worker that returns one object."""
+
+    def remote(self, *arguments: object) -> Reference: ...
+
+
+class Worker(Protocol):
+    """A remote worker, as every pool uses it."""
+
+    @property
+    def load(self) -> Method: ...
+
+
+Info = TypeVar("Info")
+W = TypeVar("W", bound=Worker)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """An actor's answer once it has loaded: what it holds, and its process as HOST:PID."""
+class Loaded(Generic[Info]):
+    """A worker's answer once it has loaded: what it holds, and its process as HOST:PID."""
 
-    info: Any
+    info: Info
     where: str
 
     @classmethod
-    def here(cls, info: Any) -> Loaded:
+    def here(cls, info: Info) -> Loaded[Info]:
         return cls(info, f"{socket.gethostname()}:{os.getpid()}")
 
 
-@dataclass
-class Slot:
-    """One actor's place.
+@dataclass(eq=False)
+class Slot(Generic[W]):
+    """The position of one worker, which a new one takes when it dies.
 
-    ``loading`` is the reference of its answer until it has loaded, ``deaths`` counts those since the last batch that
-    was done, and ``alone`` is set while it works on rows behind which nothing may wait.
+    ``deaths`` counts those since the last finished batch; ``alone`` is set while the worker has a suspect row, behind
+    which nothing may wait.
     """
 
-    handle: Any
-    loading: Any
+    worker: W
+    loaded: bool = False
     where: str = ""
     queued: int = 0
     deaths: int = 0
     alone: bool = False
 
 
-@dataclass
-class Pool:
-    """Actors made by ``make``. A dead one is replaced; the others go on while it loads or waits for its GPU."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What pools and stages use of the world around them; tests replace it, so that they need neither Ray nor time.
 
-    name: str
-    count: int
-    make: Callable[[], Any]
+    ``clock`` gives seconds, ``kill`` ends a worker.
+    """
+
     emit: Callable[[Event], None]
-    slots: list[Slot] = field(default_factory=list)
-    seconds: float = 0.0
-    info: Any = None
-    idle_since: float = field(default_factory=time.monotonic)  # since when no actor has been there to work
+    inbox: Inbox = field(default_factory=Inbox)
+    clock: Callable[[], float] = time.monotonic
+    kill: Callable[[Worker], None] = ray.kill
+
+
+class Pool(Generic[W, Info]):
+    """Workers that ``make`` creates. A dead one is replaced; the others go on while the new one loads.
+
+    Attributes:
+        seconds: time that the workers have spent on finished batches.
+        info: what the workers hold, once one has loaded.
+    """
+
+    def __init__(self, name: str, count: int, make: Callable[[], W], around: Surroundings) -> None:
+        self.name = name
+        self.count = count
+        self.slots: list[Slot[W]] = []
+        self.seconds = 0.0
+        self.info: Info | None = None
+        self._make = make
+        self._around = around
+        # Loaded workers by the number of batches they hold: with thousands of workers nobody looks through them all.
+        self._open: list[dict[Slot[W], None]] = [{} for _ in range(MAX_QUEUED)]
+        self._loaded = 0
+        self._idle_since = around.clock()
 
     def start(self) -> None:
-        """Create all actors and ask each to load."""
-        self.slots = [self._begin() for _ in range(self.count)]
-        self.idle_since = time.monotonic()
+        """Create all workers and let each load."""
+        for _ in range(self.count):
+            slot = Slot(self._make())
+            self.slots.append(slot)
+            self._load(slot)
+        self._idle_since = self._around.clock()
 
     def stop(self) -> None:
-        """End all actors, so that others can have their GPUs and cores."""
+        """End all workers, so that others can have their GPUs and cores."""
         for slot in self.slots:
-            ray.kill(slot.handle)
+            self._around.kill(slot.worker)
 
-    @property
-    def loading(self) -> dict[Any, Slot]:
-        """Places whose actor has not loaded yet, by the reference of its answer."""
-        return {slot.loading: slot for slot in self.slots if slot.loading is not None}
+    def free(self) -> Slot[W] | None:
+        """The loaded worker with the fewest batches, or ``None`` when all are full."""
+        for slots in self._open:
+            for slot in slots:
+                return slot
+        return None
 
-    def loaded(self, slot: Slot) -> None:
-        """Take the answer of an actor that has loaded, or failed to.
+    def missing_seconds(self) -> float:
+        """For how long no worker of this side has been loaded; 0 while one is."""
+        return 0.0 if self._loaded else self._around.clock() - self._idle_since
+
+    def sent(self, slot: Slot[W], alone: bool) -> None:
+        """Account for a batch given to a worker."""
+        slot.queued += 1
+        slot.alone = alone
+        self._sort(slot)
+
+    def done(self, slot: Slot[W], worker: W, seconds: float) -> None:
+        """Account for a batch that ``worker`` finished, which may since have died and been replaced."""
+        self.seconds += seconds
+        if worker is slot.worker:
+            slot.deaths = 0
+            self._returned(slot)
+
+    def failed(self, slot: Slot[W], worker: W, error: RayError) -> None:
+        """Account for a failed batch; a worker that died is replaced, once per death.
+
+        Raises:
+            RunError: this slot's workers died too often in a row.
+        """
+        if worker is not slot.worker:
+            return
+        if fault_of(error) is Fault.ACTOR:
+            self._replace(slot, error)
+        else:
+            self._returned(slot)
+
+    def _load(self, slot: Slot[W]) -> None:
+        worker = slot.worker
+        self._around.inbox.expect(worker.load.remote(), lambda answer: self._answered(slot, worker, answer))
+
+    def _answered(self, slot: Slot[W], worker: W, answer: Answer) -> None:
+        """Take the answer of a worker that has loaded, or failed to.
 
         Raises:
             UserError: its model cannot be loaded; the loader's own sentence.
             RunError: it loaded another model than the first, or none has ever loaded, or too many died.
         """
+        if worker is not slot.worker:
+            return
         try:
-            answer: Loaded = ray.get(slot.loading)
+            loaded: Loaded[Info] = answer.result()
         except RayError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else None
+            cause = cause_of(error)
             if isinstance(cause, UserError):
-                raise UserError(str(cause)) from None
-            if self.info is None and cause is not None:
+                raise UserError(str(cause)) from error
+            if self.info is None and cause is not error:
                 raise RunError(f"a {self.name} failed while loading ({reason(cause)})") from error
             self._replace(slot, error)
             return
-        if self.info is not None and answer.info != self.info:
-            raise RunError(f"the {self.name} at {answer.where} has loaded {answer.info}, the others {self.info}")
-        self.info, slot.where, slot.loading = answer.info, answer.where, None
+        if self.info is not None and loaded.info != self.info:
+            raise RunError(f"the {self.name} at {loaded.where} has loaded {loaded.info}, the others {self.info}")
+        self.info = loaded.info
+        slot.where = loaded.where
+        slot.loaded = True
+        self._loaded += 1
+        self._sort(slot)
 
-    def free(self) -> Slot | None:
-        """The loaded actor with the fewest queued batches, or ``None`` when all are full."""
-        open_slots = [slot for slot in self.slots if slot.loading is None and not slot.alone]
-        slot = min(open_slots, key=lambda slot: slot.queued, default=None)
-        return slot if slot is not None and slot.queued < MAX_QUEUED else None
+    def _returned(self, slot: Slot[W]) -> None:
+        slot.queued -= 1
+        slot.alone = False
+        self._sort(slot)
 
-    def missing_seconds(self) -> float:
-        """For how long no actor of this side has been loaded; 0 while one is."""
-        if any(slot.loading is None for slot in self.slots):
-            self.idle_since = time.monotonic()
-        return time.monotonic() - self.idle_since
+    def _sort(self, slot: Slot[W]) -> None:
+        """Keep the slot where :meth:`free` looks for it."""
+        for slots in self._open:
+            slots.pop(slot, None)
+        if slot.loaded and not slot.alone and slot.queued < MAX_QUEUED:
+            self._open[slot.queued][slot] = None
 
-    def done(self, slot: Slot, handle: Any, seconds: float) -> None:
-        """Account for a batch that ``handle`` finished, who may since have died and been replaced."""
-        self.seconds += seconds
-        if handle is slot.handle:
-            self._end(slot)
-            slot.deaths = 0
-
-    def failed(self, slot: Slot, handle: Any, error: RayError) -> bool:
-        """Account for a failed batch; where its actor died, put a new one in its place (once a death).
-
-        Returns:
-            whether an actor was replaced.
-
-        Raises:
-            RunError: this place has died too often in a row.
-        """
-        if handle is not slot.handle:
-            return False
-        if fault_of(error) is Fault.ACTOR:
-            self._replace(slot, error)
-            return True
-        self._end(slot)
-        return False
-
-    def _end(self, slot: Slot) -> None:
-        slot.queued, slot.alone = slot.queued - 1, False
-
-    def _begin(self) -> Slot:
-        handle = self.make()
-        return Slot(handle, handle.load.remote())
-
-    def _replace(self, slot: Slot, error: RayError) -> None:
+    def _replace(self, slot: Slot[W], error: RayError) -> None:
         slot.deaths += 1
         if slot.deaths >= MAX_DEATHS:
             raise RunError(
                 f"a {self.name} died {slot.deaths} times in a row without finishing a batch ({reason(error)})"
-            )
-        self.emit(ActorReplaced(self.name, slot.where, slot.deaths, reason(error)))
-        ray.kill(slot.handle)
-        fresh = self._begin()
-        slot.handle, slot.loading, slot.queued, slot.alone = fresh.handle, fresh.loading, 0, False
+            ) from error
+        self._around.emit(
+            ActorReplaced(self.name, slot.where, slot.deaths, reason(error), traceback=traceback_of(error))
+        )
+        self._around.kill(slot.worker)
+        if slot.loaded:
+            self._loaded -= 1
+            self._idle_since = self._around.clock()
+        slot.worker = self._make()
+        slot.loaded = False
+        slot.queued = 0
+        slot.alone = False
+        self._sort(slot)
+        self._load(slot)

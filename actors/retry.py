@@ -1,36 +1,62 @@
-"""What went wrong with an actor's call, and what that says of the rows it carried."""
+"""What went wrong with a call, and what that means for the rows it carried. Needs no running Ray."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from dataclasses import dataclass
 from enum import Enum, auto
 
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from noisesmith.pipeline.errors import MemoryExhausted, RunError, reason
 
+MAX_DEATHS = 3  # workers in a row that die with one row alone before that row fails for good
+MAX_LOSSES = 10  # restarts of one row's search after lost objects
 MAX_BACKOFF = 60.0  # seconds
-LEAST_ROWS = 20  # before the share of failed rows tells anything
+MIN_ROWS = 20  # before the share of failed rows means anything
+
+# Ray's memory monitor kills a worker with an OutOfMemoryError, which is no RayActorError.
+_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Fault(Enum):
-    """Whose fault a failed call was."""
+    """The cause of a failed call."""
 
-    ROW = auto()  # the call raised: a row of it may always do so
-    MEMORY = auto()  # its batch was too large for the device
-    ACTOR = auto()  # its actor died, alone or with its node; a row may be why
-    OBJECT = auto()  # what it needed was lost with another node
+    ROW = auto()  # the call raised: one of its rows may always do so
+    MEMORY = auto()  # the batch was too large for the device
+    ACTOR = auto()  # the worker died, alone or with its node; one of the rows may be why
+    OBJECT = auto()  # what the call needed was lost with another node
 
 
 def cause_of(error: RayError) -> BaseException:
-    """What the actor's own code raised, else Ray's error."""
-    return error.cause if isinstance(error, RayTaskError) and error.cause else error
+    """What the worker's own code raised, else Ray's error."""
+    if isinstance(error, RayTaskError) and error.cause:
+        cause: BaseException = error.cause
+        return cause
+    return error
+
+
+def traceback_of(error: RayError) -> str:
+    """The traceback in the worker, without colour codes; all that Ray reports where the worker has left none."""
+    return _COLOURS.sub("", str(error)).strip()
 
 
 def fault_of(error: RayError) -> Fault:
+    """Classify the error of a failed call: the one place that knows Ray's exception classes."""
     cause = cause_of(error)
-    if isinstance(cause, RayActorError):
-        return Fault.ACTOR if cause is error else Fault.OBJECT  # else of another actor, whose answer it needed
+    if isinstance(cause, _DEATHS):
+        # As the cause of a task's error it was another worker, whose answer the call needed.
+        return Fault.ACTOR if cause is error else Fault.OBJECT
     if isinstance(cause, ObjectLostError):
         return Fault.OBJECT
     return Fault.MEMORY if isinstance(cause, MemoryExhausted) else Fault.ROW
@@ -38,32 +64,66 @@ def fault_of(error: RayError) -> Fault:
 
 def backoff(first: float, failures: int) -> float:
     """Seconds to wait after a row's ``failures``-th failure, doubling up to :data:`MAX_BACKOFF` (or ``first``)."""
-    return min(first * 2.0 ** min(failures - 1, 32), max(MAX_BACKOFF, first))
+    doubled = first * 2.0 ** min(failures - 1, 32)
+    return min(doubled, max(MAX_BACKOFF, first))
 
 
-class Ceiling:
+@dataclass
+class RowFaults:
+    """How often a row's calls went wrong.
+
+    ``failures`` counts calls that raised with this row alone, ``deaths`` the workers in a row that died with it alone,
+    ``losses`` how often its objects were lost.
+    """
+
+    failures: int = 0
+    deaths: int = 0
+    losses: int = 0
+
+    def count(self, fault: Fault) -> None:
+        """Count a call that failed with this row alone, or one whose objects are lost."""
+        if fault is Fault.OBJECT:
+            self.losses += 1
+        elif fault is Fault.ACTOR:
+            self.deaths += 1
+        else:
+            self.failures += 1
+
+    def allow_another(self, retries: int) -> bool:
+        """Whether the row may be tried again."""
+        return self.failures <= retries and self.deaths < MAX_DEATHS and self.losses < MAX_LOSSES
+
+    def delay(self, fault: Fault, first: float) -> float:
+        """Seconds to wait before the next attempt: only a call that raised makes its row wait."""
+        raised = fault in (Fault.ROW, Fault.MEMORY)
+        return backoff(first, self.failures) if raised else 0.0
+
+
+class FailureLimit:
     """Stops a run in which too many rows fail: something is wrong with more than the rows."""
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self.errors: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
         self._example: dict[str, str] = {}
 
-    def failed(self, error: str, message: str) -> None:
-        """Count one row given up for an error of this class."""
-        self.errors[error] += 1
+    def count(self, error: str, message: str) -> None:
+        """Count one row that failed for good, by the class of its last error."""
+        self._errors[error] += 1
         self._example[error] = message
 
     def check(self, written: int) -> None:
-        """Hold the failed rows against those ``written``.
+        """Compare the failed rows with those ``written``.
 
         Raises:
-            RunError: their share is above the ceiling; the message names the commonest error.
+            RunError: their share is above the limit; the message names the most frequent error.
         """
-        failed = self.errors.total()
-        if failed + written >= LEAST_ROWS and failed > self._share * (failed + written):
-            error, times = self.errors.most_common(1)[0]
-            raise RunError(
-                f"{failed} of {failed + written} rows failed, more than faults.failed_share={self._share:g} of them; "
-                f"the commonest error is {error} ({times} rows): {reason(Exception(self._example[error]))}"
-            )
+        failed = self._errors.total()
+        rows = failed + written
+        if rows < MIN_ROWS or failed <= self._share * rows:
+            return
+        error, times = self._errors.most_common(1)[0]
+        raise RunError(
+            f"{failed} of {rows} rows failed, more than faults.failed_share={self._share:g} of them; "
+            f"the commonest error is {error} ({times} rows): {reason(Exception(self._example[error]))}"
+        )

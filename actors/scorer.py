@@ -1,15 +1,17 @@
-"""The scorer actor: decodes, scores and differentiates z_0; lets the judges look at finished images."""
+"""The scorer worker: decodes, scores and differentiates z_0, and lets the judges look at finished images."""
 
 from __future__ import annotations
 
+import pickle
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
+from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors, unpack_file, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder
@@ -22,18 +24,45 @@ from noisesmith.pipeline.search.tasks import ScoreTask
 
 @dataclass(frozen=True)
 class ScorerInfo:
+    """What a scorer has loaded."""
+
     id: str
     revision: str
 
 
+@dataclass
+class ScoreOrder:
+    """One row of a call: its task, and where its z_0 lies."""
+
+    task: ScoreTask
+    latents: Located
+
+
+@dataclass
+class JudgeOrder:
+    """One image of a call: its prompt, and where its PNG lies."""
+
+    prompt: str
+    picture: Located
+
+
 @dataclass(frozen=True)
 class ScoreReport:
+    """What the driver learns of a call: each row's score, and the positions of its gradient and of its PNG.
+
+    No row has a gradient if none was asked for; a row has a PNG only where its image becomes the kept one.
+    """
+
     seconds: float
     scores: list[float]
+    gradients: list[Position] | None
+    pictures: list[Position | None]
 
 
 @dataclass(frozen=True)
 class JudgeReport:
+    """Every judge's scores of the images of a call, by the judge's name."""
+
     seconds: float
     scores: dict[str, list[float | None]]
 
@@ -45,37 +74,52 @@ class ScorerActor:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def load(self) -> Loaded:
+    def load(self) -> Loaded[ScorerInfo]:
+        """Load the decoder, the scorer and the judges."""
         placement = self._config.scorers
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
-        generators, clamp = self._config.generators, placement.readout != "reference"
-        self._decoder = load_decoder(find_generator(generators), device, clamp=clamp)
+        clamp = placement.readout != "reference"
+        self._decoder = load_decoder(find_generator(self._config.generators), device, clamp=clamp)
         self._scorer = load_scorer(find_scorer(placement), device)
         self._judges = {judge.name: load_judge(find_judge(judge, placement), device) for judge in self._config.judges}
         return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
 
-    def score(self, tasks: list[ScoreTask], *latents: np.ndarray) -> tuple[Any, ...]:
+    @ray.method(num_returns=3)
+    def score(
+        self, encoded: bytes, *packs: NDArray[np.float32]
+    ) -> tuple[ScoreReport, NDArray[np.float32] | None, NDArray[np.uint8] | None]:
         """Score a batch of z_0, each ``[C, h, w]`` float32.
+
+        Args:
+            encoded: a pickled list of :class:`ScoreOrder`.
 
         Raises:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            a report, then each row's ∂s/∂z_0 or ``None``, then each row's PNG or ``None``: 1 + 2B values.
+            the report, the pack of the rows' ∂s/∂z_0 ``[C, h, w]``, and the pack of their PNG files.
         """
         started = time.perf_counter()
+        orders: list[ScoreOrder] = pickle.loads(encoded)
+        tasks = [order.task for order in orders]
+        batch = torch.stack([unpack_tensor(packs, order.latents) for order in orders])
         with memory_guard():
-            result = score(
-                self._decoder, self._scorer, tasks, torch.stack([torch.tensor(latent) for latent in latents])
-            )
-        gradients = [None] * len(tasks) if result.gradients is None else [grad.numpy() for grad in result.gradients]
-        return ScoreReport(time.perf_counter() - started, result.scores), *gradients, *result.pictures
+            scored = score(self._decoder, self._scorer, tasks, batch)
+        gradients = None
+        positions: list[Position] | None = None
+        if scored.gradients is not None:
+            gradients, positions = pack_tensors(list(scored.gradients))
+        pictures, picture_positions = pack_files(scored.pictures)
+        report = ScoreReport(time.perf_counter() - started, scored.scores, positions, picture_positions)
+        return report, gradients, pictures
 
-    def judge(self, prompts: list[str], *pngs: bytes) -> JudgeReport:
-        """Every judge's scores of finished images, one prompt each."""
+    def judge(self, encoded: bytes, *packs: NDArray[np.uint8]) -> JudgeReport:
+        """Every judge's scores of finished images; ``encoded`` is a pickled list of :class:`JudgeOrder`."""
         started = time.perf_counter()
-        images = torch.stack([decode_png(png) for png in pngs])
+        orders: list[JudgeOrder] = pickle.loads(encoded)
+        prompts = [order.prompt for order in orders]
+        images = torch.stack([decode_png(unpack_file(packs, order.picture)) for order in orders])
         with memory_guard():
             scores = {name: judge.judge(prompts, images) for name, judge in self._judges.items()}
         return JudgeReport(time.perf_counter() - started, scores)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from noisesmith.actors import driver
+from noisesmith.actors import workers
 from noisesmith.actors.pool import Pool
 from noisesmith.actors.session import Session, session
 from noisesmith.pipeline.config import RunConfig
@@ -43,7 +43,7 @@ def one_process_per_worker(config: RunConfig) -> Iterator[Session]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
         for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
-            patch.setattr(driver, name, Kept(getattr(driver, name)))
+            patch.setattr(workers, name, Kept(getattr(workers, name)))
         patch.setattr(Pool, "stop", lambda _: None)
         yield runs
     for number, handler in handlers.items():
