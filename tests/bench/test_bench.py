@@ -28,7 +28,7 @@ FILES = ["methods.md", "methods.json", "score_by_round.png", "score_by_evaluatio
 Finished = Callable[..., Design]
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | int | Path) -> object:
     monkeypatch.setattr(sys, "argv", ["noisesmith", "bench", "methods", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -157,7 +157,7 @@ def test_runs_of_other_weights_are_not_compared(finished: Finished) -> None:
 def test_every_method_runs_shares_the_first_noise_replays_and_resumes(config_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "OUT"
     methods = [*METHODS, "order_statistic_50"]
-    options = ["--prompts", "2", "--rounds", "1", "--seeds", "1", "--methods", ",".join(methods), "--out", out]
+    options = ["--prompts", "2", "--rounds", "1", "--seeds", "1", "--methods", ",".join(methods), "--out", str(out)]
     code, output = noisesmith("bench", "methods", config_path, "generators.steps=2", *options)
     assert code == 0, output
     runs = {label: out / "runs" / f"{label}-seed0" for label in methods}

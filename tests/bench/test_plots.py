@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,12 @@ def test_every_variant_is_named_once_in_the_order_of_the_scores_and_inside(
 ) -> None:
     figures: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
+
+    def remember(figure: Figure, *args: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
     plot(comparison, DEFAULTS, ROUNDS, T)
     (figure,) = figures
     (legend,) = figure.legends

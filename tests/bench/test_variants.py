@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from noisesmith.pipeline.bench import base_config, choose
-from noisesmith.pipeline.bench.variants import DEFAULTS, REFERENCE
-from noisesmith.pipeline.config import METHODS, validated
+from noisesmith.pipeline.bench.variants import DEFAULTS, REFERENCE, Variant
+from noisesmith.pipeline.config import METHODS, NoiseDiffusionConfig, OptimizerConfig, validated
 from noisesmith.pipeline.errors import UserError
 
 STEPS, ROUNDS = 12, 20
 
 
-def optimizer(variant):
+def optimizer(variant: Variant) -> OptimizerConfig:
     plain = base_config(None, []).model_dump(mode="json")
     return validated(plain | {"optimizer": variant.optimizer(ROUNDS, STEPS)}, variant.label).optimizer
 
 
 @pytest.mark.parametrize("variant", DEFAULTS, ids=lambda variant: variant.label)
-def test_a_built_in_variant_is_a_valid_config_with_the_common_budget(variant) -> None:
+def test_a_built_in_variant_is_a_valid_config_with_the_common_budget(variant: Variant) -> None:
     config = optimizer(variant)
     assert config.target_score is config.patience is None
     costs_otherwise = config.preview is not None or config.method in ("initno", "attend_and_excite")
@@ -33,6 +33,7 @@ def test_every_method_is_compared_once_and_the_reference_is_the_papers() -> None
     assert len(set(labels)) == len(labels)
     assert {variant.section["method"] for variant in DEFAULTS} == set(METHODS)
     reference = optimizer(next(variant for variant in DEFAULTS if variant.label == REFERENCE))
+    assert isinstance(reference, NoiseDiffusionConfig)
     assert (reference.method, reference.candidates, reference.selection) == ("noise_diffusion", 50, "candidates")
 
 

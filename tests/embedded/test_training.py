@@ -1,11 +1,14 @@
 """The training code: exact resume, packed questions, the evaluation's arithmetic."""
 
 import dataclasses
+import functools
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from noisesmith.pipeline.embedded.judge import Detection
 from noisesmith.pipeline.embedded.training import judge as judge_stage
@@ -21,14 +24,14 @@ from noisesmith.pipeline.embedded.training.train import train
 from noisesmith.pipeline.embedded.training.vae import whiten
 
 
-def test_a_resumed_training_ends_in_the_same_state(tmp_path):
+def test_a_resumed_training_ends_in_the_same_state(tmp_path: Path) -> None:
     settings = StageSettings("tiny", steps=6, batch=4, lr=1e-2, warmup=2, ema=0.9)
 
-    def run(folder, stop_after=None):
+    def run(folder: Path, stop_after: int | None = None) -> torch.nn.Module:
         torch.manual_seed(0)
         module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
 
-        def loss_fn(step, rng):
+        def loss_fn(step: int, rng: random.Random) -> tuple[torch.Tensor, dict[str, float]]:
             loss = module(torch.randn(4, 3) + rng.random()).square().mean()
             return loss, {"loss": loss.item()}
 
@@ -41,23 +44,19 @@ def test_a_resumed_training_ends_in_the_same_state(tmp_path):
         assert torch.equal(value, halves.state_dict()[name]), name
 
 
-def test_a_resumed_judge_ends_in_the_same_state(tmp_path):
+def test_a_resumed_judge_ends_in_the_same_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dataclasses.replace(judge_stage.SETTINGS, steps=4, batch=2)
     whole = judge_stage.train(1, tmp_path / "whole", None, settings, log=lambda _: None)
-    half = dataclasses.replace(settings)
     torch.manual_seed(123)
-    original = judge_stage.fit
-    try:
-        judge_stage.fit = lambda *args, **kw: original(*args, **kw, stop_after=2)
-        judge_stage.train(1, tmp_path / "halves", None, half, log=lambda _: None)
-    finally:
-        judge_stage.fit = original
-    resumed = judge_stage.train(1, tmp_path / "halves", None, half, log=lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(judge_stage, "fit", functools.partial(fit, stop_after=2))
+        judge_stage.train(1, tmp_path / "halves", None, settings, log=lambda _: None)
+    resumed = judge_stage.train(1, tmp_path / "halves", None, settings, log=lambda _: None)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_the_learning_rate_warms_up_and_decays():
+def test_the_learning_rate_warms_up_and_decays() -> None:
     settings = StageSettings("x", steps=100, batch=1, lr=1.0, warmup=10, floor=0.1)
     rates = [learning_rate(settings, s) for s in range(101)]
     assert rates[0] == pytest.approx(0.1)
@@ -66,7 +65,7 @@ def test_the_learning_rate_warms_up_and_decays():
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
-def test_packed_questions_answer_as_single_ones_do():
+def test_packed_questions_answer_as_single_ones_do() -> None:
     torch.manual_seed(0)
     vlm, w, rng = new_vlm().eval(), words(), random.Random(0)
     scenes = [sample(rng) for _ in range(2)]
@@ -85,7 +84,7 @@ def test_packed_questions_answer_as_single_ones_do():
                 )
 
 
-def test_whitening_latents_changes_no_pixel():
+def test_whitening_latents_changes_no_pixel() -> None:
     torch.manual_seed(0)
     vae, rng = new_vae().eval(), random.Random(2)
     images = pictures([sample(rng) for _ in range(8)]) * 2 - 1
@@ -96,30 +95,31 @@ def test_whitening_latents_changes_no_pixel():
     torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
 
 
-def test_training_asks_what_the_processor_writes():
+def test_training_asks_what_the_processor_writes() -> None:
     w, processor = words(), new_processor()
     text = f"USER: <image>\n{QUESTION.format('a cat and a red car')} ASSISTANT:"
-    from PIL import Image
-
     ids = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt").input_ids[0].tolist()
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
     prompt = [w.vocabulary[word] for word in ["a", "cat", "and", "a", "red", "car"]]
     assert ids == w.before + [image] * 64 + w.opening + prompt + w.closing
 
 
-def test_detections_become_a_scene_only_when_sure():
-    cat, car = Detection("cat", None, 30, 16, 24, 0.9), Detection("car", "red", 30, 34, 24, 0.9)
-    assert as_scene([cat, car]).layout == "on"
+def test_detections_become_a_scene_only_when_sure() -> None:
+    cat = Detection("cat", None, 30, 16, 24, 0.9)
+    car = Detection("car", "red", 30, 34, 24, 0.9)
+    scene = as_scene([cat, car])
+    assert scene is not None
+    assert scene.layout == "on"
     assert as_scene([cat, dataclasses.replace(car, confidence=0.4)]) is None
     assert as_scene([]) is None
 
 
-def test_balanced_accuracy_weighs_both_answers_alike():
+def test_balanced_accuracy_weighs_both_answers_alike() -> None:
     assert balanced([(True, True)] * 9 + [(False, False)]) == 0.5
     assert "| x | 0.500 |" in table({"x": 0.5})
 
 
-def test_an_unknown_stage_is_refused(tmp_path):
+def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no stage 'vaw'"):
         train(tmp_path, tmp_path, stages=["vaw"])
     with pytest.raises(FileNotFoundError, match="stage vae has no checkpoint"):

@@ -21,7 +21,7 @@ from noisesmith.pipeline.embedded.grammar import (
     parse,
     prompts,
 )
-from noisesmith.pipeline.embedded.sprites import sprite
+from noisesmith.pipeline.embedded.sprites import Floats, sprite
 from noisesmith.pipeline.embedded.training.questions import NEGATIVES, caption, possible, question
 from noisesmith.pipeline.embedded.training.scenes import LAYOUTS, Item, place, render, sample
 
@@ -32,18 +32,18 @@ scene_prompts = st.one_of(
 
 
 @given(scene_prompts)
-def test_a_prompt_reads_back_as_it_was_written(prompt):
+def test_a_prompt_reads_back_as_it_was_written(prompt: ScenePrompt) -> None:
     assert parse(str(prompt)) == prompt
     assert parse(f"  {str(prompt).upper()}. ") == prompt
 
 
 @pytest.mark.parametrize("text", ["", "a unicorn", "cat", "a cat near a dog", "two cats", "a cat and a dog and a car"])
-def test_other_texts_are_not_prompts(text):
+def test_other_texts_are_not_prompts(text: str) -> None:
     assert parse(text) is None
 
 
-def test_prompts_repeat_with_their_seed():
-    def first(grammar, seed):
+def test_prompts_repeat_with_their_seed() -> None:
+    def first(grammar: str, seed: int) -> list[str]:
         stream = prompts(grammar, seed)
         return [str(next(stream)) for _ in range(20)]
 
@@ -52,7 +52,7 @@ def test_prompts_repeat_with_their_seed():
         next(prompts("hard", 0))
 
 
-def item(noun, x, y, colour=None):
+def item(noun: str, x: float, y: float, colour: str | None = None) -> Item:
     return Item(noun, colour, x, y, 24)
 
 
@@ -87,13 +87,15 @@ CROWNED_CAT = (Item("crown", "blue", 32, 20, 20), Item("cat", None, 32, 38, 28))
         ((item("cat", 20, 20),), "a cat and a cat", False),
     ],
 )
-def test_truth_follows_the_geometry(items, text, expected):
-    assert truth(items, parse(text)) is expected
+def test_truth_follows_the_geometry(items: tuple[Item, ...], text: str, expected: bool) -> None:
+    prompt = parse(text)
+    assert prompt is not None
+    assert truth(items, prompt) is expected
 
 
 @given(st.integers(0, 10**9), st.sampled_from(LAYOUTS))
 @settings(max_examples=150)
-def test_scenes_hold_their_captions_and_stay_in_the_picture(seed, layout):
+def test_scenes_hold_their_captions_and_stay_in_the_picture(seed: int, layout: str) -> None:
     rng = random.Random(seed)
     scene = sample(rng, layout)
     assert scene.layout == layout
@@ -106,15 +108,15 @@ def test_scenes_hold_their_captions_and_stay_in_the_picture(seed, layout):
 
 @given(st.integers(0, 10**9), st.sampled_from(("and", "on", "above")))
 @settings(max_examples=150)
-def test_a_layout_makes_exactly_its_own_relations_true(seed, layout):
+def test_a_layout_makes_exactly_its_own_relations_true(seed: int, layout: str) -> None:
     upper, lower = sample(random.Random(seed), layout).items
-    expected = {"and": set(), "on": {"on", "above"}, "above": {"above"}}[layout]
-    assert {r for r in RELATIONS if holds(r, upper, lower)} == expected
+    expected: dict[str, set[str]] = {"and": set(), "on": {"on", "above"}, "above": {"above"}}
+    assert {relation for relation in RELATIONS if holds(relation, upper, lower)} == expected[layout]
 
 
 @given(st.integers(0, 10**9))
 @settings(max_examples=150)
-def test_a_scene_placed_for_a_prompt_fulfils_it(seed):
+def test_a_scene_made_for_a_prompt_fulfils_it(seed: int) -> None:
     rng = random.Random(seed)
     for grammar in ("simple", "complex"):
         prompt = next(prompts(grammar, seed))
@@ -123,7 +125,7 @@ def test_a_scene_placed_for_a_prompt_fulfils_it(seed):
 
 @given(st.integers(0, 10**9))
 @settings(max_examples=150)
-def test_negatives_are_false_and_of_their_kind(seed):
+def test_negatives_are_false_and_of_their_kind(seed: int) -> None:
     rng = random.Random(seed)
     scene = sample(rng)
     for kind in NEGATIVES:
@@ -134,12 +136,12 @@ def test_negatives_are_false_and_of_their_kind(seed):
     assert truth(scene.items, question(scene, rng, True).prompt)
 
 
-def test_an_impossible_negative_is_refused():
+def test_an_impossible_negative_is_refused() -> None:
     with pytest.raises(ValueError, match="no order negative exists for a single scene"):
         question(sample(random.Random(0), "single"), random.Random(0), False, "order")
 
 
-def test_scenes_repeat_with_their_seed():
+def test_scenes_repeat_with_their_seed() -> None:
     first, again = (sample(random.Random(7)) for _ in range(2))
     assert first == again
     picture = render(first)
@@ -148,27 +150,28 @@ def test_scenes_repeat_with_their_seed():
     assert (picture == render(again)).all()
 
 
-def test_every_noun_and_layout_appears():
+def test_every_noun_and_layout_appears() -> None:
     rng = random.Random(0)
     scenes = [sample(rng) for _ in range(600)]
     assert {i.noun for s in scenes for i in s.items} == set(NOUNS)
     assert set(Counter(s.layout for s in scenes)) == set(LAYOUTS)
 
 
-def mean_colour(noun, colour):
+def mean_colour(noun: str, colour: str) -> Floats:
     rgba = sprite(noun, colour, 24)
-    return (rgba[..., :3] * rgba[..., 3:]).sum((0, 1)) / rgba[..., 3].sum()
+    mean: Floats = (rgba[..., :3] * rgba[..., 3:]).sum((0, 1)) / rgba[..., 3].sum()
+    return mean
 
 
 @pytest.mark.parametrize("noun", THINGS)
-def test_the_colours_of_a_thing_are_told_apart(noun):
+def test_the_colours_of_a_thing_are_told_apart(noun: str) -> None:
     means = np.stack([mean_colour(noun, c) for c in COLOURS])
     apart = np.linalg.norm(means[:, None] - means[None], axis=-1) + np.eye(len(COLOURS))
     assert apart.min() > 0.10
 
 
-def test_the_shapes_are_told_apart():
-    def gray(noun):
+def test_the_shapes_are_told_apart() -> None:
+    def gray(noun: str) -> Floats:
         canvas = np.full((24, 24), 0.85, np.float32)
         rgba = sprite(noun, "gray" if noun in THINGS else None, 24)
         h, w = rgba.shape[:2]

@@ -69,8 +69,10 @@ def test_a_judge_adds_a_mark_and_a_legend_only_where_it_can_tell() -> None:
 
 
 def test_more_judges_than_fit_do_not_break_the_sheet() -> None:
-    names = [f"j{number}" for number in range(12)]
-    draw_contact_sheet([row(**{f"judge_{name}{end}": 1.0 for name in names for end in ("_initial", "")})])
+    verdicts: dict[str, Any] = {}
+    for number in range(12):
+        verdicts |= {f"judge_j{number}_initial": 1.0, f"judge_j{number}": 1.0}
+    draw_contact_sheet([row() | verdicts])
 
 
 @pytest.mark.parametrize(

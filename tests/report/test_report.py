@@ -56,7 +56,8 @@ def report(made: Made, **operations: Any) -> tuple[Path, str]:
 
 def front_matter(card: str) -> dict[str, Any]:
     _, yaml_text, _ = card.split("---\n", 2)
-    return yaml.safe_load(yaml_text)
+    data: dict[str, Any] = yaml.safe_load(yaml_text)
+    return data
 
 
 @pytest.mark.parametrize("formats", [["parquet", "webdataset"], ["parquet"], ["webdataset"]])
@@ -73,8 +74,8 @@ def test_load_dataset_on_a_run_directory_gives_decoded_images(
 
 def test_runs_in_folders_of_one_name_are_not_taken_for_each_other(make_run: MakeRun, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
-    for place, rows in (("one", 2), ("two", 3)):
-        run_dir, _ = report(make_run(rows, output={"dir": str(tmp_path / place / "run")}))
+    for folder, rows in (("one", 2), ("two", 3)):
+        run_dir, _ = report(make_run(rows, output={"dir": str(tmp_path / folder / "run")}))
         assert len(datasets.load_dataset(str(run_dir), split="train", cache_dir=cache)) == rows
 
 
@@ -96,7 +97,7 @@ def test_a_report_leaves_nothing_but_its_three_files(make_run: MakeRun) -> None:
     assert {path.name for path in run_dir.iterdir()} - before == {"stats.json", "README.md", "contact_sheet.png"}
 
 
-def test_a_report_written_again_says_the_same(make_run: MakeRun) -> None:
+def test_a_report_written_again_is_the_same(make_run: MakeRun) -> None:
     made = make_run(3)
     report(made)
     assert report(made)[1] == report(made)[1]
@@ -250,7 +251,8 @@ def test_picks_are_rows_of_their_shards_and_no_more_than_asked(sizes: list[int],
     picks = spread(sizes, limit)
     assert len(picks) == len(sizes)
     assert sum(map(len, picks)) <= limit
-    assert all(place < size for size, places in zip(sizes, picks, strict=True) for place in places)
+    for size, positions in zip(sizes, picks, strict=True):
+        assert all(position < size for position in positions)
 
 
 def test_few_shards_are_sampled_evenly_and_short_runs_whole() -> None:

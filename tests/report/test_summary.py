@@ -110,7 +110,7 @@ def test_nominal_95_percent_intervals_cover_the_truth_about_95_percent_of_the_ti
     assert 0.89 <= covered / 200 <= 0.985
 
 
-def test_a_preview_counts_in_the_curve_only_once_it_is_made_again() -> None:
+def test_a_preview_counts_in_the_curve_only_once_it_is_rendered_again() -> None:
     previewed = row([0.2, 0.9, 0.7, 0.6], steps=[20, 5, 5, 20], score=0.6)
     assert summarise([previewed], []).curve == (0.2, 0.2, 0.2, 0.6)
 
