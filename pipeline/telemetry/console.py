@@ -87,10 +87,9 @@ class ConsoleProgress:
         if self.tally.before:
             self.note(f"resuming: {self.tally.before} of {self.tally.total} rows are already done")
         if self._console.is_terminal:
+            # A narrow terminal hides the bar first, then cuts the end of the text.
             self._bar = Progress(
-                TextColumn("images"),
                 BarColumn(20),
-                MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self._console,
@@ -101,19 +100,20 @@ class ConsoleProgress:
 
     def _update(self, snapshot: Snapshot) -> None:
         """Show the figures: at once on a terminal, every :data:`PLAIN_INTERVAL` seconds elsewhere."""
-        tally = self.tally
         if self._bar is not None:
-            planned = tally.images_planned or None
-            self._bar.update(self._task, completed=tally.images_done, total=planned, text=self._text(snapshot))
+            done = self.tally.images_done
+            planned = self.tally.images_planned
+            self._bar.update(self._task, completed=done, total=planned, text=self._text(snapshot))
         elif time.monotonic() - self._last_line >= PLAIN_INTERVAL:
             self._last_line = time.monotonic()
-            self.note(f"images {tally.images_done}/{tally.images_planned}  {self._text(snapshot)}")
+            self.note(self._text(snapshot))
 
     def _text(self, snapshot: Snapshot) -> str:
+        """The figures, the most important first: a narrow terminal cuts the last ones off."""
         tally = self.tally
-        parts = [f"rows {tally.done}/{tally.total}"]
+        parts = [f"images {tally.images_done:,}/{tally.images_planned:,}", f"rows {tally.done:,}/{tally.total:,}"]
         if tally.images_done:
-            parts.append(f"{tally.images_per_minute:.1f} images/min")
+            parts.append(f"{tally.images_per_minute:,.1f} images/min")
         if tally.eta_seconds is not None:
             parts.append(f"ETA {clock(tally.eta_seconds)}")
         if tally.failed:

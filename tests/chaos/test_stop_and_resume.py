@@ -45,7 +45,7 @@ def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: 
     endless = {"optimizer": {"rounds": 100_000}, "faults": {"grace_seconds": 1}}
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=4, **endless)
     process = start("run", config)
-    await_line(process, "rows ")
+    await_line(process, "images ")
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 128 + signal.SIGTERM, output
@@ -71,7 +71,7 @@ def test_sigterm_before_the_first_row_is_a_sentence(
 def test_a_second_ctrl_c_stops_at_once_and_resumes(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, optimizer={"rounds": 400})
     process = start("run", config)
-    await_line(process, "rows ")
+    await_line(process, "images ")
     os.kill(process.pid, signal.SIGINT)
     await_line(process, "stopping: finishing the rows")
     os.kill(process.pid, signal.SIGINT)

@@ -96,7 +96,7 @@ def test_a_terminal_shows_a_spinner_and_then_images_and_rows(terminal: Console) 
         emit(progress, RowWritten("00000000-ab", 1, 4, 0.25, 0.75, 1.0))
         emit(progress, AT_WORK)
     text = shown(terminal)
-    assert "16/480" in text
+    assert "images 16/480" in text
     assert "rows 1/24" in text
     assert "score 0.250 → 0.750" in text
     assert "ETA" in text
