@@ -1,0 +1,91 @@
+"""What this package uses of the model libraries, typed at one place: the libraries leave most of it untyped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Json: TypeAlias = dict[str, Any]  # an object of a model's JSON file; whoever reads a value checks it
+Options: TypeAlias = dict[str, Any]  # keyword arguments of a library's loader or pipeline
+
+
+class Settings(Protocol):
+    """A model's config, or what a forward pass returns: values by the names that its class gives them."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Model(Protocol):
+    """A network of ``transformers`` or ``diffusers``; each class has methods of its own besides."""
+
+    @property
+    def config(self) -> Settings: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def __call__(self, *args: object, **kwargs: object) -> Settings: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Encoding(Protocol):
+    """What a tokenizer makes of texts: lists of token ids, or tensors where it was asked for them."""
+
+    input_ids: Any
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
+class Tokenizer(Protocol):
+    """A tokenizer of ``transformers``."""
+
+    padding_side: str
+    bos_token: str | None
+    pad_token_id: int | None
+    eos_token_id: int
+    chat_template: str | None
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+    def __len__(self) -> int: ...
+    def __call__(self, text: str | Sequence[str], **options: object) -> Encoding: ...
+    def convert_ids_to_tokens(self, token_id: int) -> str: ...
+    def apply_chat_template(self, messages: Sequence[Mapping[str, object]], **options: object) -> str: ...
+
+
+class ImageProcessor(Protocol):
+    """An image processor of ``transformers``. Each class has some of these settings, under these names."""
+
+    do_resize: bool
+    do_center_crop: bool
+    do_rescale: bool
+    do_normalize: bool
+    size: Mapping[str, int]
+    crop_size: Mapping[str, int]
+    resample: int
+    rescale_factor: float
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    max_num_patches: int
+    image_grid_pinpoints: Sequence[Sequence[int]]
+
+    def __call__(self, images: object, **options: object) -> Mapping[str, Tensor]: ...
+
+
+class Processor(Protocol):
+    """A processor of ``transformers``: a tokenizer and an image processor, and what its class has besides."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def image_processor(self) -> ImageProcessor: ...
+    def __call__(self, **inputs: object) -> Encoding: ...
+    def __getattr__(self, name: str) -> Any: ...
