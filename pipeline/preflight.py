@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
+from noisesmith.pipeline.models.libraries import Json
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
@@ -46,7 +46,7 @@ def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
     method = config.optimizer
     if not isinstance(method, InitNoConfig | AttendAndExciteConfig):
         return
-    unet: dict[str, Any] = {}
+    unet: Json = {}
     if generator.source.class_name == "StableDiffusionPipeline":
         unet = generator.source.read_json("unet/config.json")
     _, height, width = generator.spec.shape

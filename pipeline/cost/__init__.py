@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from torch import nn
-
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
 from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
 from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
@@ -16,6 +14,7 @@ from noisesmith.pipeline.cost.scorer import score_cost
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.generators import model_parts
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import is_models_fault
 from noisesmith.pipeline.preflight import FoundModels
 
@@ -71,7 +70,7 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
     settings = config.generators
     found = models.generator
     gaps: list[str] = []
-    parts: dict[str, nn.Module] = {}
+    parts: dict[str, Model] = {}
     for name in model_parts(found):
         with _Noting(gaps, name):
             parts[name] = part_without_weights(found, name)
@@ -90,7 +89,7 @@ def _scorer(config: RunConfig, models: FoundModels) -> Side:
     settings = config.scorers
     method = config.optimizer
     gaps: list[str] = []
-    held: dict[str, nn.Module] = {}
+    held: dict[str, Model] = {}
     decoder = None
     with _Noting(gaps, "vae"):
         decoder = decoder_without_weights(models.generator)
@@ -100,18 +99,20 @@ def _scorer(config: RunConfig, models: FoundModels) -> Side:
         named[f"judge {judge.name}"] = found
     for name, found in named.items():
         with _Noting(gaps, name):
-            held[name] = found.family.without_weights(found)
+            model = found.family.without_weights(found)
+            if model is not None:
+                held[name] = model
     cost = None
-    if decoder is not None and "scorers.model" in held:
+    steering = held.get("scorers.model")
+    if decoder is not None and (steering is not None or models.scorer.is_remote):
         with _Noting(gaps, "a batch"):
             gradient = bool(method.rounds) and method.needs_gradient
             spec = models.generator.spec
-            model = held["scorers.model"]
-            cost = score_cost(decoder, models.scorer, model, spec, settings.batch_size, gradient=gradient)
+            cost = score_cost(decoder, models.scorer, steering, spec, settings.batch_size, gradient=gradient)
     return _side(held, settings.batch_size, cost, gaps)
 
 
-def _side(models: Mapping[str, nn.Module], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
+def _side(models: Mapping[str, Model], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
     held = models.values()
     return Side(sum(map(parameters, held)), sum(map(weight_bytes, held)), batch_size, cost, tuple(gaps))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -12,12 +11,13 @@ from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.cost.measure import Cost, measure
 from noisesmith.pipeline.generators import FoundGenerator, model_parts
 from noisesmith.pipeline.generators.stable_diffusion_3 import T5_TOKENS
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.weightless import diffusers_model, transformers_model
 
 CLIP_TOKENS = 77  # where there is no encoder to say it
 
 
-def part_without_weights(found: FoundGenerator, folder: str) -> Any:
+def part_without_weights(found: FoundGenerator, folder: str) -> Model:
     """One of the pipeline's models on the ``meta`` device, with the options that sampling gives it.
 
     Raises:
@@ -33,7 +33,7 @@ def part_without_weights(found: FoundGenerator, folder: str) -> Any:
     return model
 
 
-def generate_cost(found: FoundGenerator, parts: Mapping[str, Any], batch: int) -> Cost:
+def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int) -> Cost:
     """The cost of a batch of images: each text encoder's pass, and the denoiser's for every step.
 
     With guidance each pass is made for the prompt and for the negative prompt: the denoiser's in one doubled batch.
@@ -63,11 +63,11 @@ def generate_cost(found: FoundGenerator, parts: Mapping[str, Any], batch: int) -
 
 
 @torch.no_grad()
-def _run(model: Any, inputs: Mapping[str, Any]) -> None:
+def _run(model: Model, inputs: Mapping[str, object]) -> None:
     model(**inputs)
 
 
-def _text_length(encoder: Any, config: GeneratorConfig) -> int:
+def _text_length(encoder: Model, config: GeneratorConfig) -> int:
     """Tokens that a prompt is padded to: CLIP's positions, or what T5 is given."""
     positions: int | None = getattr(encoder.config, "max_position_embeddings", None)
     return positions or config.max_sequence_length or T5_TOKENS

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from noisesmith.pipeline.models.libraries import Model, Options
+
 T = TypeVar("T")
+Arguments = tuple[Any, ...]  # of any operation of torch
 _aten = torch.ops.aten
 _INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default)
 
@@ -27,12 +30,12 @@ class Cost:
     peak_bytes: int
 
 
-def parameters(model: nn.Module) -> int:
+def parameters(model: Model) -> int:
     """How many parameters a model has; one that is shared counts once."""
     return sum(one.numel() for one in model.parameters())
 
 
-def weight_bytes(model: nn.Module) -> int:
+def weight_bytes(model: Model) -> int:
     """Bytes of a model's parameters and buffers: a table of positions can be a buffer."""
     return sum(one.nbytes for one in [*model.parameters(), *model.buffers()])
 
@@ -93,7 +96,9 @@ class _ShapesOnly(TorchDispatchMode):
         self.peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Options | None = None
+    ) -> object:
         kwargs = kwargs or {}
         given = [*_tensors(args), *_tensors(kwargs.values())]
         symbolic = any(tensor.is_meta for tensor in given)
@@ -108,7 +113,7 @@ class _ShapesOnly(TorchDispatchMode):
         self._account(given, result)
         return result
 
-    def _account(self, given: Iterable[Tensor], result: Any) -> None:
+    def _account(self, given: Iterable[Tensor], result: object) -> None:
         old = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in _tensors(result if isinstance(result, tuple | list) else (result,)):
             if tensor.is_meta:
@@ -133,7 +138,9 @@ class _ShapesOnly(TorchDispatchMode):
 class _FusedAttention(TorchFunctionMode):
     """Attention as a GPU's fused kernels do it, which keep no matrix of all pairs; ``meta`` would choose that."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Options | None = None
+    ) -> object:
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _fused(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisesmith.pipeline.cost.measure import Cost, measure, without_numbers
 from noisesmith.pipeline.generators import Decoder, LatentSpec
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.scorers import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer
 
@@ -16,20 +17,20 @@ TEXT_TOKENS = 64  # of a question, the prompt in it; an image is hundreds
 
 
 def score_cost(
-    decoder: Decoder, found: FoundScorer, model: nn.Module, spec: LatentSpec, batch: int, *, gradient: bool
+    decoder: Decoder, found: FoundScorer, model: Model | None, spec: LatentSpec, batch: int, *, gradient: bool
 ) -> Cost:
     """The cost of a batch's scores, and of their gradients where asked for.
 
     Args:
         decoder: without weights.
-        model: the scorer's model without weights; where a server holds it, decoding is all there is.
+        model: the scorer's model without weights; ``None`` where a server holds it: decoding is all there is then.
 
     Raises:
         OSError: the JSON files of the scorer's image processor are not here.
         NotImplementedError, RuntimeError: a model cannot run without numbers.
     """
     latents = torch.empty(batch, *spec.shape, dtype=decoder.vae.dtype, device="meta")
-    if not issubclass(found.family, LoadedScorer):
+    if model is None or not issubclass(found.family, LoadedScorer):
         return measure(partial(_decode, decoder, latents))
     vision = found.family.blank_vision(found, spec.height, spec.width, batch)
     text = without_numbers(partial(found.family.blank_text, model, vision, batch, TEXT_TOKENS))
@@ -44,7 +45,7 @@ def _decode(decoder: Decoder, latents: Tensor) -> None:
 def _score_batch(
     decoder: Decoder,
     family: type[LoadedScorer],
-    model: nn.Module,
+    model: Model,
     latents: Tensor,
     text: Inputs,
     vision: Inputs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
+from noisesmith.pipeline.models.libraries import Options, Pipeline
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.control_tokens import plain
 
@@ -30,7 +30,7 @@ class Adapter(Family):
         self.spec = found.spec
         self.revision = found.source.resolved_revision() + lora_revision(config)
         self.config = config
-        self.pipe: Any = load_pipeline(config, found.source, found.family, device)
+        self.pipe: Pipeline = load_pipeline(config, found.source, found.family, device)
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
         self._gains: dict[int, float] = {}
@@ -43,7 +43,8 @@ class Adapter(Family):
 
     def plain(self, text: str) -> str:
         parts = self.pipe.components.items()
-        return plain(text, *(part for name, part in parts if name.startswith("tokenizer") and part is not None))
+        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
+        return plain(text, *tokenizers)
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
@@ -62,7 +63,7 @@ class Adapter(Family):
         latents: Tensor = output.images
         return latents.float().cpu()
 
-    def _call_options(self) -> dict[str, Any]:
+    def _call_options(self) -> Options:
         """What this family's pipeline is told on top."""
         return {}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.models.libraries import Pipeline
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Generator(Protocol):
     revision: str
     spec: LatentSpec
     config: GeneratorConfig
-    pipe: Any  # the diffusers pipeline
+    pipe: Pipeline  # the diffusers pipeline
 
     def gain(self, steps: int) -> float:
         """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import FoundGenerator
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import diffusers_model
 
@@ -21,7 +20,7 @@ class Decoder:
         clamp: keep images within [0, 1]; the ``reference`` readout sees the overshoot, as in the official code.
     """
 
-    def __init__(self, vae: Any, *, clamp: bool = True) -> None:
+    def __init__(self, vae: Model, *, clamp: bool = True) -> None:
         self.vae = vae
         self.clamp = clamp
 
@@ -52,7 +51,7 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
     dtype: torch.dtype = getattr(torch, found.config.dtype)
     with explained(f"generators.model: the vae of {source.id!r} cannot be loaded"):
         if source.file:
-            vae = AutoencoderKL.from_single_file(
+            vae: Model = AutoencoderKL.from_single_file(
                 str(source.file),
                 config=source.location,
                 subfolder="vae",
@@ -75,7 +74,7 @@ def decoder_without_weights(found: FoundGenerator) -> Decoder:
     return Decoder(with_options(vae, found.config))
 
 
-def with_options(vae: Any, config: GeneratorConfig) -> Any:
+def with_options(vae: Model, config: GeneratorConfig) -> Model:
     """The VAE with the options of a config set. One that overflows in float16 (``force_upcast``) becomes float32."""
     if config.dtype == "float16" and vae.config.force_upcast:
         vae = vae.to(torch.float32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.models.libraries import Model, Options
 
 
 class Family:
@@ -29,14 +30,12 @@ class Family:
     own_options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def without(cls, config: GeneratorConfig) -> dict[str, Any]:
+    def without(cls, config: GeneratorConfig) -> Options:
         """Components that are left out, as keyword arguments of the pipeline's loader."""
         return {}
 
     @classmethod
-    def blank_step(
-        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
-    ) -> dict[str, Any]:
+    def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
         """What the denoiser's forward takes for one sampler step, as tensors without numbers.
 
         Args:
@@ -45,7 +44,7 @@ class Family:
             tokens: length of a prompt by the CLIP encoder.
         """
         settings = denoiser.config
-        inputs: dict[str, Any] = {
+        inputs: Options = {
             "sample": blank(denoiser, batch, *spec.shape),
             "timestep": torch.ones(batch),
             "encoder_hidden_states": blank(denoiser, batch, tokens, settings.cross_attention_dim),
@@ -55,6 +54,6 @@ class Family:
         return inputs
 
 
-def blank(model: Any, *shape: int) -> Tensor:
+def blank(model: Model, *shape: int) -> Tensor:
     """A tensor without numbers on the ``meta`` device, in the type of a model."""
     return torch.empty(*shape, dtype=model.dtype, device="meta")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
+from noisesmith.pipeline.models.libraries import Pipeline
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint, user_path
 
 
-def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Family], device: str) -> Any:
+def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Family], device: str) -> Pipeline:
     """The family's pipeline with its LoRAs merged, on ``device``, ready to sample.
 
     Raises:
@@ -30,7 +29,7 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
             without[name] = None  # a part that the model lacks must be named, or the library asks for it
     with explained(f"generators.model: {source.id!r} cannot be loaded"):
         if source.file:
-            pipe = loader.from_single_file(
+            pipe: Pipeline = loader.from_single_file(
                 str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
             )
         else:
@@ -58,7 +57,7 @@ def lora_revision(config: GeneratorConfig) -> str:
     return "".join(parts)
 
 
-def _merge_loras(pipe: Any, loras: tuple[LoraConfig, ...]) -> None:
+def _merge_loras(pipe: Pipeline, loras: tuple[LoraConfig, ...]) -> None:
     """Add every LoRA to the weights for good, so that what samples is the plain model again."""
     if not loras:
         return

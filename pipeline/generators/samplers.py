@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import Json, Options, Scheduler, Settings
 from noisesmith.pipeline.models.loading import explained
 
 CLASSES = {
@@ -19,7 +19,7 @@ CLASSES = {
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
     "lcm": "LCMScheduler",
 }
-_AFFINE: dict[str, dict[str, Any]] = {  # whatever the model's own sampler does: no clipping, no fresh noise
+_AFFINE: dict[str, Options] = {  # whatever the model's own sampler does: no clipping, no fresh noise
     "ddim": {"clip_sample": False, "thresholding": False},
     "pndm": {"skip_prk_steps": True},  # Runge-Kutta steps would take four evaluations each, and not fit a single step
     "dpmsolver++": {"algorithm_type": "dpmsolver++", "thresholding": False},
@@ -28,7 +28,7 @@ _AFFINE: dict[str, dict[str, Any]] = {  # whatever the model's own sampler does:
 }
 
 
-def check_sampler(config: GeneratorConfig, trained: dict[str, Any], flow: bool) -> None:
+def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
     """Refuse a sampler that does not fit how the model was trained, that is random, or whose gain is not positive.
 
     Args:
@@ -68,7 +68,7 @@ def check_sampler(config: GeneratorConfig, trained: dict[str, Any], flow: bool) 
         )
 
 
-def build_scheduler(name: str, trained: Any, timestep_spacing: str | None = None) -> Any:
+def build_scheduler(name: str, trained: Json | Settings, timestep_spacing: str | None = None) -> Scheduler:
     """A ``diffusers`` scheduler of the named class with the noise schedule the model was trained with.
 
     Args:
@@ -77,10 +77,12 @@ def build_scheduler(name: str, trained: Any, timestep_spacing: str | None = None
     import diffusers
 
     spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-    return getattr(diffusers, CLASSES[name]).from_config(trained, **_AFFINE.get(name, {}), **spacing)
+    scheduler_class = getattr(diffusers, CLASSES[name])
+    scheduler: Scheduler = scheduler_class.from_config(trained, **_AFFINE.get(name, {}), **spacing)
+    return scheduler
 
 
-def sampler_gain(scheduler: Any, steps: int) -> float:
+def sampler_gain(scheduler: Scheduler, steps: int) -> float:
     """c of z_0 = c·z_T + const, by running the real scheduler on z_T = 1 with a prediction of zero.
 
     A deterministic sampler is affine in z_T while predictions are held constant, so the constant falls away at zero

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
@@ -60,5 +60,5 @@ def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]
     return LatentSpec((latent_channels, height // factor, width // factor), height, width)
 
 
-def _is_count(value: Any) -> TypeGuard[int]:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and value > 0

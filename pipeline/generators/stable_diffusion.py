@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.models.libraries import Options
 
 
 class StableDiffusion(Adapter):
@@ -17,5 +16,5 @@ class StableDiffusion(Adapter):
     pipeline_class = "StableDiffusionPipeline"
 
     @classmethod
-    def without(cls, config: GeneratorConfig) -> dict[str, Any]:
+    def without(cls, config: GeneratorConfig) -> Options:
         return {"safety_checker": None, "requires_safety_checker": False}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import blank
+from noisesmith.pipeline.models.libraries import Model, Options
 
 T5_TOKENS = 256  # a prompt's length for T5, where the config says nothing
 
@@ -24,13 +23,11 @@ class StableDiffusion3(Adapter):
     own_options = ("drop_t5", "max_sequence_length")
 
     @classmethod
-    def without(cls, config: GeneratorConfig) -> dict[str, Any]:
+    def without(cls, config: GeneratorConfig) -> Options:
         return {"text_encoder_3": None, "tokenizer_3": None} if config.drop_t5 else {}
 
     @classmethod
-    def blank_step(
-        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
-    ) -> dict[str, Any]:
+    def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
         settings = denoiser.config
         tokens += config.max_sequence_length or T5_TOKENS
         return {
@@ -40,5 +37,5 @@ class StableDiffusion3(Adapter):
             "timestep": torch.ones(batch),
         }
 
-    def _call_options(self) -> dict[str, Any]:
+    def _call_options(self) -> Options:
         return {"max_sequence_length": self.config.max_sequence_length or T5_TOKENS}

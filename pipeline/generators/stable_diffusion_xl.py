@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import blank
+from noisesmith.pipeline.models.libraries import Model, Options
 
 TIME_IDS = 6  # original size, crop and target size, two numbers each
 
@@ -24,9 +23,7 @@ class StableDiffusionXL(Adapter):
     pipeline_class = "StableDiffusionXLPipeline"
 
     @classmethod
-    def blank_step(
-        cls, denoiser: Any, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig
-    ) -> dict[str, Any]:
+    def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
         settings = denoiser.config
         time_ids = torch.ones(batch, TIME_IDS)
         pooled = settings.projection_class_embeddings_input_dim - TIME_IDS * settings.addition_time_embed_dim

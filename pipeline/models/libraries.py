@@ -39,6 +39,7 @@ class Encoding(Protocol):
     input_ids: Any
 
     def __getitem__(self, name: str) -> Tensor: ...
+    def to(self, device: torch.device) -> Mapping[str, Tensor]: ...
 
 
 class Tokenizer(Protocol):
@@ -80,12 +81,49 @@ class ImageProcessor(Protocol):
     def __call__(self, images: object, **options: object) -> Mapping[str, Tensor]: ...
 
 
+class ChatTemplate(Protocol):
+    """The tokenizer or the processor of ``transformers`` that a checkpoint's chat template is stored with."""
+
+    chat_template: str | None
+
+    def __call__(self, text: str, **inputs: object) -> Encoding: ...
+    def apply_chat_template(self, messages: Sequence[Mapping[str, object]], **options: object) -> str: ...
+
+
 class Processor(Protocol):
-    """A processor of ``transformers``: a tokenizer and an image processor, and what its class has besides."""
+    """The parts of a processor of ``transformers``."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def image_processor(self) -> ImageProcessor: ...
+
+
+class WholeProcessor(Processor, Protocol):
+    """A processor of ``transformers`` that can be called; InstructBLIP's has a second tokenizer."""
+
+    @property
+    def qformer_tokenizer(self) -> Tokenizer: ...
     def __call__(self, **inputs: object) -> Encoding: ...
+
+
+class Scheduler(Protocol):
+    """A sampler of ``diffusers``."""
+
+    config: Settings
+    timesteps: Tensor
+
+    def set_timesteps(self, steps: int, **options: float) -> None: ...
+    def step(self, output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool) -> tuple[Tensor, ...]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Pipeline(Protocol):
+    """A pipeline of ``diffusers``: its parts by name, and a call that samples."""
+
+    scheduler: Scheduler
+
+    @property
+    def components(self) -> Mapping[str, Any]: ...
+    def __call__(self, **options: object) -> Settings: ...
     def __getattr__(self, name: str) -> Any: ...

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.libraries import Json, Options
 from noisesmith.pipeline.models.loading import HUB_ERRORS
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
@@ -44,7 +44,7 @@ class ModelSource:
     def local(self) -> bool:
         return Path(self.location).is_dir()
 
-    def read_json(self, filename: str) -> dict[str, Any]:
+    def read_json(self, filename: str) -> Json:
         """One JSON file of the model.
 
         Raises:
@@ -102,7 +102,7 @@ class ModelSource:
         filename = "model_index.json" if self.field.startswith("generators") else "config.json"
         return Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
 
-    def load_options(self) -> dict[str, Any]:
+    def load_options(self) -> Options:
         """What ``from_pretrained`` of ``diffusers`` must be told: where from, which files, and no pickles."""
         return {
             "revision": self.revision,
@@ -143,7 +143,7 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
     return ModelSource(model, location, revision, names[0], field)
 
 
-def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> dict[str, Any]:
+def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> Json:
     path = Path(location) / filename
     if not os.path.isdir(location):
         path = _download(location, revision, filename, field)
@@ -161,9 +161,9 @@ def _read_json(model: str, location: str, revision: str | None, filename: str, f
     return content
 
 
-def _integers(tree: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def _integers(tree: Json) -> Iterator[tuple[str, int]]:
     """Every integer of a JSON tree, with the key that it or the list around it has."""
-    left: list[tuple[str, Any]] = [("", tree)]
+    left: list[tuple[str, object]] = [("", tree)]
     while left:
         key, value = left.pop()
         if isinstance(value, int):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
 
 
-def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: torch.dtype) -> Any:
+def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: torch.dtype) -> Model:
     """The ``diffusers`` model of one of a pipeline's folders.
 
     Raises:
@@ -20,10 +19,11 @@ def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: to
     model_class = getattr(diffusers, class_name)
     with torch.device("meta"):
         model = model_class.from_config(source.read_json(f"{folder}/config.json"))
-    return model.to(dtype).eval().requires_grad_(False)
+    frozen: Model = model.to(dtype).eval().requires_grad_(False)
+    return frozen
 
 
-def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype, folder: str = "") -> Any:
+def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype, folder: str = "") -> Model:
     """A ``transformers`` model, each parameter in the type that loading would give it.
 
     Raises:
@@ -39,7 +39,7 @@ def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype,
     return as_loaded(model, dtype)
 
 
-def as_loaded(model: Any, dtype: torch.dtype) -> Any:
+def as_loaded(model: Model, dtype: torch.dtype) -> Model:
     """A frozen ``transformers`` model in ``dtype``, except for the layers that its class keeps in float32."""
     kept_types = model._get_dtype_plan(dtype)
     for name, parameter in model.named_parameters():
@@ -49,4 +49,5 @@ def as_loaded(model: Any, dtype: torch.dtype) -> Any:
                 kind = kept
                 break
         parameter.data = parameter.data.to(kind)
-    return model.eval().requires_grad_(False)
+    frozen: Model = model.eval().requires_grad_(False)
+    return frozen

@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Processor, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
-from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
+from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ChatScorer(VisionLanguageModel):
         UserError: as the base class; or the model has no chat template.
     """
 
-    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         where = {"revision": source.revision, "local_files_only": source.local}
         self.tokenizer, self.image_processor, self.templated = self._load_processors(source.location, where)
         if not self.templated.chat_template:
@@ -44,21 +43,21 @@ class ChatScorer(VisionLanguageModel):
                 f"{source.field}: {source.id!r} has no chat template; save its processor with chat_template.jinja"
             )
         model = self.load_model(source, dtype)
-        self._sizes: dict[tuple[int, int], Any] = {}
+        self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}
         self.tokenizer.padding_side = "left"
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
-        return SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor), model
+        return LoadedProcessor(self.tokenizer, self.image_processor), model
 
     @abstractmethod
-    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
         """The tokenizer, the image processor, and whichever of the checkpoint's processors has the chat template."""
 
     @abstractmethod
-    def _measure(self, blank: Image.Image) -> Any:
-        """What the library's processor makes of the size of an image, black here."""
+    def _measure(self, blank: Image.Image) -> tuple[int, ...]:
+        """The numbers that the library's processor derives from the size of an image; ``blank`` is black."""
 
-    def measure(self, images: Tensor) -> Any:
-        """:meth:`_measure` of the size of images ``[B, 3, H, W]``, once a size."""
+    def measure(self, images: Tensor) -> tuple[int, ...]:
+        """:meth:`_measure` of the size of images ``[B, 3, H, W]``, measured once per size."""
         height, width = images.shape[-2:]
         if (height, width) not in self._sizes:
             self._sizes[height, width] = self._measure(Image.new("RGB", (width, height)))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
@@ -33,12 +34,12 @@ class _Contrastive(LoadedScorer):
         source = found.source
         where = {"revision": source.revision, "local_files_only": source.local}
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
-            self.processor: Any = transformers.AutoProcessor.from_pretrained(source.location, **where)
+            self.processor: Processor = transformers.AutoProcessor.from_pretrained(source.location, **where)
             model = getattr(transformers, source.class_name).from_pretrained(
                 source.location, dtype=found.dtype, use_safetensors=True, **where
             )
         self.id, self.revision = source.id, source.resolved_revision()
-        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.rounding = rounding
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
@@ -55,16 +56,16 @@ class _Contrastive(LoadedScorer):
 
     @staticmethod
     @abstractmethod
-    def read(output: Any, dtype: torch.dtype) -> Tensor:
+    def read(output: Settings, dtype: torch.dtype) -> Tensor:
         """log s ``[B]`` in ``dtype`` of the forward's output for B texts and B images."""
 
     @classmethod
-    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+    def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:
         ids, mask = blank_tokens(batch, model.config.text_config.max_position_embeddings)
         return {"input_ids": ids, "attention_mask": mask}
 
     @classmethod
-    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+    def score_blank(cls, model: Model, text: Inputs, vision: Inputs) -> Tensor:
         return cls.read(model(**text, **vision), torch.float32)
 
     def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ class Clip(_Contrastive):
     padding = "longest"
 
     @staticmethod
-    def read(output: Any, dtype: torch.dtype) -> Tensor:
+    def read(output: Settings, dtype: torch.dtype) -> Tensor:
         cosine: Tensor = (output.image_embeds.to(dtype) * output.text_embeds.to(dtype)).sum(-1)
         return torch.log1p(cosine.clamp(-1 + EDGE, 1)) - math.log(2)
 
@@ -100,7 +101,7 @@ class Siglip(_Contrastive):
     padding = "max_length"
 
     @staticmethod
-    def read(output: Any, dtype: torch.dtype) -> Tensor:
+    def read(output: Settings, dtype: torch.dtype) -> Tensor:
         return torch.nn.functional.logsigmoid(output.logits_per_image.diagonal().to(dtype))
 
 
@@ -122,7 +123,9 @@ class Siglip2(Siglip):
         }
 
 
-def preprocess_naflex(images: Tensor, processor: Any, grid: tuple[int, int], rounding: bool = True) -> Tensor:
+def preprocess_naflex(
+    images: Tensor, processor: ImageProcessor, grid: tuple[int, int], rounding: bool = True
+) -> Tensor:
     """Pixel values of SigLIP 2's image processor.
 
     Args:

@@ -7,8 +7,7 @@ as in the published checkpoints (``zhiqiulin/clip-flant5-xl``, ``-xxl``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,14 @@ from transformers import (
 )
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.llava import SYSTEM
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import pad_to_square
-from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, refuse_layout
+from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel, decoder_inputs, refuse_layout
 
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
@@ -90,14 +90,6 @@ def read_configs(source: ModelSource) -> tuple[T5Config, CLIPVisionConfig, Model
     return config, CLIPVisionConfig.from_pretrained(tower.location, local_files_only=tower.local), tower
 
 
-@dataclass(frozen=True)
-class Processor:
-    """What a processor of the library holds, which has none for this family."""
-
-    tokenizer: Any
-    image_processor: Any
-
-
 class ClipFlanT5(VisionLanguageModel):
     """Each image is one run of patch features in the place of ``<image>``; the pieces of text around it are tokenised
     apart, each with its own ``</s>``.
@@ -112,12 +104,12 @@ class ClipFlanT5(VisionLanguageModel):
 
     template = f"{SYSTEM} USER: <image>\n{{question}} ASSISTANT: "
 
-    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         if dtype == torch.float16:
             raise UserError("scorers.dtype: T5 overflows in float16; use bfloat16 or float32 with CLIP-FlanT5")
         where = {"revision": source.revision, "local_files_only": source.local}
         config, vision_config, tower = read_configs(source)
-        processor = Processor(
+        processor = LoadedProcessor(
             AutoTokenizer.from_pretrained(source.location, **where),
             CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local),
         )
@@ -156,7 +148,7 @@ class ClipFlanT5(VisionLanguageModel):
         return logits
 
     @classmethod
-    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
         embed = model.get_input_embeddings()
         before = text["before_ids"]
         features = model.image_features(vision["pixel_values"])
@@ -170,20 +162,20 @@ class ClipFlanT5(VisionLanguageModel):
         return logits
 
     @classmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
+    def without_weights(cls, found: FoundScorer) -> Model:
         config, vision, _ = read_configs(found.source)
         with torch.device("meta"):
             model = ClipT5(config, vision)
-        loaded: nn.Module = as_loaded(model, found.dtype)
-        return loaded
+        return as_loaded(model, found.dtype)
 
     @classmethod
-    def load_image_processor(cls, found: FoundScorer) -> Any:
+    def load_image_processor(cls, found: FoundScorer) -> ImageProcessor:
         _, _, tower = read_configs(found.source)
-        return CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local)
+        processor: ImageProcessor = CLIPImageProcessor.from_pretrained(tower.location, local_files_only=tower.local)
+        return processor
 
     @classmethod
-    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+    def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:
         before_ids, before_mask = blank_tokens(batch, length // 2)
         after_ids, after_mask = blank_tokens(batch, length - length // 2)
         return {

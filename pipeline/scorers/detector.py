@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
@@ -23,14 +24,13 @@ class Detector(ScorerFamily):
         self.id, self.revision = source.id, source.resolved_revision()
 
     @classmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
+    def without_weights(cls, found: FoundScorer) -> Model:
         from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
 
         config = JudgeConfig.from_dict(found.source.read_json("config.json"))
         with torch.device("meta"):
             judge = Judge(config)
-        model: nn.Module = as_loaded(judge, torch.float32)
-        return model
+        return as_loaded(judge, torch.float32)
 
     @torch.no_grad()
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
 
 
@@ -36,6 +36,11 @@ class FoundScorer:
     own_class: Callable[..., object] | None = None
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server holds the model."""
+        return self.family.is_remote
+
+    @property
     def has_gradient(self) -> bool:
         """Whether its scores can be differentiated with respect to the image."""
         if self.own_class is not None:
@@ -50,9 +55,11 @@ class ScorerFamily(ABC):
         id: the model as the config names it.
         revision: a commit or fingerprint of its weights.
         has_gradient: whether its scores can be differentiated with respect to the image.
+        is_remote: whether a server holds the model.
     """
 
     has_gradient: ClassVar[bool] = True
+    is_remote: ClassVar[bool] = False
     id: str
     revision: str
 
@@ -66,8 +73,8 @@ class ScorerFamily(ABC):
 
     @classmethod
     @abstractmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
-        """The model on the ``meta`` device, from its JSON files alone; an empty one where it is held elsewhere.
+    def without_weights(cls, found: FoundScorer) -> Model | None:
+        """The model on the ``meta`` device, from its JSON files alone; ``None`` where it is held elsewhere.
 
         Raises:
             UserError: a JSON file is not here.

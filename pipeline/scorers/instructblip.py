@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import Model, Processor, Tokenizer, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
@@ -21,10 +21,11 @@ class InstructBlip(VisionLanguageModel):
     query tokens: no gap parts them from the text, and a row's positions do not depend on its batch.
     """
 
+    processor: WholeProcessor
     template = "Question: {question}"
     answers = ("yes", "no")
 
-    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         processor, model = super().load(source, dtype)
         if model.config.image_token_id is None:
             raise UserError(
@@ -32,7 +33,7 @@ class InstructBlip(VisionLanguageModel):
             )
         return processor, model
 
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Tokenizer]:
         return [self.processor.tokenizer, self.processor.qformer_tokenizer]
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
@@ -55,7 +56,7 @@ class InstructBlip(VisionLanguageModel):
         return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)
 
     @classmethod
-    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
         if model.config.use_decoder_only_language_model:
             return super().forward(model, text, vision, labels)
         ids = text["input_ids"]
@@ -64,7 +65,7 @@ class InstructBlip(VisionLanguageModel):
         return logits
 
     @classmethod
-    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+    def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:
         ids, mask = blank_tokens(batch, length + model.config.num_query_tokens)
         ids[:, length:] = model.config.image_token_id
         question, question_mask = blank_tokens(batch, length)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import Model, Processor, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, force_after
 
@@ -25,10 +25,11 @@ class Llava(VisionLanguageModel):
     The ``reference`` readout has the system message before the question, as the official implementation does.
     """
 
+    processor: WholeProcessor
     template = "USER: <image>\n{question} ASSISTANT:"
     reference_template = f"{SYSTEM} {template}"
 
-    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         processor, model = super().load(source, dtype)
         processor.tokenizer.padding_side = "left"
         return processor, model

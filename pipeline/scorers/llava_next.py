@@ -8,12 +8,12 @@ tokens are the model's own work.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Options, Tokenizer
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
 
@@ -21,25 +21,27 @@ from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, no
 class LlavaNext(ChatScorer):
     """P("Yes") as the first token of the answer; the tiles equal the family's processor and have a gradient."""
 
-    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(location, **where)
         return processor.tokenizer, processor.image_processor, processor
 
-    def _measure(self, blank: Image.Image) -> int:
+    def _measure(self, blank: Image.Image) -> tuple[int, ...]:
         """Tokens of an image, which depend on the padding that the model will remove."""
         tokens = self.templated(text=self.image_token, images=blank, return_tensors="pt").input_ids
-        return int((tokens == self.model.config.image_token_id).sum())
+        count = int((tokens == self.model.config.image_token_id).sum())
+        return (count,)
 
     def vision_inputs(self, images: Tensor) -> VisionInputs:
         pixels = preprocess_tiles(images, self.image_processor, self.rounding)
         sizes = torch.tensor([list(images.shape[-2:])] * len(images), device=self.model.device)
         arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_sizes": sizes}
-        return VisionInputs(arguments, self.measure(images))
+        (image_tokens,) = self.measure(images)
+        return VisionInputs(arguments, image_tokens)
 
 
-def preprocess_tiles(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool = True) -> Tensor:
     """Pixel values of LLaVA-NeXT's image processor.
 
     Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model
 from noisesmith.pipeline.models.weightless import transformers_model
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
@@ -21,7 +21,7 @@ class LoadedScorer(ScorerFamily):
     The class methods describe its forward pass without weights, for ``noisesmith plan``.
     """
 
-    model: Any
+    model: Model
 
     @abstractmethod
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
@@ -34,12 +34,11 @@ class LoadedScorer(ScorerFamily):
         return [float(score) for score in scores]
 
     @classmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
-        model: nn.Module = transformers_model(found.source, found.source.class_name, found.dtype)
-        return model
+    def without_weights(cls, found: FoundScorer) -> Model:
+        return transformers_model(found.source, found.source.class_name, found.dtype)
 
     @classmethod
-    def load_image_processor(cls, found: FoundScorer) -> Any:
+    def load_image_processor(cls, found: FoundScorer) -> ImageProcessor:
         """The checkpoint's own image processor.
 
         Raises:
@@ -48,9 +47,10 @@ class LoadedScorer(ScorerFamily):
         from transformers import AutoImageProcessor
 
         source = found.source
-        return AutoImageProcessor.from_pretrained(
+        processor: ImageProcessor = AutoImageProcessor.from_pretrained(
             source.location, revision=source.revision, local_files_only=source.local
         )
+        return processor
 
     @classmethod
     def blank_vision(cls, found: FoundScorer, height: int, width: int, batch: int) -> Inputs:
@@ -71,7 +71,7 @@ class LoadedScorer(ScorerFamily):
 
     @classmethod
     @abstractmethod
-    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+    def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:
         """Token ids and masks of questions of ``length`` tokens, and of the images ``vision`` in them.
 
         The ids are any; the masks are as for prompts of different lengths.
@@ -79,7 +79,7 @@ class LoadedScorer(ScorerFamily):
 
     @classmethod
     @abstractmethod
-    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+    def score_blank(cls, model: Model, text: Inputs, vision: Inputs) -> Tensor:
         """log s ``[B]`` by the forward pass that :meth:`log_scores` makes, read by ``yes`` where that is a choice."""
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import requests
 import torch
 from requests.adapters import HTTPAdapter
-from torch import Tensor, nn
+from torch import Tensor
 from urllib3.util import Retry
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.images import encode_png, to_uint8
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
@@ -153,6 +154,7 @@ class OpenAIServer(ScorerFamily):
     """
 
     has_gradient = False
+    is_remote = True
 
     def __init__(self, found: FoundScorer, device: str) -> None:
         self.id, self.revision = found.source.id, "served"
@@ -160,8 +162,8 @@ class OpenAIServer(ScorerFamily):
         self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
 
     @classmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
-        return nn.Module()
+    def without_weights(cls, found: FoundScorer) -> Model | None:
+        return None
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         """As :meth:`log_scores`, without a gradient.

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from pkgutil import resolve_name
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import user_path
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
@@ -102,5 +103,5 @@ class OwnScorer(CheckedScorer, ScorerFamily):
         super().__init__(scorer, named)
 
     @classmethod
-    def without_weights(cls, found: FoundScorer) -> nn.Module:
+    def without_weights(cls, found: FoundScorer) -> Model | None:
         raise UserError("nothing is known of a scorer class of your own")

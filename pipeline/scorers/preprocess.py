@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from noisesmith.pipeline.models.libraries import ImageProcessor
 
 PRECISION_BITS = 22  # of Pillow's fixed-point weights for 8-bit images (Resample.c)
 
@@ -98,7 +99,7 @@ def _centre_crop(levels: Tensor, height: int, width: int) -> Tensor:
     return levels[..., top : top + height, left : left + width]
 
 
-def preprocess(images: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+def preprocess(images: Tensor, processor: ImageProcessor, rounding: bool = True) -> Tensor:
     """Pixel values of a CLIP-style image processor (resize, centre crop, rescale, normalise).
 
     Args:
@@ -119,7 +120,7 @@ def grey_levels(images: Tensor, rounding: bool = True) -> Tensor:
     return quantise(levels) if rounding else levels
 
 
-def resize_and_crop(levels: Tensor, processor: Any, rounding: bool = True) -> Tensor:
+def resize_and_crop(levels: Tensor, processor: ImageProcessor, rounding: bool = True) -> Tensor:
     """Grey levels ``[B, 3, h, w]`` of ``[B, 3, H, W]``: the processor's resize and centre crop, where it has them."""
     if processor.do_resize:
         height, width = _target_size(levels.shape[-2], levels.shape[-1], dict(processor.size))
@@ -129,7 +130,7 @@ def resize_and_crop(levels: Tensor, processor: Any, rounding: bool = True) -> Te
     return levels
 
 
-def normalise(levels: Tensor, processor: Any) -> Tensor:
+def normalise(levels: Tensor, processor: ImageProcessor) -> Tensor:
     """Pixel values ``[…, 3, h, w]`` float64 of grey levels: the processor's rescaling and normalisation."""
     if processor.do_rescale:
         levels = levels * processor.rescale_factor
@@ -156,7 +157,7 @@ def pad_to_square(images: Tensor, colour: Sequence[float]) -> Tensor:
     return square
 
 
-def preprocess_reference(images: Tensor, processor: Any) -> Tensor:
+def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     """Pixel values as Noise Diffusion's official implementation makes them of the VAE's output, faults included.
 
     The output, in [−1, 1] and beyond, is taken as if it were in [0, 1]: no shift, no clamp, no 8-bit rounding. Its

@@ -9,12 +9,12 @@ answer with its thoughts, not with yes or no, so its first token is no score.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Tokenizer
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.loaded import Inputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
@@ -27,7 +27,7 @@ class QwenVL(ChatScorer):
     tokenizer are loaded without it.
     """
 
-    def _load_processors(self, location: str, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(location, **where)
@@ -46,12 +46,14 @@ class QwenVL(ChatScorer):
         return VisionInputs(arguments, rows * columns // self.image_processor.merge_size**2)
 
     @classmethod
-    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
         is_image = (text["input_ids"] == model.config.image_token_id).int()
         return super().forward(model, text | {"mm_token_type_ids": is_image}, vision, labels)
 
 
-def preprocess_patches(images: Tensor, processor: Any, grid: tuple[int, int], rounding: bool = True) -> Tensor:
+def preprocess_patches(
+    images: Tensor, processor: ImageProcessor, grid: tuple[int, int], rounding: bool = True
+) -> Tensor:
     """Pixel values of Qwen-VL's image processor.
 
     Args:

@@ -14,18 +14,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
+
+
+@dataclass(frozen=True)
+class LoadedProcessor:
+    """What a processor of the library consists of, for families where the library's own is not used."""
+
+    tokenizer: Tokenizer
+    image_processor: ImageProcessor
 
 
 class VisionLanguageModel(LoadedScorer):
@@ -51,7 +61,7 @@ class VisionLanguageModel(LoadedScorer):
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self.processor, model = self.load(source, found.dtype)
         self.id, self.revision = source.id, source.resolved_revision()
-        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.question, self.readout, self.rounding = found.question, found.readout, rounding
         tokenizer = self.processor.tokenizer
         yes, no = (tokenizer(word, add_special_tokens=False).input_ids for word in self.answers)
@@ -60,7 +70,7 @@ class VisionLanguageModel(LoadedScorer):
             raise UserError(f"{source.field}: the tokenizer of {source.id!r} cannot tell {' from '.join(self.answers)}")
         self.labels = [*yes, tokenizer.eos_token_id] if self.readout == "reference" else [self.yes]
 
-    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         """The processor (with ``tokenizer`` and ``image_processor``) and the model, by the library's own classes.
 
         Raises:
@@ -69,9 +79,10 @@ class VisionLanguageModel(LoadedScorer):
         from transformers import AutoProcessor
 
         where = {"revision": source.revision, "local_files_only": source.local}
-        return AutoProcessor.from_pretrained(source.location, **where), self.load_model(source, dtype)
+        processor: Processor = AutoProcessor.from_pretrained(source.location, **where)
+        return processor, self.load_model(source, dtype)
 
-    def load_model(self, source: ModelSource, dtype: torch.dtype) -> Any:
+    def load_model(self, source: ModelSource, dtype: torch.dtype) -> Model:
         """The model alone, by the class its config names.
 
         Raises:
@@ -80,6 +91,7 @@ class VisionLanguageModel(LoadedScorer):
         import transformers
 
         model_class = getattr(transformers, source.class_name)
+        model: Model
         model, loaded = model_class.from_pretrained(
             source.location,
             revision=source.revision,
@@ -107,13 +119,13 @@ class VisionLanguageModel(LoadedScorer):
         return mean_log_probability(logits, self.labels)
 
     @classmethod
-    def forward(cls, model: Any, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
         """Logits ``[B, len(labels), vocabulary]`` of the answer's tokens, by the library's model."""
         logits: Tensor = model(**text, **vision, use_cache=False, logits_to_keep=len(labels)).logits
         return logits
 
     @classmethod
-    def blank_text(cls, model: Any, vision: Inputs, batch: int, length: int) -> Inputs:
+    def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:
         """As the base class; the text has as many image tokens as the image has features."""
         features = model.get_image_features(**vision).pooler_output
         image_tokens = sum(feature.shape[:-1].numel() for feature in features) // batch
@@ -122,7 +134,7 @@ class VisionLanguageModel(LoadedScorer):
         return {"input_ids": ids, "attention_mask": mask}
 
     @classmethod
-    def score_blank(cls, model: Any, text: Inputs, vision: Inputs) -> Tensor:
+    def score_blank(cls, model: Model, text: Inputs, vision: Inputs) -> Tensor:
         labels = (0,)
         return mean_log_probability(cls.forward(model, text, vision, labels), labels)
 
@@ -135,7 +147,7 @@ class VisionLanguageModel(LoadedScorer):
         """The question about a prompt, free of control tokens."""
         return plain(self.question.replace("{prompt}", prompt), *self.tokenizers())
 
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Tokenizer]:
         """All that read the question."""
         return [self.processor.tokenizer]
 
@@ -191,7 +203,7 @@ def force_after(ids: Tensor, mask: Tensor, labels: Sequence[int]) -> tuple[Tenso
     return torch.cat([ids, forced], 1), torch.cat([mask, torch.ones_like(forced)], 1)
 
 
-def decoder_inputs(config: Any, labels: Sequence[int], batch: int, device: torch.device) -> Tensor:
+def decoder_inputs(config: Settings, labels: Sequence[int], batch: int, device: torch.device) -> Tensor:
     """``[batch, len(labels)]`` inputs that make a T5 decoder predict each label, those before it given."""
     start = getattr(config, "decoder_start_token_id", None)
     start = config.pad_token_id if start is None else start
