@@ -75,4 +75,4 @@ def finish(process: subprocess.Popen[str], timeout: float = 480) -> tuple[int, s
 
 def noisesmith(*arguments: str | Path, **env: str) -> tuple[int, str]:
     """Run ``noisesmith ARGUMENTS`` to its end."""
-    return finish(start(*arguments, **env))
+    return finish(start(*arguments, stdout=subprocess.PIPE, **env))

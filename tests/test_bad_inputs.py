@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,13 +20,13 @@ from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.sinks import RunState
 from tests.runs import write_config
 
-Break = Callable[[Path, dict], "list[str] | None"]
+Break = Callable[[Path, dict[str, Any]], "list[str] | None"]
 
 
 def _corpus(name: str, data: bytes | str, **options: object) -> Break:
     """The corpus is a file of the given content."""
 
-    def apply(folder: Path, config: dict) -> None:
+    def apply(folder: Path, config: dict[str, Any]) -> None:
         path = folder / name
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         config["corpus"] = [{"source": str(path), **options}]
@@ -36,7 +37,7 @@ def _corpus(name: str, data: bytes | str, **options: object) -> Break:
 def _set(section: str, **values: object) -> Break:
     """Fields of a section take other values."""
 
-    def apply(folder: Path, config: dict) -> None:
+    def apply(folder: Path, config: dict[str, Any]) -> None:
         config[section] = config.get(section, {}) | values
 
     return apply
@@ -59,7 +60,7 @@ def _arguments(*arguments: str) -> Break:
 def _model(section: str, change: Callable[[Path], object]) -> Break:
     """The section's model is a copy that was damaged."""
 
-    def apply(folder: Path, config: dict) -> None:
+    def apply(folder: Path, config: dict[str, Any]) -> None:
         copy = folder / f"{section}-copy"
         shutil.copytree(config[section]["model"], copy)
         change(copy)
@@ -76,22 +77,22 @@ def _index(filename: str, **values: object) -> Callable[[Path], object]:
     return change
 
 
-def _occupied(folder: Path, config: dict) -> None:
+def _occupied(folder: Path, config: dict[str, Any]) -> None:
     (folder / "occupied").mkdir()
     (folder / "occupied" / "thesis.txt").write_text("mine")
     config["output"]["dir"] = str(folder / "occupied")
 
 
-def _under_a_file(folder: Path, config: dict) -> None:
+def _under_a_file(folder: Path, config: dict[str, Any]) -> None:
     (folder / "file").write_text("")
     config["output"]["dir"] = str(folder / "file" / "run")
 
 
-def _without_corpus(folder: Path, config: dict) -> None:
+def _without_corpus(folder: Path, config: dict[str, Any]) -> None:
     del config["corpus"]
 
 
-def _swap_models(folder: Path, config: dict) -> None:
+def _swap_models(folder: Path, config: dict[str, Any]) -> None:
     config["generators"]["model"], config["scorers"]["model"] = (
         config["scorers"]["model"],
         config["generators"]["model"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisesmith.pipeline.config import RunConfig, dump_config, load_config
+from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator
 from noisesmith.pipeline.prompts import open_corpus
@@ -26,8 +28,8 @@ def test_a_shipped_config_is_valid_and_reads_back(path: Path) -> None:
 
 def test_the_papers_values_are_one_config() -> None:
     config = load_config(next(path for path in CONFIGS if path.stem == "paper"))
+    assert isinstance(config.optimizer, NoiseDiffusionConfig)
     assert (config.generators.steps, config.optimizer.rounds, config.optimizer.candidates) == (50, 50, 50)
-    assert config.optimizer.method == "noise_diffusion"
     assert config.optimizer.target_score is config.optimizer.patience is None
 
 
@@ -41,7 +43,7 @@ def test_the_papers_values_are_one_config() -> None:
         {"rows_in_flight": 7, "faults": {"retries": 0}, "name": "other"},
     ],
 )
-def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict) -> None:
+def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict[str, Any]) -> None:
     assert RunConfig.model_validate(PLAIN | changes).digest() == RunConfig.model_validate(PLAIN).digest()
 
 
@@ -58,7 +60,7 @@ def test_where_and_how_fast_a_run_works_may_change_on_resume(changes: dict) -> N
         {"output": {"rows_per_shard": 2}},
     ],
 )
-def test_what_is_made_may_not(changes: dict) -> None:
+def test_what_is_made_may_not(changes: dict[str, Any]) -> None:
     assert RunConfig.model_validate(PLAIN | changes).digest() != RunConfig.model_validate(PLAIN).digest()
 
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import pickle
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -185,7 +184,7 @@ class TestColumns:
     def test_sources_are_joined_and_their_columns_united(self, tmp_path: Path) -> None:
         write(tmp_path / "a.csv", "prompt,n\na cat,1\n")
         write(tmp_path / "b.jsonl", '{"prompt": "a dog", "n": 0.5, "m": "x"}\n')
-        sections = [{"source": str(tmp_path / name)} for name in ("a.csv", "b.jsonl")]
+        sections: list[dict[str, str | int]] = [{"source": str(tmp_path / name)} for name in ("a.csv", "b.jsonl")]
         sections.append({"source": "embedded/simple", "size": 2})
         opened = open_corpus(RunConfig.model_validate({"corpus": sections}))
         rows = list(opened.rows())
@@ -264,8 +263,9 @@ class TestChangesSinceOpening:
     def given(self, opened: Corpus, how: str) -> int:
         """How many rows are given before the change is noticed; each of them is as it was."""
         given: list[str] = []
+        prompts = (row.prompt for row in opened.rows())
         with pytest.raises(RunError, match=rf"corpus\.source: .* has changed since the run began \(.*{how}") as caught:
-            deque(given.append(row.prompt) for row in opened.rows())
+            given.extend(prompts)
         assert "\n" not in str(caught.value)
         assert given == [f"prompt {n}" for n in range(len(given))]
         return len(given)
@@ -423,7 +423,7 @@ class TestDatasets:
             assert "\n" not in str(caught.value)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "empty file": ("p.txt", "", r"p\.txt: holds no prompts"),
     "blank lines alone": ("p.txt", "\n \n", r"holds no prompts"),
     "blank line inside": ("p.txt", "a cat\n\na dog\n", r"p\.txt: line 2: is blank"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ from tests import tiny
 class SlowTokenizer(PreTrainedTokenizer):
     """Python code only: words are cut into pieces of two characters, with one start and one end token."""
 
-    vocab_files_names = {}  # noqa: RUF012
+    vocab_files_names: ClassVar[dict[str, str]] = {}
 
     def __init__(self, **options: Any) -> None:
         letters = string.ascii_lowercase

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.exceptions
@@ -73,7 +74,7 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llav
     return folder / "run", code, output
 
 
-def _letters(run_dir: Path) -> dict[str, dict]:
+def _letters(run_dir: Path) -> dict[str, dict[str, Any]]:
     lines = [json.loads(line) for path in (run_dir / "failed").iterdir() for line in path.open()]
     return {letter["prompt"]: letter for letter in lines}
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import psutil
 import pytest
@@ -43,7 +44,7 @@ def running(
         finish(process)
 
 
-def status(config: Path) -> dict:
+def status(config: Path) -> dict[str, Any]:
     code, output = noisesmith("status", config.parent / "run", "--json")
     assert code == 0, output
     return json.loads(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava
     return folder / "run", output
 
 
-def _rows(run_dir: Path) -> list[dict]:
+def _rows(run_dir: Path) -> list[dict[str, Any]]:
     return list(read_rows(run_dir, None))
 
 

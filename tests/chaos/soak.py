@@ -50,7 +50,9 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
         "output": {"dir": str(folder / "run"), "rows_per_shard": 64},
     }
     config.write_text(yaml.safe_dump(settings | overrides))
-    rng, kills, samples = random.Random(seed), [], []
+    rng = random.Random(seed)
+    kills: list[tuple[float, str]] = []
+    samples: list[dict[str, Any]] = []
     output = (folder / "output.txt").open("w+")
     process = start("run", config, stdout=output)
     await_written_row(process, folder / "run")
@@ -60,7 +62,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
         if elapsed >= every * (len(kills) + 1):
             kind = rng.choice(list(ACTORS))
             if kill_one(kind, rng.choice):
-                kills.append([round(elapsed, 1), kind])
+                kills.append((round(elapsed, 1), kind))
         _await_end(process, min(SAMPLE, every / 3))
     process.send_signal(signal.SIGINT)
     code, _ = finish(process, timeout=600)

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -33,7 +34,7 @@ def _config(folder: Path, sd: Path, llava: Path, batch: int, count: int) -> Path
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Path) -> list[dict]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Path) -> list[dict[str, Any]]:
     """The rows of a run with batches of one that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     code, output = noisesmith("run", _config(folder, tiny_sd, tiny_llava, batch=1, count=1))
@@ -42,7 +43,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_ll
 
 
 def test_kills_at_seeded_moments(
-    chaos_seed: int, cluster: Cluster, undisturbed: list[dict], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+    chaos_seed: int,
+    cluster: Cluster,
+    undisturbed: list[dict[str, Any]],
+    tmp_path: Path,
+    tiny_sd: Path,
+    tiny_llava: Path,
 ) -> None:
     """Every third seed has batches of more than one row: there floating point depends on who is in them."""
     rng, batch = random.Random(chaos_seed), 3 if chaos_seed % 3 == 2 else 1

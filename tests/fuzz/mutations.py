@@ -67,7 +67,8 @@ def plain_config(random: Random, local: bool) -> dict[str, Any]:
 
 def mutated_config(random: Random, config: dict[str, Any]) -> bytes:
     """The YAML text of a config with one to four changes of structure, and now and then some of its bytes."""
-    config, raws = copy.deepcopy(config), {}
+    config = copy.deepcopy(config)
+    raws: dict[str, str] = {}
     for _ in range(random.choice((1, 1, 1, 1, 2, 4))):
         if not config:
             break

@@ -50,7 +50,7 @@ def _pretrained(family: str, folder: Path, *without: str, dtype: torch.dtype = t
 def _library(family: str, folder: Path, sampler: str, spacing: str | None = None, *without: str, **options: Any) -> Any:
     """The library's pipeline as a user would set it up."""
     pipe = _pretrained(family, folder, *without, **options)
-    extra = {"skip_prk_steps": True} if sampler == "pndm" else {}
+    extra: dict[str, Any] = {"skip_prk_steps": True} if sampler == "pndm" else {}
     extra |= {"timestep_spacing": spacing} if spacing else {}
     extra |= {"clip_sample": False} if sampler == "ddim" else {}
     trained = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
@@ -282,7 +282,7 @@ def test_a_prompts_special_tokens_are_text(families: Mapping[str, Path], family:
         "output": {"dir": "never-written"},
     }
     run = validated(config, "test")
-    generator = load_generator(run.generators, "cpu")
+    generator = load_generator(find_generator(run.generators), "cpu")
 
     def turn(prompt: str, *subjects: str) -> torch.Tensor:
         task = GenerateTask(prompt, subjects, NoiseKey(0, "00000000-aaaaaaaa", 0), 2)

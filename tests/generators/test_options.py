@@ -137,7 +137,7 @@ def test_tiling_changes_large_images_only_and_differentiates(families: Mapping[s
     assert float((ahead - behind) / 2e-6) == pytest.approx(float((analytic * delta).sum()), rel=1e-5)
 
 
-def _lora(pipe: Any, targets: list[str], rank: int, alpha: int, seed: int) -> tuple[dict, dict]:
+def _lora(pipe: Any, targets: list[str], rank: int, alpha: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A LoRA of the U-Net as ``diffusers`` saves it, and the change of weights that it stands for."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict

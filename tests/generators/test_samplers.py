@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ STABLE_DIFFUSION = {
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
 
 
-def _z0(scheduler: object, steps: int, z_T: torch.Tensor, predictions: list[torch.Tensor]) -> torch.Tensor:
+def _z0(scheduler: Any, steps: int, z_T: torch.Tensor, predictions: list[torch.Tensor]) -> torch.Tensor:
     scheduler.set_timesteps(steps)
     sample = z_T * float(getattr(scheduler, "init_noise_sigma", 1.0))
     for timestep, prediction in zip(scheduler.timesteps, predictions, strict=False):
@@ -39,7 +41,7 @@ def test_gradient_through_the_sampler_is_the_gain_times_the_gradient_at_z0(
 
 
 @pytest.mark.parametrize(("name", "trained", "steps"), [("flow_euler", FLOW, 1), ("flow_euler", FLOW, 28)])
-def test_the_gain_of_flow_matching(name: str, trained: dict, steps: int) -> None:
+def test_the_gain_of_flow_matching(name: str, trained: dict[str, Any], steps: int) -> None:
     _assert_gain(name, trained, steps, None)
 
 
@@ -47,7 +49,7 @@ def test_the_gain_of_one_step_of_a_consistency_model() -> None:
     _assert_gain("lcm", STABLE_DIFFUSION | {"original_inference_steps": 50}, 1, None)
 
 
-def _assert_gain(name: str, trained: dict, steps: int, spacing: str | None) -> None:
+def _assert_gain(name: str, trained: dict[str, Any], steps: int, spacing: str | None) -> None:
     generator = torch.Generator().manual_seed(steps)
     shape = (1, 4, 6, 6)
     predictions = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2 * steps + 1)]
@@ -94,7 +96,7 @@ def test_a_sampler_keeps_the_models_spacing_unless_told() -> None:
         ("flow_euler", {"stochastic_sampling": True}, ("stochastic_sampling",)),
     ],
 )
-def test_what_would_clip_or_draw_noise_is_undone(name: str, trained: dict, undone: tuple[str, ...]) -> None:
+def test_what_would_clip_or_draw_noise_is_undone(name: str, trained: dict[str, Any], undone: tuple[str, ...]) -> None:
     config = build_scheduler(name, trained).config
     assert not any(config[key] for key in undone)
 
@@ -119,6 +121,8 @@ def test_what_would_clip_or_draw_noise_is_undone(name: str, trained: dict, undon
         ({"steps": 700}, {**STABLE_DIFFUSION, "num_train_timesteps": 500}, False, r"ddim cannot take 700 steps"),
     ],
 )  # fmt: skip
-def test_a_sampler_that_does_not_fit_the_model_is_refused(options: dict, trained: dict, flow: bool, named: str) -> None:
+def test_a_sampler_that_does_not_fit_the_model_is_refused(
+    options: dict[str, Any], trained: dict[str, Any], flow: bool, named: str
+) -> None:
     with pytest.raises(UserError, match=named):
         check_sampler(GeneratorConfig(**options), trained, flow)

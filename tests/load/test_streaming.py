@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.prompts import Corpus, open_corpus, row_id
+from noisesmith.pipeline.prompts import Corpus, open_corpus
+from noisesmith.pipeline.records import row_id
 from tests.load.corpora import FORMATS, row, write_corpus
 
 FEW, MANY = 4_000, 20_000

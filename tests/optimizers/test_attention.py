@@ -73,7 +73,7 @@ def _probabilities(unet: Any, kind: str, inputs: dict[str, Any]) -> dict[str, np
         kept = projected.setdefault(name, {})
         for side in ("to_q", "to_k"):
 
-            def keep(_: Any, __: Any, output: Tensor, kept: dict = kept, side: str = side) -> None:
+            def keep(_: Any, __: Any, output: Tensor, kept: dict[str, np.ndarray] = kept, side: str = side) -> None:
                 kept[side] = output.double().numpy()
 
             hooks.append(getattr(layer, side).register_forward_hook(keep))
@@ -193,7 +193,7 @@ def _smooth_by_hand(image: np.ndarray) -> np.ndarray:
 
 def _losses_by_hand(cross: np.ndarray, own: np.ndarray, tokens: RowTokens) -> tuple[float, float]:
     text = _softmax(100 * cross[..., 1 : tokens.stop])
-    maps = [_smooth_by_hand(sum(text[..., place - 1] for place in places)) for places in tokens.subjects]
+    maps = [_smooth_by_hand(np.sum([text[..., place - 1] for place in places], axis=0)) for places in tokens.subjects]
     response = max(1 - image.max() for image in maps)
     attended = [_smooth_by_hand(own[image.argmax()].reshape(image.shape)) for image in maps]
     pairs = [(a, b) for i, a in enumerate(attended) for b in attended[i + 1 :]]
@@ -280,7 +280,7 @@ def test_a_rows_gradient_is_its_own(tiny_unet: Any) -> None:
         losses = attention_losses(
             tiny_unet, latents, inputs["timestep"], text, [tokens[row] for row in rows], MapSize(0, 8, 8)
         )
-        return torch.autograd.grad(sum(losses).sum(), latents)[0]
+        return torch.autograd.grad(torch.stack([*losses]).sum(), latents)[0]
 
     together = gradients([0, 1, 2])
     for row in range(3):

@@ -91,7 +91,7 @@ def test_the_noise_stays_near_the_normal_it_was_drawn_from(pipe: Any, bound: flo
 def test_losses_fall_for_every_row(pipe: Any) -> None:
     config = InitNoConfig(steps=8, restarts=1, **NEVER)
     noise, _ = _prepare(pipe, config)
-    before, after = (sum(_losses(pipe, z, config)) for z in (_draws(0), noise))
+    before, after = (torch.stack([*_losses(pipe, z, config)]).sum(0) for z in (_draws(0), noise))
     assert bool((after < before - 0.01).all()), (before, after)
 
 
@@ -102,7 +102,7 @@ def test_losses_fall_on_the_built_in_model() -> None:
     config, shape = InitNoConfig(steps=5, restarts=1, **NEVER), (16, 8, 8)
     noise, _ = InitNo(config).optimise(loaded, GENERATOR, prompts, subjects, KEYS[:2], shape, STEPS)
     drawn = torch.stack([key.draw(0, shape) for key in KEYS[:2]])
-    before, after = (sum(_losses(loaded, z, config, prompts, subjects)) for z in (drawn, noise))
+    before, after = (torch.stack([*_losses(loaded, z, config, prompts, subjects)]).sum(0) for z in (drawn, noise))
     assert bool((after < before - 0.02).all()), (before, after)
 
 
@@ -166,7 +166,7 @@ def test_restarts_start_from_the_keys_draws_and_stop_at_the_first_that_is_good_e
 
 def test_without_a_good_one_the_smallest_sum_of_losses_is_taken(pipe: Any) -> None:
     config = InitNoConfig(steps=1, restarts=5, learning_rate=1e-9, **NEVER)
-    sums = torch.stack([sum(_losses(pipe, _draws(restart), config)) for restart in range(5)])
+    sums = torch.stack([torch.stack([*_losses(pipe, _draws(restart), config)]).sum(0) for restart in range(5)])
     noise, _ = _prepare(pipe, config)
     for row, best in enumerate(sums.argmin(0).tolist()):
         torch.testing.assert_close(noise[row], _draws(best)[row].half().float(), rtol=0, atol=1e-3)
@@ -207,5 +207,5 @@ def test_half_precision_gives_a_noise_as_good(tiny_sd: Path, pipe: Any) -> None:
     config = InitNoConfig(steps=8, restarts=1, **NEVER)
     noise, _ = _prepare(loaded, config)
     assert noise.dtype == torch.float32
-    before, after = (sum(_losses(pipe, z, config)) for z in (_draws(0), noise))
+    before, after = (torch.stack([*_losses(pipe, z, config)]).sum(0) for z in (_draws(0), noise))
     assert bool((after < before).all()), (before, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_checkpoint_says_whether_images_are_padded_to_a_square(tmp_path: Pat
         ({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}, "hf download openai/clip-vit-large-patch14-336"),
     ],
 )
-def test_what_is_not_supported_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_what_is_not_supported_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = tiny_scorers.clip_flant5(tmp_path / "other", **changes)
     with pytest.raises(UserError, match=message):
         load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")

@@ -302,4 +302,6 @@ def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, 
         shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)])
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {name.partition(".")[0] for name in tar.getnames()} == {"00000000-0123abcd"}
-        assert tar.extractfile("00000000-0123abcd.txt").read().decode() == f"../../{prompt}"
+        text = tar.extractfile("00000000-0123abcd.txt")
+        assert text is not None
+        assert text.read().decode() == f"../../{prompt}"

@@ -196,7 +196,8 @@ class TestFaults:
         with s3.failing("503 Slow Down", "SlowDown", times=3) as failed:
             writer.put(result(run.rows[0]))
         assert len(failed) == 3
-        release, left = threading.Event(), []
+        release = threading.Event()
+        left: list[str] = []
 
         def hang(method: str, path: str) -> None:
             if method == "PUT" and len(left) < 2:
@@ -368,7 +369,7 @@ def test_a_run_survives_the_loss_of_its_machine(
     assert code == 0, output
     assert len(failed) == 3
     assert f"dataset: {url}" in output
-    assert verify_run(url) == []
+    assert verify_run(to_path(url)) == []
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     rows = load_dataset("parquet", data_files=f"{url}/data/*.parquet", split="train", cache_dir=str(tmp_path))
     assert rows["prompt"] == [PROMPTS[index % len(PROMPTS)] for index in range(6)]

@@ -124,11 +124,12 @@ def test_a_damaged_staged_row_is_made_anew(make_run: Callable[..., Run]) -> None
     for row in run.rows[:3]:
         writer.put(result(row))
     writer.fail(failure(run.rows[5]))
-    row, letters = min((run.dir / "staging" / "shard-00000").iterdir()), run.dir / "failed" / "shard-00001.jsonl"
-    _cut(row)
+    letters = run.dir / "failed" / "shard-00001.jsonl"
+    staged = min((run.dir / "staging" / "shard-00000").iterdir())
+    _cut(staged)
     letters.write_text("no letter\n")
     named = [problem.partition(": ")[0] for problem in verify_run(run.dir)]
-    assert named[:-1] == [str(letters), str(row)], "and shards that are not committed yet"
+    assert named[:-1] == [str(letters), str(staged)], "and shards that are not committed yet"
     problems, state = _repair(run)
     assert [problem.partition(": ")[0] for problem in problems] == named[:-1]
     assert _make_missing(run, state) == [0, *range(3, 10)]

@@ -98,7 +98,12 @@ def test_other_columns(run: Run) -> None:
 def test_rows_lost_doubled_or_out_of_order(run: Run) -> None:
     whole = pq.read_table(run.dir / PARQUET)
     for rows in ([0, 1], [0, 1, 1], [1, 0, 2], [0, 1, 2, 2]):
-        rewrite_table(run, lambda _, rows=rows: whole.take(rows))
+        reordered = whole.take(rows)
+
+        def replaced(_: pa.Table, reordered: pa.Table = reordered) -> pa.Table:
+            return reordered
+
+        rewrite_table(run, replaced)
         assert "not the 3 of its shard, once each and in order" in problems(run)
 
 
