@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from noisesmith.pipeline.bench.variants import Variant
+from noisesmith.pipeline.bench.variants import Section, Variant
 from noisesmith.pipeline.config import RunConfig, load_config, validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.preflight import FoundModels, find_models
@@ -158,20 +157,20 @@ def _check_fit(trial: Trial) -> None:
         raise UserError(f"variant {trial.variant.label}: {error}") from None
 
 
-def _shares(corpus: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
+def _shares(corpus: list[Section], prompts: int) -> list[Section]:
     if not corpus:
         return []  # refused with a sentence when the corpus is opened
     if prompts < len(corpus):
         raise UserError(f"--prompts: {prompts} is below the {len(corpus)} sources of the corpus; raise it")
     share, rest = divmod(prompts, len(corpus))
-    sections: list[dict[str, Any]] = []
+    sections: list[Section] = []
     for position, section in enumerate(corpus):
         size = share + 1 if position < rest else share
         sections.append(section | {"size": size})
     return sections
 
 
-def _trial(plain: dict[str, Any], variant: Variant, seed: int, out: Path, rounds: int) -> Trial:
+def _trial(plain: Section, variant: Variant, seed: int, out: Path, rounds: int) -> Trial:
     name = f"{variant.label}-seed{seed}"
     changes = {
         "name": name,

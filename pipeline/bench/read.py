@@ -6,15 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from noisesmith.pipeline.bench.compare import Comparison, compare
 from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.report.summary import columns
+from noisesmith.pipeline.report.summary import Row, columns
 from noisesmith.pipeline.sinks import read_rows
 
-Row = dict[str, Any]
 _MODELS = ("generator", "generator_revision", "scorer", "scorer_revision")
 
 
@@ -37,7 +35,7 @@ def compare_runs(design: Design) -> tuple[Comparison, dict[str, str]]:
         label = trial.variant.label
         run_dir = trial.config.run_dir
         for row in read_rows(run_dir, row_columns(judges)):
-            found = {name: row.pop(name) for name in _MODELS}
+            found = {name: row[name] for name in _MODELS}
             if models and found != models:
                 raise UserError(
                     f"{run_dir}: was made by other models ({found}) than the first run ({models}); delete the runs of "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
@@ -22,37 +22,70 @@ _NONE = "–"
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def conditions(design: Design, models: dict[str, str]) -> dict[str, Any]:
-    """The conditions of a comparison as JSON values: its size, sampler, models, machine, day and versions.
+@dataclass(frozen=True)
+class Machine:
+    """The computer that a comparison ran on."""
+
+    cpu: str
+    cores: int
+    gpus: list[str]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a comparison was made: its size, sampler, models, machine, day and versions.
+
+    ``corpus`` has the prompts per source, ``batch_size`` those of generators and scorers, and ``models`` the id and
+    revision (``ID@REVISION``) of generator, scorer and every judge.
+    """
+
+    prompts: int
+    corpus: dict[str, int]
+    seeds: int
+    rounds: int
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    readout: str
+    batch_size: dict[str, int]
+    models: dict[str, str]
+    machine: Machine
+    date: str
+    versions: dict[str, str]
+
+
+def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
+    """The conditions of a comparison on this machine, today.
 
     Args:
         models: ids and revisions of generator and scorer, as the rows have them.
     """
-    settings = design.settings
+    generators = design.settings.generators
+    scorers = design.settings.scorers
     used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")}
-    for judge, found in zip(settings.judges, design.models.judges, strict=True):
+    for judge, found in zip(design.settings.judges, design.models.judges, strict=True):
         used[f"judge {judge.name}"] = f"{found.source.id}@{found.source.resolved_revision()}"
-    return {
-        "prompts": design.corpus.size,
-        "corpus": dict(design.parts()),
-        "seeds": design.seeds,
-        "rounds": design.rounds,
-        "scheduler": settings.generators.scheduler,
-        "steps": settings.generators.steps,
-        "guidance_scale": settings.generators.guidance_scale,
-        "readout": settings.scorers.readout,
-        "batch_size": {"generators": settings.generators.batch_size, "scorers": settings.scorers.batch_size},
-        "models": used,
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpus": _gpus()},
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"noisesmith": pipeline.__version__, **{name: version(name) for name in _LIBRARIES}},
-    }
+    return Conditions(
+        prompts=design.corpus.size,
+        corpus=dict(design.parts()),
+        seeds=design.seeds,
+        rounds=design.rounds,
+        scheduler=generators.scheduler,
+        steps=generators.steps,
+        guidance_scale=generators.guidance_scale,
+        readout=scorers.readout,
+        batch_size={"generators": generators.batch_size, "scorers": scorers.batch_size},
+        models=used,
+        machine=Machine(_cpu(), len(os.sched_getaffinity(0)), _gpus()),
+        date=datetime.now(UTC).date().isoformat(),
+        versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in _LIBRARIES},
+    )
 
 
-def to_json(design: Design, comparison: Comparison, facts: dict[str, Any]) -> str:
+def to_json(design: Design, comparison: Comparison, facts: Conditions) -> str:
     """Everything, at full precision.
 
-    ``conditions`` is that of :func:`conditions`; ``prompts``, ``rows`` and ``rows_asked`` are those of
+    ``conditions`` has the fields of :class:`Conditions`; ``prompts``, ``rows`` and ``rows_asked`` are those of
     :class:`Comparison`, and ``reference`` is the label that all are compared with. ``variants`` maps each label to
     ``why``, ``optimizer`` (its resolved section) and the fields of :class:`Figures`, nested as there. An estimate is
     ``{"mean", "low", "high"}``, a change ``{"rows", "first", "kept", "gain"}`` with ``rows`` counting prompts, a curve
@@ -65,11 +98,11 @@ def to_json(design: Design, comparison: Comparison, facts: dict[str, Any]) -> st
         section = trial.config.optimizer.model_dump(mode="json")
         figures = plain["variants"][variant.label]
         plain["variants"][variant.label] = {"why": variant.why, "optimizer": section, **figures}
-    whole = {"conditions": facts, "reference": REFERENCE, **plain}
+    whole = {"conditions": asdict(facts), "reference": REFERENCE, **plain}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_markdown(design: Design, comparison: Comparison, facts: dict[str, Any]) -> str:
+def to_markdown(design: Design, comparison: Comparison, facts: Conditions) -> str:
     """A table for a README with its conditions in one line, and what its columns and rows mean."""
     judges = list(next(iter(comparison.variants.values())).judges)
     heads = ["method", "VQA score", "Δ", "Δ at equal U-Net"]
@@ -103,23 +136,23 @@ def _cells(label: str, figures: Figures, judges: list[str]) -> list[str]:
     ]
 
 
-def _caption(facts: dict[str, Any]) -> str:
-    machine = facts["machine"]
-    sources = ", ".join(f"{size} {name}" for name, size in facts["corpus"].items())
+def _caption(facts: Conditions) -> str:
+    machine = facts.machine
+    sources = ", ".join(f"{size} {name}" for name, size in facts.corpus.items())
     parts = [
-        f"{facts['prompts']} prompts ({sources})",
-        f"{_count(facts['seeds'], 'seed')}, {_count(facts['rounds'], 'round')}",
-        f"{facts['scheduler']}, T = {facts['steps']}, guidance {facts['guidance_scale']:g}",
-        ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]]),
-        facts["date"],
-        ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
-        ", ".join(f"{side} {model}" for side, model in facts["models"].items()),
+        f"{facts.prompts} prompts ({sources})",
+        f"{_count(facts.seeds, 'seed')}, {_count(facts.rounds, 'round')}",
+        f"{facts.scheduler}, T = {facts.steps}, guidance {facts.guidance_scale:g}",
+        ", ".join([machine.cpu, f"{machine.cores} cores", *machine.gpus]),
+        facts.date,
+        ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
+        ", ".join(f"{side} {model}" for side, model in facts.models.items()),
     ]
     return escape("; ".join(parts)) + "."
 
 
-def _notes(comparison: Comparison, facts: dict[str, Any]) -> list[str]:
-    rounds = _count(facts["rounds"], "round")
+def _notes(comparison: Comparison, facts: Conditions) -> list[str]:
+    rounds = _count(facts.rounds, "round")
     notes = [
         f"Δ: kept image, paired difference from `{REFERENCE}` with its 95 % bootstrap interval over prompts. Previews "
         f"spend the U-Net evaluations of the first image and {rounds}, all others take {rounds}; a row ends early only "
@@ -129,10 +162,8 @@ def _notes(comparison: Comparison, facts: dict[str, Any]) -> list[str]:
         "and seconds per row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
     ]
     if comparison.rows < comparison.rows_asked:
-        notes += [
-            "",
-            f"Only the {comparison.rows} of {comparison.rows_asked} rows that every method finished are compared.",
-        ]
+        left = f"{comparison.rows} of {comparison.rows_asked} rows"
+        notes += ["", f"Only the {left} that every method finished are compared."]
     return notes
 
 

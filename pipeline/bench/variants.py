@@ -11,6 +11,7 @@ from noisesmith.pipeline.config import read_yaml
 from noisesmith.pipeline.errors import UserError
 
 REFERENCE = "noise_diffusion"
+Section = dict[str, Any]  # a section of a config, as YAML has it
 UNLIMITED = 100_000  # rounds of a search that its U-Net evaluations bound
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -20,14 +21,14 @@ class Variant:
     """One search method with its settings: a label, the optimizer section of a config, and why it is compared."""
 
     label: str
-    section: dict[str, Any]
+    section: Section
     why: str
 
     @property
     def previews(self) -> bool:
         return bool(self.section.get("preview"))
 
-    def optimizer(self, rounds: int, steps: int) -> dict[str, Any]:
+    def optimizer(self, rounds: int, steps: int) -> Section:
         """The section with the budget that all variants share.
 
         The budget is M rounds, ``rounds``. With the first image they take (M + 1)·T U-Net evaluations, T = ``steps``.
@@ -43,34 +44,38 @@ class Variant:
         return limits | self.section
 
 
-def _order(candidates: int) -> dict[str, Any]:
+def _order(candidates: int) -> Section:
     return {"method": "noise_diffusion", "candidates": candidates, "selection": "order_statistic"}
 
 
-def _preview(keep: int = 1, **section: Any) -> dict[str, Any]:
-    return {"method": "noise_diffusion", "candidates": 50, **section, "preview": {"steps": 4, "keep": keep}}
+def _preview(section: Section, keep: int = 1) -> Section:
+    return section | {"preview": {"steps": 4, "keep": keep}}
 
 
-DEFAULTS = tuple(
-    Variant(label, section, why)
-    for label, section, why in (
-        ("none", {"method": "none", "rounds": 0}, "the first image: what every search starts from"),
-        ("random_sampling", {"method": "random_sampling"}, "best of M + 1 fresh noises: what a search must beat"),
-        ("random_diffusion", {"method": "random_diffusion"}, "the paper's step without its gradient"),
-        (REFERENCE, {"method": "noise_diffusion", "candidates": 50}, "the paper's method, which all are compared with"),
-        ("pgd", {"method": "pgd"}, "the paper's ablation: projected gradient ascent on the noise"),
-        ("mean_variance", {"method": "mean_variance"}, "the paper's ablation: Adam on the noise's mean and variance"),
-        ("initno", {"method": "initno"}, "first noise by attention, no vision-language model (CVPR 2024)"),
-        ("attend_and_excite", {"method": "attend_and_excite"}, "attention while sampling (SIGGRAPH 2023)"),
-        ("order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"),
-        ("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
-        ("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
-        ("preview_4", _preview(), "rounds of 4 sampler steps, the best rendered again at full T"),
-        ("preview_4_keep_2", _preview(2), "the best two rendered again, in case a preview misleads"),
-        ("preview_4_best", _preview(move_from="best"), "previews, each moving away from the best so far"),
-        ("preview_4_keep_2_best", _preview(2, move_from="best"), "both of the above"),
-        ("preview_order_1000", _preview(**_order(1_000)), "previews guided as by the best of 1,000"),
-    )
+_PAPER: Section = {"method": "noise_diffusion", "candidates": 50}
+_FROM_BEST: Section = _PAPER | {"move_from": "best"}
+
+DEFAULTS = (
+    Variant("none", {"method": "none", "rounds": 0}, "the first image: what every search starts from"),
+    Variant("random_sampling", {"method": "random_sampling"}, "best of M + 1 fresh noises: what a search must beat"),
+    Variant("random_diffusion", {"method": "random_diffusion"}, "the paper's step without its gradient"),
+    Variant(REFERENCE, _PAPER, "the paper's method, which all are compared with"),
+    Variant("pgd", {"method": "pgd"}, "the paper's ablation: projected gradient ascent on the noise"),
+    Variant(
+        "mean_variance", {"method": "mean_variance"}, "the paper's ablation: Adam on the noise's mean and variance"
+    ),
+    Variant("initno", {"method": "initno"}, "first noise by attention, no vision-language model (CVPR 2024)"),
+    Variant("attend_and_excite", {"method": "attend_and_excite"}, "attention while sampling (SIGGRAPH 2023)"),
+    Variant(
+        "order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"
+    ),
+    Variant("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
+    Variant("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
+    Variant("preview_4", _preview(_PAPER), "rounds of 4 sampler steps, the best rendered again at full T"),
+    Variant("preview_4_keep_2", _preview(_PAPER, 2), "the best two rendered again, in case a preview misleads"),
+    Variant("preview_4_best", _preview(_FROM_BEST), "previews, each moving away from the best so far"),
+    Variant("preview_4_keep_2_best", _preview(_FROM_BEST, 2), "both of the above"),
+    Variant("preview_order_1000", _preview(_order(1_000)), "previews guided as by the best of 1,000"),
 )
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from noisesmith.pipeline.report.summary import Row
 from noisesmith.pipeline.storage.files import write_atomic
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-Row = Mapping[str, Any]
 
 # Colours.
 PAPER = "#fbfaf7"
