@@ -61,14 +61,10 @@ DEFAULTS = (
     Variant("random_diffusion", {"method": "random_diffusion"}, "the paper's step without its gradient"),
     Variant(REFERENCE, _PAPER, "the paper's method, which all are compared with"),
     Variant("pgd", {"method": "pgd"}, "the paper's ablation: projected gradient ascent on the noise"),
-    Variant(
-        "mean_variance", {"method": "mean_variance"}, "the paper's ablation: Adam on the noise's mean and variance"
-    ),
+    Variant("mean_variance", {"method": "mean_variance"}, "the paper's ablation: Adam on the mean and variance"),
     Variant("initno", {"method": "initno"}, "first noise by attention, no vision-language model (CVPR 2024)"),
     Variant("attend_and_excite", {"method": "attend_and_excite"}, "attention while sampling (SIGGRAPH 2023)"),
-    Variant(
-        "order_statistic_50", _order(50), "the law of the best of 50 instead of 50 draws: should equal the reference"
-    ),
+    Variant("order_statistic_50", _order(50), "one draw instead of the best of 50: should equal the reference"),
     Variant("order_statistic_1000", _order(1_000), "as if the best of 1,000 were drawn, at the cost of one"),
     Variant("order_statistic_1000000", _order(1_000_000), "as if the best of 1,000,000 were drawn"),
     Variant("preview_4", _preview(_PAPER), "rounds of 4 sampler steps, the best rendered again at full T"),

@@ -24,7 +24,7 @@ _MEANINGS = {
     "id": "stable id of the row",
     "prompt": "what the image should show",
     "image": "the kept image: the one with the best score",
-    "image_initial": "the image of the first noise, before any search",
+    "image_initial": "the first image, before any search round",
     "score": 'P("Yes") of the kept image, 0 to 1',
     "score_initial": 'P("Yes") of the first image',
     "scores": "the score of every image made for the row, in the order they were made",
@@ -187,7 +187,8 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
     for part in config.corpus:
         corpora.append(f"{part.source} ({part.size} rows)" if part.size else part.source)
     search: list[str] = [config.optimizer.method]
-    for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method"}).items():
+    # The paragraph about the method says all about previews.
+    for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method", "preview"}).items():
         search.append(f"{key} {value}")
     judges = [f"{judge.name} ({judge.model})" for judge in config.judges]
     stated = "apache-2.0" if _is_embedded(config) else licence(generators.model, generators.revision)

@@ -194,8 +194,9 @@ def notes(summary: Summary) -> list[str]:
     if summary.mean_rounds is None:
         return ["No row finished."]
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary.stop_reasons.items())
+    counted = "1 row" if summary.rows == 1 else f"{summary.rows} rows"
     lines = [
-        f"{summary.rows} rows, {summary.mean_rounds:.1f} rounds per row; stopped by: {reasons}.",
+        f"{counted}, {summary.mean_rounds:.1f} rounds per row; stopped by: {reasons}.",
         f"Kept noise: norm {summary.noise_norm:.3f}, std {summary.noise_std:.3f} (1 and 1 for fresh noise).",
     ]
     for name, change in summary.judges.items():
