@@ -77,7 +77,7 @@ def _join_cluster(address: str) -> None:
         ) from error
 
 
-class _InstalledCode(JobConfig):
+class _InstalledCode(JobConfig):  # type: ignore[misc]  # untyped here
     """Job whose workers import what is installed, never what lies in the driver's current folder.
 
     Ray puts the driver's current folder and its script's folder first on every worker's ``sys.path``, so that a user's

@@ -40,10 +40,10 @@ class Fault(Enum):
 
 def cause_of(error: RayError) -> BaseException:
     """What the worker's own code raised, else Ray's error."""
+    cause: BaseException = error
     if isinstance(error, RayTaskError) and error.cause:
-        cause: BaseException = error.cause
-        return cause
-    return error
+        cause = error.cause
+    return cause
 
 
 def traceback_of(error: RayError) -> str:

@@ -128,7 +128,7 @@ class Searcher:
             raise UserError("searcher: it is closed; make another one with noisesmith.load")
         rows = _rows(prompts, self.config.max_prompt_chars)
         most_images = len(rows) * self.config.most_per_row()[0]
-        display = search_progress(most_images) if progress else nullcontext(lambda count: None)
+        display = search_progress(most_images) if progress else nullcontext(lambda _: None)
         with display as advance:
             try:
                 found = list(search_rows(rows, self.config, self._models, advance))

@@ -105,7 +105,8 @@ def along(candidate: Tensor, gradient: Tensor, length: float) -> Tensor:
     if not norm > 0:
         return candidate
     unit = gradient / norm
-    return candidate + (length - (candidate * unit).sum()) * unit
+    turned: Tensor = candidate + (length - (candidate * unit).sum()) * unit
+    return turned
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

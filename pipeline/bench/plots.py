@@ -49,7 +49,7 @@ class _Axis:
         return 0.025 * (self.high - self.low)
 
 
-def score_by_round(comparison: Comparison, variants: tuple[Variant, ...], rounds: int, steps: int) -> bytes:
+def score_by_round(comparison: Comparison, variants: tuple[Variant, ...], rounds: int, _steps: int) -> bytes:
     """PNG: mean best score after each search round; previews at M, since they spend as much as M full rounds."""
     curves = {label: figures.by_round for label, figures in comparison.variants.items()}
     return _plot(comparison, variants, curves, _Axis(0.0, float(rounds), "search rounds"))

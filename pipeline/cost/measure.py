@@ -154,7 +154,7 @@ def _fused(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
+    enable_gqa: bool = False,  # noqa: ARG001 (the flash kernel sees it from the shapes)
 ) -> Tensor:
     if attn_mask is not None and not attn_mask.is_floating_point():
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype, device=query.device)

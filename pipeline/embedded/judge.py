@@ -37,7 +37,7 @@ class Detection:
     confidence: float
 
 
-class JudgeConfig(PretrainedConfig):
+class JudgeConfig(PretrainedConfig):  # type: ignore[misc]  # untyped here
     """The detector's width in channels, and the confidence from which an object counts as found."""
 
     model_type = "noisesmith_judge"
@@ -62,7 +62,7 @@ class _Residual(nn.Module):
         return x + changed
 
 
-class Judge(PreTrainedModel):
+class Judge(PreTrainedModel):  # type: ignore[misc]  # untyped here
     """Detector of the embedded world's objects; with the world's geometry it decides whether a prompt is true."""
 
     config_class = JudgeConfig

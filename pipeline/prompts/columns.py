@@ -78,7 +78,8 @@ def parse_cells(values: Sequence[str], kind: pa.DataType) -> list[Any]:
 
 def conform(values: Sequence[Any], kind: pa.DataType) -> list[Any]:
     """Values as plain Python values of exactly ``kind``: integers widened to floats, absent struct fields ``None``."""
-    return pa.array([_widen(value, kind) for value in values], type=kind).to_pylist()
+    conformed: list[Any] = pa.array([_widen(value, kind) for value in values], type=kind).to_pylist()
+    return conformed
 
 
 def _widen(value: Any, kind: pa.DataType) -> Any:
@@ -128,13 +129,14 @@ def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
 
 def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
-    return (
+    is_list: bool = (
         types.is_list(kind)
         or types.is_large_list(kind)
         or types.is_fixed_size_list(kind)
         or types.is_list_view(kind)
         or types.is_large_list_view(kind)
     )
+    return is_list
 
 
 def _describe(kind: pa.DataType) -> str:

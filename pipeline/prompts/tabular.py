@@ -180,7 +180,7 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
             data = datasets.load_from_disk(str(directory.absolute()))
         else:
             data = datasets.load_dataset(str(directory.absolute()), split=section.split)
-    except Exception as error:  # the library raises dozens of kinds, none of them a bug of ours
+    except Exception as error:  # noqa: BLE001 (the library raises dozens of kinds, none of them a bug of ours)
         why = reason(error.__cause__ or error)
         raise UserError(
             f"corpus.source: {section.source}: cannot be opened as a dataset ({why}); "

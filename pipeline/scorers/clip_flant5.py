@@ -37,7 +37,7 @@ SUPPORTED = {
 }
 
 
-class ClipT5(T5ForConditionalGeneration):
+class ClipT5(T5ForConditionalGeneration):  # type: ignore[misc]  # untyped here
     """T5 whose encoder reads projected CLIP patch features between two pieces of text."""
 
     # Flan-T5's output layer is its own: one that is absent must not be taken from the embedding, nor the reverse.

@@ -35,7 +35,7 @@ class LoadedModels:
 
 
 def search_rows(
-    rows: Iterable[Row], config: RunConfig, models: LoadedModels, on_images: Callable[[int], None] = lambda count: None
+    rows: Iterable[Row], config: RunConfig, models: LoadedModels, on_images: Callable[[int], None] = lambda _: None
 ) -> Iterator[Result]:
     """Search every row's initial noise, ``generators.batch_size`` rows at a time; yields results in the rows' order.
 

@@ -233,7 +233,7 @@ def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
         PIL.Image.open(io.BytesIO(content)).verify()
         image = PIL.Image.open(io.BytesIO(content))
         image.load()
-    except Exception as error:  # on damaged bytes Pillow raises many classes, SyntaxError among them
+    except Exception as error:  # noqa: BLE001 (on damaged bytes Pillow raises many classes, SyntaxError among them)
         return f"does not decode ({reason(error)})"
     if image.size != size:
         return f"is {image.size} where the row says {size}"

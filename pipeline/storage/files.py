@@ -131,7 +131,7 @@ def append_line(path: Path, record: Mapping[str, object]) -> None:
         size = file.tell()
         try:
             if file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))  # noqa: TRY301 (handled as another)
             os.fsync(file.fileno())
         except OSError:
             # A full disk takes part of a line. The run goes on once there is space, so the next line must start clean.

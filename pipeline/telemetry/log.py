@@ -155,7 +155,7 @@ def _fields(event: Event) -> dict[str, object]:
 
 def _logger(run_dir: Path) -> logging.Logger:
     """A logger outside Python's logger tree, whose lines are JSON."""
-    logger = logging.Logger("noisesmith", logging.INFO)
+    logger = logging.Logger("noisesmith", logging.INFO)  # noqa: LOG001 (outside the tree on purpose)
     handler: logging.Handler
     if isinstance(run_dir, Path):
         with suppress(OSError):

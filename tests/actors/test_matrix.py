@@ -14,6 +14,7 @@ from rich.console import Console
 
 from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import RunConfig, load_config
+from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
 from noisesmith.pipeline.noise import NoiseKey, digest, replay
 from noisesmith.pipeline.preflight import find_models
@@ -61,6 +62,7 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
         load_scorer(find_scorer(config.scorers), "cpu"),
     )
     decoder = load_decoder(find_generator(config.generators), "cpu")
+    assert isinstance(config.optimizer, NoiseDiffusionConfig)
     shape, rounds = generator.spec.shape, config.optimizer.rounds
     noise = torch.stack([NoiseKey(config.seed, row, 0).draw(0, shape) for row in ids])
     scores: list[list[float]] = [[] for _ in ids]

@@ -99,6 +99,7 @@ def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
         config = ScorerConfig(model=str(folder), dtype=dtype)
         found = find_scorer(config)
         weightless = found.family.without_weights(found)
+        assert weightless is not None
         real = load_scorer(found, "cpu").model  # type: ignore[attr-defined]
         assert (parameters(weightless), weight_bytes(weightless)) == (parameters(real), weight_bytes(real)), dtype
     cost = score_cost(decoder_without_weights(generator), found, weightless, spec, batch, gradient=True)

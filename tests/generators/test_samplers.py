@@ -97,7 +97,7 @@ def test_a_sampler_keeps_the_models_spacing_unless_told() -> None:
     ],
 )
 def test_what_would_clip_or_draw_noise_is_undone(name: str, trained: dict[str, Any], undone: tuple[str, ...]) -> None:
-    config = build_scheduler(name, trained).config
+    config: Any = build_scheduler(name, trained).config
     assert not any(config[key] for key in undone)
 
 

@@ -86,15 +86,19 @@ class TrivialWriter:
         return []
 
 
+def start(actor_class: Any) -> Any:
+    return actor_class.remote()
+
+
 class TrivialWorkers:
     def generator(self) -> Any:
-        return TrivialGenerator.remote()
+        return start(TrivialGenerator)
 
     def scorer(self) -> Any:
-        return TrivialScorer.remote()
+        return start(TrivialScorer)
 
     def writer(self, provenance: Provenance) -> Any:
-        return TrivialWriter.remote()
+        return start(TrivialWriter)
 
 
 class Unlocked:

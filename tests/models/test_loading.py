@@ -14,9 +14,8 @@ import torch
 from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
-from noisesmith.pipeline.generators import loading as generator_loading
 from noisesmith.pipeline.models.loading import explained
-from noisesmith.pipeline.models.locate import licence
+from noisesmith.pipeline.models.locate import ModelSource, licence
 from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.scorers.llava import Llava
 
@@ -37,7 +36,7 @@ def test_a_bug_in_an_adapter_does_not_become_a_users_mistake(
 ) -> None:
     generator = find_generator(GeneratorConfig(model=str(tiny_sd)))
     scorer = find_scorer(ScorerConfig(model=str(tiny_llava)))
-    monkeypatch.setattr(generator_loading.ModelSource, "load_options", _bug(kind))
+    monkeypatch.setattr(ModelSource, "load_options", _bug(kind))
     with pytest.raises(kind, match="planted"):
         load_generator(generator, "cpu")
     with pytest.raises(kind, match="planted"):

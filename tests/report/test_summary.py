@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -25,7 +26,7 @@ def row(scores: list[float], **changes: Any) -> dict[str, Any]:
 
 
 def rendered(summary: Summary) -> str:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary_table(summary))
     return console.export_text()
 

@@ -92,7 +92,7 @@ def train(
     torch.manual_seed(seed)
     judge = Judge(JudgeConfig())
 
-    def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         scenes = [scattered(rng) if rng.random() < 0.3 else sample(rng) for _ in range(settings.batch)]
         return detection_loss(judge(wear(pictures(scenes), rng, vae, 0.25)), scenes)
 

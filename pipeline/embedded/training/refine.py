@@ -170,7 +170,7 @@ def train(
     student.vlm.load_state_dict(vlm.state_dict())
     known_words = words()
 
-    def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         half = settings.batch // 2
         painted, rows = pool.draw(rng, known_words, half)
         scenes = [sample(rng) for _ in range(settings.batch - half)]

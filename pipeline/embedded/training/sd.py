@@ -87,7 +87,7 @@ def train(
     weights = (ratio + 1).clamp(max=SNR_CAP) / (ratio + 1)
     empty = text_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
 
-    def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(_step: int, _rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(latents), (settings.batch,))
         clean = latents[rows]
         ids = captions[rows, torch.randint(captions.shape[1], (settings.batch,))]
