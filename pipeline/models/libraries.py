@@ -49,6 +49,7 @@ class Tokenizer(Protocol):
     bos_token: str | None
     pad_token_id: int | None
     eos_token_id: int
+    model_max_length: int
     chat_template: str | None
 
     @property

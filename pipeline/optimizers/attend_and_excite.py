@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig
+from noisesmith.pipeline.models.libraries import Model, Pipeline, Scheduler
 from noisesmith.pipeline.optimizers.attention import (
     MapSize,
     RowTokens,
@@ -54,8 +54,8 @@ class Excitation:
 
     def __init__(
         self,
-        unet: Any,
-        scheduler: Any,
+        unet: Model,
+        scheduler: Scheduler,
         embeddings: Tensor,
         tokens: Sequence[RowTokens],
         size: MapSize,
@@ -106,7 +106,7 @@ class Excitation:
 
 
 def attend_and_excite(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: list[str],
     tokens: Sequence[RowTokens],
     noise: Tensor,
@@ -129,7 +129,7 @@ def attend_and_excite(
     sigma = pipe.scheduler.init_noise_sigma
     excite = Excitation(pipe.unet, pipe.scheduler, embeddings, tokens, size, config)
 
-    def move(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def move(_: Pipeline, step: int, __: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": excite(tensors["latents"], step + 1)}
 
     height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
@@ -161,7 +161,7 @@ class AttendAndExcite(RandomSampling):
 
     def sample(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         sampling: GeneratorConfig,
         prompts: list[str],
         subjects: Sequence[Sequence[str]],

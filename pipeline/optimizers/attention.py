@@ -18,10 +18,10 @@ together, is 1. So one conditional forward is ½ (or 1 without guidance), and a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,10 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import Json, Model, Pipeline, Tokenizer
 from noisesmith.pipeline.text.subjects import text_stop, token_indices
+
+Processor: TypeAlias = Callable[..., Tensor]  # of diffusers: computes one attention layer
 
 PREFERRED_SIDE = 16
 SHARPNESS = 100.0  # the softmax over text tokens is of 100 times the attention
@@ -63,7 +66,7 @@ def evaluations(guidance_scale: float, *, forwards: int = 0, backwards: int = 0)
     return (forwards + 2 * backwards) * (0.5 if guidance_scale > 1 else 1.0)
 
 
-def map_sizes(unet_config: Mapping[str, Any], height: int, width: int) -> list[MapSize]:
+def map_sizes(unet_config: Json, height: int, width: int) -> list[MapSize]:
     """Sizes of a U-Net's cross-attention maps for latents of ``height`` × ``width``, largest first.
 
     Read from the U-Net's ``config.json``; empty for a denoiser that is no ``UNet2DConditionModel``. Maps with a side
@@ -78,9 +81,7 @@ def map_sizes(unet_config: Mapping[str, Any], height: int, width: int) -> list[M
     return [size for size in sizes if size.side > 1]
 
 
-def choose_map_size(
-    method: str, attention_size: int | None, unet_config: Mapping[str, Any], height: int, width: int
-) -> MapSize:
+def choose_map_size(method: str, attention_size: int | None, unet_config: Json, height: int, width: int) -> MapSize:
     """The size at which ``method`` reads attention, for latents of ``height`` × ``width``.
 
     A size is named by its shorter side. Without ``attention_size`` it is 16, or the largest below 16 that the U-Net
@@ -129,18 +130,18 @@ class AttentionMaps:
 class _Recorder:
     """An attention processor that records a layer's probabilities. The processor it wraps computes the output."""
 
-    def __init__(self, inner: Any, layers: list[Tensor]) -> None:
+    def __init__(self, inner: Processor, layers: list[Tensor]) -> None:
         self._inner = inner
         self._layers = layers
 
     def __call__(
         self,
-        attn: Any,
+        attn: Model,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
+        *args: object,
+        **kwargs: object,
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross:
@@ -155,7 +156,7 @@ class _Recorder:
 
 
 @contextmanager
-def record_attention(unet: Any, size: MapSize) -> Iterator[AttentionMaps]:
+def record_attention(unet: Model, size: MapSize) -> Iterator[AttentionMaps]:
     """Record the softmax probabilities of cross- and self-attention at one level of a ``UNet2DConditionModel``.
 
     Run one forward inside the block. The U-Net's output does not change. Its own attention processors are restored at
@@ -163,7 +164,7 @@ def record_attention(unet: Any, size: MapSize) -> Iterator[AttentionMaps]:
     """
     previous = unet.attn_processors
     maps = AttentionMaps(size)
-    lowest = len(unet.config["down_block_types"]) - 1
+    lowest = len(unet.config.down_block_types) - 1
     recording = dict(previous)
     for name, processor in previous.items():
         if _level(name, lowest) == size.level:
@@ -230,7 +231,7 @@ def conflict_loss(maps: Tensor, own: Tensor) -> Tensor:
 
 
 def attention_losses(
-    unet: Any, latents: Tensor, timestep: Tensor, embeddings: Tensor, tokens: Sequence[RowTokens], size: MapSize
+    unet: Model, latents: Tensor, timestep: Tensor, embeddings: Tensor, tokens: Sequence[RowTokens], size: MapSize
 ) -> tuple[Tensor, Tensor]:
     """Response and conflict losses ``[B]`` of one conditional forward.
 
@@ -251,7 +252,9 @@ def attention_losses(
     return torch.stack(responses), torch.stack(conflicts)
 
 
-def pipeline_map_size(pipe: Any, config: InitNoConfig | AttendAndExciteConfig, latents_shape: Sequence[int]) -> MapSize:
+def pipeline_map_size(
+    pipe: Pipeline, config: InitNoConfig | AttendAndExciteConfig, latents_shape: Sequence[int]
+) -> MapSize:
     """:func:`choose_map_size` for a loaded pipeline and latents of ``latents_shape`` ``(…, H, W)``.
 
     Raises:
@@ -262,7 +265,7 @@ def pipeline_map_size(pipe: Any, config: InitNoConfig | AttendAndExciteConfig, l
     return choose_map_size(config.method, config.attention_size, unet_config, height, width)
 
 
-def find_tokens(tokenizer: Any, prompts: Sequence[str], subjects: Sequence[Sequence[str]]) -> list[RowTokens]:
+def find_tokens(tokenizer: Tokenizer, prompts: Sequence[str], subjects: Sequence[Sequence[str]]) -> list[RowTokens]:
     """Each row's subjects as positions on the key axis.
 
     Raises:

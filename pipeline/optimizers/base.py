@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.models.libraries import Pipeline
 from noisesmith.pipeline.noise import NoiseKey
 
 
@@ -51,7 +52,7 @@ class Proposal:
 class Sampler(Protocol):
     """What a method may use of a loaded generator (see ``generators.base.Generator``)."""
 
-    pipe: Any  # the diffusers pipeline: only methods that read the U-Net's attention use it
+    pipe: Pipeline  # the diffusers pipeline: only methods that read the U-Net's attention use it
     config: GeneratorConfig
 
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor: ...

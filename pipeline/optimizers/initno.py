@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig, InitNoConfig
+from noisesmith.pipeline.models.libraries import Model, Pipeline, Scheduler
 from noisesmith.pipeline.noise import NoiseKey, storable, within_kl
 from noisesmith.pipeline.optimizers.attention import (
     MapSize,
@@ -36,8 +36,8 @@ ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient ha
 
 
 def initno(
-    unet: Any,
-    scheduler: Any,
+    unet: Model,
+    scheduler: Scheduler,
     embeddings: Tensor,
     tokens: Sequence[RowTokens],
     draw: Callable[[int, int], Tensor],
@@ -155,7 +155,7 @@ class InitNo(RandomSampling):
 
     def optimise(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         sampling: GeneratorConfig,
         prompts: list[str],
         subjects: Sequence[Sequence[str]],

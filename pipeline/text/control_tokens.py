@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from noisesmith.pipeline.models.libraries import Tokenizer
 
 
-def plain(text: str, *tokenizers: Any) -> str:
+def plain(text: str, *tokenizers: Tokenizer) -> str:
     """The text with a space after the first character of every special token: ``<image>`` becomes ``< image>``.
 
     A prompt is data. In it ``<image>`` must not ask for a second image, nor ``</s>`` or ``<|im_end|>`` end the turn.

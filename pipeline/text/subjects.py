@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import Tokenizer
 
 _WORD = re.compile(r"([^\W\d_]+(?:[-'’][^\W\d_]+)*)(?!\w)|\w+|\S")  # the group is empty where it is no word
 _DETERMINERS = """a an the this that these those my your his her its our their some any each every another other
@@ -40,7 +40,7 @@ def find_subjects(prompt: str) -> list[str]:
     return list(dict.fromkeys(heads))
 
 
-def token_indices(tokenizer: Any, prompt: str, subjects: Sequence[str]) -> list[list[int]]:
+def token_indices(tokenizer: Tokenizer, prompt: str, subjects: Sequence[str]) -> list[list[int]]:
     """Positions of each subject's tokens in the padded encoding of ``prompt``, start token included.
 
     These are positions on the key axis of cross-attention. A subject of several words or word pieces has several. Case
@@ -87,7 +87,7 @@ def occurrences(prompt: str, subjects: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def text_stop(tokenizer: Any, prompt: str) -> int:
+def text_stop(tokenizer: Tokenizer, prompt: str) -> int:
     """One past the last position that the softmax over text tokens covers in the padded encoding of ``prompt``.
 
     As in Attend-and-Excite's own settings: everything but the last position where the end token also pads (Stable
@@ -98,11 +98,11 @@ def text_stop(tokenizer: Any, prompt: str) -> int:
     return _span(tokenizer, prompt)[1]
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _span(tokenizer: Any, prompt: str) -> tuple[int, int]:
+def _span(tokenizer: Tokenizer, prompt: str) -> tuple[int, int]:
     """Where the prompt's own tokens start in its truncated encoding, and one past where they end."""
     bare, whole = _ids(tokenizer, prompt), list(tokenizer(prompt, verbose=False).input_ids)
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
