@@ -152,7 +152,7 @@ def test_a_size_that_the_unet_lacks_is_refused_with_those_it_has() -> None:
 
 
 def test_a_denoiser_without_cross_attention_is_refused() -> None:
-    transformer = SimpleNamespace(transformer=SimpleNamespace(config={"num_layers": 24}))
+    transformer: Any = SimpleNamespace(transformer=SimpleNamespace(config={"num_layers": 24}))
     with pytest.raises(UserError, match=r"^optimizer\.method: initno needs a U-Net with cross-attention maps"):
         pipeline_map_size(transformer, InitNoConfig(), (16, 64, 64))
 
