@@ -109,6 +109,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the state of a run, while it works or after it ended. Writes nothing."""
+    from noisesmith.pipeline.telemetry.console import clock
     from noisesmith.pipeline.telemetry.status import read_status
 
     found = read_status(run_dir)
@@ -117,7 +118,9 @@ def status(
         return
     lines = _run_lines(found)
     if found.updated_seconds is not None:
-        lines |= _session_lines(found, found.updated_seconds)
+        if found.queues:  # else its models have never been loaded, and all figures are zero
+            lines |= _session_lines(found)
+        lines["updated"] = f"{clock(found.updated_seconds)} ago"
     for name, value in lines.items():
         console.print(f"{name:<10}{value}")
 
@@ -138,7 +141,7 @@ def _run_lines(found: Status) -> dict[str, str]:
     }
 
 
-def _session_lines(found: Status, updated_seconds: int) -> dict[str, str]:
+def _session_lines(found: Status) -> dict[str, str]:
     """The figures that the last session wrote about itself, as name → text."""
     from noisesmith.pipeline.telemetry.console import clock
 
@@ -159,5 +162,4 @@ def _session_lines(found: Status, updated_seconds: int) -> dict[str, str]:
         lines["in flight"] = f"{found.in_flight} rows"
         lines["queues"] = ", ".join(f"{stage} {length}" for stage, length in (found.queues or {}).items())
     lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
-    lines["updated"] = f"{clock(updated_seconds)} ago"
     return lines

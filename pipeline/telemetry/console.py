@@ -31,7 +31,7 @@ class ConsoleProgress:
     """Shows the progress of one session: a spinner while Ray starts and models load, then images and rows.
 
     Use it as a context manager, so that an error leaves no live line behind. ``tally`` holds the figures it shows;
-    whoever emits the events counts them there (:class:`noisesmith.pipeline.telemetry.log.Telemetry`).
+    :class:`noisesmith.pipeline.telemetry.log.Telemetry` counts the events there before it passes them on.
     """
 
     def __init__(self, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""``retry`` and ``verify`` as a user calls them, where no model is needed."""
+"""``retry``, ``verify`` and ``status`` as a user calls them, where no model is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from noisesmith.pipeline import cli
+from noisesmith.pipeline.storage.lock import hold
+from noisesmith.pipeline.telemetry.events import ModelsLoading, RunStarted, Snapshot
+from noisesmith.pipeline.telemetry.log import Telemetry
 from tests.sinks.conftest import Run, failure, result
 
 Command = Callable[..., tuple[int, str]]
@@ -90,3 +93,36 @@ class TestVerify:
         assert output.count("\n") == 1
         assert str(source) in output
         assert {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()} == before
+
+
+class TestStatus:
+    def test_a_session_that_loads_its_models_shows_no_figures(
+        self, make_run: Callable[..., Run], command: Command
+    ) -> None:
+        run = make_run()
+        run.writer()
+        with hold(run.dir, print):
+            Telemetry(run.dir, {}).emit(ModelsLoading())
+            code, output = command("status", run.dir)
+        assert code == 0
+        names = [line.split()[0] for line in output.splitlines() if line]
+        assert names == ["state", "rows", "shards", "failed", "updated"]
+        assert output.splitlines()[0].endswith("): loading models")
+
+    def test_a_session_at_work_shows_images_rates_and_time_left(
+        self, make_run: Callable[..., Run], command: Command
+    ) -> None:
+        run = make_run()
+        run.writer()
+        with hold(run.dir, print):
+            session = Telemetry(run.dir, {})
+            session.emit(RunStarted(10, 0))
+            session.emit(Snapshot(8, {"generate": 4, "score": 2}, 0.5, 0.25, images_done=12, images_planned=510))
+            code, output = command("status", run.dir)
+        assert code == 0
+        lines = {line[:10].strip(): line[10:] for line in output.splitlines()}
+        assert lines["images"] == "12 of at most 510 done in this session"
+        assert "images/min, ETA " in lines["rate"]
+        assert lines["in flight"] == "8 rows"
+        assert lines["queues"] == "generate 4, score 2"
+        assert lines["busy"] == "generators 50%, scorers 25%"
