@@ -25,7 +25,7 @@ WORDS = (*SCENE_WORDS.split(), *CHAT_WORDS.split())
 
 
 def tokenizer(max_length: int, *, template: bool) -> PreTrainedTokenizerFast:
-    vocabulary = {word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "[UNK]", *WORDS])}
+    vocabulary = {word: position for position, word in enumerate(["<pad>", "<s>", "</s>", "[UNK]", *WORDS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     if template:

@@ -103,7 +103,7 @@ def instructblip(folder: Path, *, decoder_only: bool) -> Path:
     if not decoder_only:
         tokens.add_tokens(["<image>"], special_tokens=True)
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(word.lower() for word in ("question", *WORDS))]
-    questions = BertTokenizer(vocab={piece: place for place, piece in enumerate(pieces)})
+    questions = BertTokenizer(vocab={piece: position for position, piece in enumerate(pieces)})
     language = (
         {
             "model_type": "llama", "vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 48,

@@ -64,7 +64,7 @@ def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
     scorers = design.settings.scorers
     used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")}
     for judge, found in zip(design.settings.judges, design.models.judges, strict=True):
-        used[f"judge {judge.name}"] = f"{found.source.id}@{found.source.resolved_revision()}"
+        used[f"judge {judge.name}"] = f"{found.source.id}@{found.revision}"
     return Conditions(
         prompts=design.corpus.size,
         corpus=dict(design.parts()),

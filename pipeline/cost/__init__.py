@@ -20,7 +20,7 @@ from noisesmith.pipeline.preflight import FoundModels
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
 
-SUSTAINED = 100e12  # operations a second assumed where seconds are given: a third of what an A100 is sold with
+SUSTAINED = 100e12  # operations per second that seconds are based on: a third of an A100's peak
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Side:
 
     @property
     def flops(self) -> float | None:
-        """Operations an image."""
+        """Operations per image."""
         return None if self.cost is None else self.cost.flops / self.batch_size
 
     def __str__(self) -> str:
@@ -48,20 +48,20 @@ class Side:
         if self.cost is None:
             return "; ".join([f"{held}, parameters only", *self.gaps])
         held += f" + {self.cost.peak_bytes / 1e9:.2g} GB of activations at batch {self.batch_size}"
-        return "; ".join([f"{held}, {self.cost.flops / self.batch_size / 1e12:.3g} TFLOP an image", *self.gaps])
+        return "; ".join([f"{held}, {self.cost.flops / self.batch_size / 1e12:.3g} TFLOP per image", *self.gaps])
 
 
 def estimate(config: RunConfig, models: FoundModels) -> tuple[Side, Side]:
-    """A generator actor and a scorer actor of a run; whatever cannot be found out becomes a gap and no error."""
+    """A generator actor and a scorer actor of a run; what cannot be found out becomes a gap, not an error."""
     return _generator(config, models), _scorer(config, models)
 
 
 def balance(generator: Side, scorer: Side) -> str:
-    """The split of one kind of GPU that keeps both sides busy, and seconds a round, should arithmetic alone decide."""
+    """The split of one kind of GPU that keeps both sides busy, and seconds per round, if only arithmetic counted."""
     if not (generator.flops and scorer.flops):
         return "unknown"
     ratio = generator.flops / scorer.flops
-    split = f"{ratio:.2g} generators a scorer" if ratio >= 1 else f"{1 / ratio:.2g} scorers a generator"
+    split = f"{ratio:.2g} generators per scorer" if ratio >= 1 else f"{1 / ratio:.2g} scorers per generator"
     seconds = " + ".join(f"{side.flops / SUSTAINED:.2g}" for side in (generator, scorer) if side.flops)
     return f"{split}; a round of one row takes {seconds} s at {SUSTAINED / 1e12:.0f} TFLOP/s sustained (an assumption)"
 

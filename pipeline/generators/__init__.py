@@ -92,7 +92,7 @@ def _locate(config: GeneratorConfig) -> ModelSource:
         raise UserError(f"generators.model: {config.model!r} is no weights file; give a .safetensors file or a folder")
     if config.config is None:
         raise UserError(
-            f"generators.config: {config.model!r} has weights alone; give the folder or Hub id whose model_index.json "
+            f"generators.config: {config.model!r} has only weights; give the folder or Hub id whose model_index.json "
             "and configs fit it, such as stabilityai/stable-diffusion-xl-base-1.0"
         )
     if config.variant is not None:

@@ -1,4 +1,4 @@
-"""What the families share: the library's own sampling loop between a given noise and the VAE."""
+"""Base class of the families: runs the library's own sampling loop from a given noise up to the VAE."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Adapter(Family):
         return latents.float().cpu()
 
     def _call_options(self) -> Options:
-        """What this family's pipeline is told on top."""
+        """Further options of this family's pipeline call."""
         return {}
 
 

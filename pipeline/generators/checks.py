@@ -96,7 +96,7 @@ def _check_weights(source: ModelSource, folder: Path, part: str) -> None:
         if source.allow_pickle:
             return
         raise UserError(
-            f"generators.allow_pickle: {part} of {source.id!r} has pickled weights alone ({pickles[0]}), which can run "
+            f"generators.allow_pickle: {part} of {source.id!r} has only pickled weights ({pickles[0]}), which can run "
             "code of their own; convert them to safetensors, or set it to true if you trust them"
         )
     if tensors:
@@ -117,13 +117,13 @@ def check_lora(config: GeneratorConfig) -> None:
     Raises:
         UserError: names the entry.
     """
-    for place, lora in enumerate(config.lora):
+    for position, lora in enumerate(config.lora):
         path = user_path(lora.path)
         if path.suffix != ".safetensors":
-            raise UserError(f"generators.lora.{place}.path: {lora.path!r} is no .safetensors file; give one")
+            raise UserError(f"generators.lora.{position}.path: {lora.path!r} is no .safetensors file; give one")
         if not os.path.isfile(path):
             raise UserError(
-                f"generators.lora.{place}.path: no file {lora.path!r}; "
+                f"generators.lora.{position}.path: no file {lora.path!r}; "
                 "fetch it with `hf download REPO FILE --local-dir DIR` and give its path"
             )
     if config.lora and find_spec("peft") is None:

@@ -49,7 +49,7 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
 
 
 def lora_revision(config: GeneratorConfig) -> str:
-    """What the LoRAs add to a model's revision: for each ``+lora-`` with its scale and fingerprint."""
+    """The LoRAs' part of a model's revision: ``+lora-``, scale and fingerprint of each."""
     parts = []
     for lora in config.lora:
         path = user_path(lora.path)
@@ -58,7 +58,7 @@ def lora_revision(config: GeneratorConfig) -> str:
 
 
 def _merge_loras(pipe: Pipeline, loras: tuple[LoraConfig, ...]) -> None:
-    """Add every LoRA to the weights for good, so that what samples is the plain model again."""
+    """Add every LoRA to the weights permanently, so that sampling runs the plain model."""
     if not loras:
         return
     names = []

@@ -19,9 +19,9 @@ CLASSES = {
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
     "lcm": "LCMScheduler",
 }
-_AFFINE: dict[str, Options] = {  # whatever the model's own sampler does: no clipping, no fresh noise
+_AFFINE: dict[str, Options] = {  # whatever the model's own sampler says: no clipping, no fresh noise
     "ddim": {"clip_sample": False, "thresholding": False},
-    "pndm": {"skip_prk_steps": True},  # Runge-Kutta steps would take four evaluations each, and not fit a single step
+    "pndm": {"skip_prk_steps": True},  # Runge-Kutta steps would take four evaluations each, and fail for one step
     "dpmsolver++": {"algorithm_type": "dpmsolver++", "thresholding": False},
     "flow_euler": {"stochastic_sampling": False},
     "lcm": {"clip_sample": False, "thresholding": False},
@@ -29,7 +29,7 @@ _AFFINE: dict[str, Options] = {  # whatever the model's own sampler does: no cli
 
 
 def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
-    """Refuse a sampler that does not fit how the model was trained, that is random, or whose gain is not positive.
+    """Refuse a sampler that does not fit how the model was trained, is random, or has a gain that is not positive.
 
     Args:
         trained: the model's own ``scheduler_config.json``.
@@ -38,7 +38,9 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
     Raises:
         UserError: names the field.
     """
-    name, steps, trained_class = config.scheduler, config.steps, str(trained.get("_class_name"))
+    name = config.scheduler
+    steps = config.steps
+    trained_class = str(trained.get("_class_name"))
     flow = flow or "FlowMatch" in trained_class
     if flow != (name == "flow_euler"):
         fitting = "flow_euler" if flow else "ddim, pndm, dpmsolver++ or euler"
@@ -57,7 +59,7 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
             "set 1, or use scheduler ddim or euler with timestep_spacing: trailing"
         )
     if config.timestep_spacing is not None and name in ("flow_euler", "lcm"):
-        raise UserError(f"generators.timestep_spacing: {name} places its steps itself; remove it")
+        raise UserError(f"generators.timestep_spacing: {name} spaces its steps itself; remove it")
     remedy = "; change steps, timestep_spacing or scheduler"
     with explained(f"generators.scheduler: {name} cannot take {steps} steps with this model", remedy):
         gain = sampler_gain(build_scheduler(name, trained, config.timestep_spacing), steps)
@@ -85,12 +87,12 @@ def build_scheduler(name: str, trained: Json | Settings, timestep_spacing: str |
 def sampler_gain(scheduler: Scheduler, steps: int) -> float:
     """c of z_0 = c·z_T + const, by running the real scheduler on z_T = 1 with a prediction of zero.
 
-    A deterministic sampler is affine in z_T while predictions are held constant, so the constant falls away at zero
-    and what is left of 1 is c. (13.153 for DDIM and PNDM at 50 steps of Stable Diffusion's schedule.)
+    A deterministic sampler is affine in z_T while predictions are held constant, so with a prediction of zero
+    the constant is zero and z_0 of z_T = 1 is c. (13.153 for DDIM and PNDM at 50 steps of Stable Diffusion's schedule.)
 
     Euler with σ_0 > … > σ_T = 0 starts from ``init_noise_sigma``·z_T. Each step adds (σ' − σ)·ε, so with a constant ε
-    c is ``init_noise_sigma``; with a constant v a step multiplies by (1 + σσ')/(1 + σ²). What ``scale_model_input``
-    does reaches the model alone, so it leaves c as it is.
+    c is ``init_noise_sigma``; with a constant v a step multiplies by (1 + σσ')/(1 + σ²). ``scale_model_input``
+    changes only what the model sees, so it does not change c.
     """
     shifting = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # moves the steps, never c
     scheduler.set_timesteps(steps, **shifting)

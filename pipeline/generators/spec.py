@@ -1,4 +1,4 @@
-"""Latent shapes and image sizes, from a model's JSON files alone."""
+"""Derives latent shapes and image sizes from a model's JSON files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from noisesmith.pipeline.models.locate import ModelSource
 def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]) -> LatentSpec:
     """Shape of the latents and the image, in pixels, for a config's height and width or the model's own.
 
-    A pixel size must divide by the VAE's factor times the transformer's patch, and by what the library's pipeline asks
-    for on its own; a transformer's table of positions bounds it.
+    A pixel size must divide by the VAE's factor times the transformer's patch, and by what the library's pipeline
+    requires; a transformer's table of positions limits it.
 
     Raises:
         UserError: the size does not fit, or the model takes more than a noisy image.
@@ -33,7 +33,7 @@ def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]
     if channels != latent_channels:
         raise UserError(
             f"{source.field}: {source.id!r} takes {channels} channels where an image has {latent_channels}, so "
-            "it edits or inpaints; give a model that starts from noise alone"
+            "it edits or inpaints; give a model that starts from noise only"
         )
     factor = 2 ** (len(blocks) - 1)
     cell = factor * patch

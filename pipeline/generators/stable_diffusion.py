@@ -10,7 +10,7 @@ from noisesmith.pipeline.models.libraries import Options
 class StableDiffusion(Adapter):
     """ε- or v-predicting U-Net with one CLIP encoder.
 
-    A latent consistency model has the same parts and one input more, which the pipeline feeds.
+    A latent consistency model has the same parts and one more input, which the pipeline computes.
     """
 
     pipeline_class = "StableDiffusionPipeline"

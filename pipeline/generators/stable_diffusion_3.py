@@ -14,7 +14,7 @@ T5_TOKENS = 256  # a prompt's length for T5, where the config says nothing
 
 
 class StableDiffusion3(Adapter):
-    """Flow-matching transformer with two CLIP encoders and an optional T5, whose place is zeros when it is absent."""
+    """Flow-matching transformer with two CLIP encoders and an optional T5, replaced by zeros when absent."""
 
     pipeline_class = "StableDiffusion3Pipeline"
     denoiser = "transformer"

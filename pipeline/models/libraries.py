@@ -1,4 +1,4 @@
-"""What this package uses of the model libraries, typed at one place: the libraries leave most of it untyped."""
+"""What this package uses of the model libraries, typed in one place: the libraries leave most of it untyped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Json: TypeAlias = dict[str, Any]  # an object of a model's JSON file; whoever reads a value checks it
+Json: TypeAlias = dict[str, Any]  # an object of a model's JSON file; the code that reads a value checks it
 Options: TypeAlias = dict[str, Any]  # keyword arguments of a library's loader or pipeline
 
 
@@ -42,6 +42,13 @@ class Encoding(Protocol):
     def to(self, device: torch.device) -> Mapping[str, Tensor]: ...
 
 
+class SpecialToken(Protocol):
+    """A token that a tokenizer knows by its whole text."""
+
+    special: bool
+    content: str
+
+
 class Tokenizer(Protocol):
     """A tokenizer of ``transformers``."""
 
@@ -53,7 +60,7 @@ class Tokenizer(Protocol):
     chat_template: str | None
 
     @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+    def added_tokens_decoder(self) -> Mapping[int, SpecialToken]: ...
     def __len__(self) -> int: ...
     def __call__(self, text: str | Sequence[str], **options: object) -> Encoding: ...
     def convert_ids_to_tokens(self, token_id: int) -> str: ...

@@ -1,4 +1,4 @@
-"""Where a model lies and what it is, found out from its small JSON files before anything is loaded."""
+"""Finds a model and reads what it is from its small JSON files, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ModelSource:
         return self._snapshot().name
 
     def stored_folder(self) -> Path | None:
-        """Where every weight file must lie already: a local folder, or the Hub's cache when the Hub is off limits."""
+        """The folder that must hold every weight file already: a local one, or the Hub's cache in offline mode."""
         from huggingface_hub import constants
 
         if self.local:
@@ -103,7 +103,7 @@ class ModelSource:
         return Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
 
     def load_options(self) -> Options:
-        """What ``from_pretrained`` of ``diffusers`` must be told: where from, which files, and no pickles."""
+        """Options for ``from_pretrained`` of ``diffusers``: revision, files, and whether pickles are allowed."""
         return {
             "revision": self.revision,
             "variant": self.variant,
@@ -113,7 +113,7 @@ class ModelSource:
 
 
 def user_path(text: str) -> Path:
-    """A path as a shell reads it, but that ``~nobody`` stays as it is, and so is found nowhere."""
+    """A path with ``~`` replaced by the home folder; ``~nobody`` stays as it is, and so is not found."""
     return Path(os.path.expanduser(text))
 
 
@@ -181,8 +181,8 @@ def _download(hub_id: str, revision: str | None, filename: str, field: str) -> P
     except HUB_ERRORS as error:
         why = "the Hub is out of reach" if isinstance(error, LocalEntryNotFoundError) else reason(error)
         raise UserError(
-            f"{field}: {hub_id!r} is no folder here, and its {filename} is neither in the Hub's cache nor to be had "
-            f"({why}); check the name and the revision, or fetch the model beforehand with "
+            f"{field}: {hub_id!r} is no folder here, and its {filename} is neither in the Hub's cache nor available "
+            f"({why}); check the name and the revision, or fetch the model first with "
             f"`{download_command(hub_id, revision)}` (a gated one after `hf auth login`)"
         ) from error
 
@@ -193,7 +193,7 @@ def download_command(hub_id: str, revision: str | None) -> str:
 
 
 def licence(model: str, revision: str | None) -> str | None:
-    """A model's licence as its card states it, ``None`` where there is no card to ask.
+    """A model's licence as its card states it; ``None`` where there is no card.
 
     The card is the ``README.md`` of a local folder or a Hub model. Where it says "other", the licence's name counts.
     """
@@ -211,7 +211,7 @@ def licence(model: str, revision: str | None) -> str | None:
 
 
 def fingerprint(files: Iterable[Path], root: Path) -> str:
-    """Tells files apart by their names below ``root``, their sizes, and both ends of their content."""
+    """A hash of files: of their names below ``root``, their sizes, and both ends of their content."""
     sha = hashlib.sha256()
     for path in sorted(path for path in files if path.is_file()):
         size = path.stat().st_size

@@ -28,7 +28,7 @@ def device_for(num_gpus: float) -> str:
 
 @contextmanager
 def memory_guard() -> Iterator[None]:
-    """Turn torch's several ways to say that memory is exhausted into one, and give back what the failed batch held.
+    """Turn torch's several ways to say that memory is exhausted into one, and free what the failed batch held.
 
     Raises:
         MemoryExhausted: the block did not fit into the device's memory.
@@ -48,7 +48,7 @@ def memory_guard() -> Iterator[None]:
 
 
 def free_memory() -> None:
-    """Give memory that nothing refers to back to the device."""
+    """Return memory that nothing refers to to the device."""
     import torch
 
     gc.collect()

@@ -30,7 +30,7 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "SiglipModel": "noisesmith.pipeline.scorers.clip:Siglip",
     "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",
 }
-REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout has no meaning elsewhere
+REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout means nothing for the others
 DETECTOR = {"Judge": "noisesmith.pipeline.scorers.detector:Detector"}  # the embedded one, which can only judge
 
 
@@ -46,7 +46,7 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     source, family = _find(config, "scorers.model", config.allow_pickle, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
-            f"scorers.readout: reference is the official implementation's, which knows no {source.class_name}; "
+            f"scorers.readout: reference is the official implementation's, which does not support {source.class_name}; "
             "use yes or yes_no"
         )
     return FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env)

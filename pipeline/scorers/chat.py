@@ -1,4 +1,4 @@
-"""Chat models whose image takes as many tokens as its size asks for: text by the checkpoint's own chat template."""
+"""Chat models whose image takes more tokens the larger it is; the text follows the checkpoint's own chat template."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ChatScorer(VisionLanguageModel):
 
     The library's processors count an image's tokens while they process it, which would cost a pass over every image
     that has no gradient. So the text is expanded here: one token where the template places the image becomes
-    ``image_tokens`` of them, and the tokenizer alone sees the text.
+    ``image_tokens`` of them, and only the tokenizer sees the text.
 
     Raises:
         UserError: as the base class; or the model has no chat template.
@@ -50,7 +50,7 @@ class ChatScorer(VisionLanguageModel):
 
     @abstractmethod
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
-        """The tokenizer, the image processor, and whichever of the checkpoint's processors has the chat template."""
+        """The tokenizer, the image processor, and the one of the checkpoint's processors that has the chat template."""
 
     @abstractmethod
     def _measure(self, blank: Image.Image) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Contrastive models: one embedding of the prompt, one of the image, and how well they agree.
+"""Contrastive models: one embedding of the prompt, one of the image, and the similarity of the two.
 
 They are not asked a question: the prompt itself is the text, so ``question`` and ``readout`` are not used. A prompt
 longer than the model's text length (77 tokens for CLIP, 64 for SigLIP) is cut there, and what follows does not count.
@@ -38,7 +38,8 @@ class _Contrastive(LoadedScorer):
             model = getattr(transformers, source.class_name).from_pretrained(
                 source.location, dtype=found.dtype, use_safetensors=True, **where
             )
-        self.id, self.revision = source.id, source.resolved_revision()
+        self.id = source.id
+        self.revision = found.revision
         self.model = model.to(device).eval().requires_grad_(False)
         self.rounding = rounding
 
@@ -111,7 +112,8 @@ class Siglip2(Siglip):
     def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
         from PIL import Image
 
-        processor, device = self.processor.image_processor, self.model.device
+        processor = self.processor.image_processor
+        device = self.model.device
         blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
         made = processor(images=blank, return_tensors="pt")  # for its size and mask, which the pixels do not change
         rows, columns = made["spatial_shapes"][0].tolist()
@@ -130,14 +132,15 @@ def preprocess_naflex(
 
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
-        processor: a ``Siglip2ImageProcessor``, read for its settings alone.
+        processor: a ``Siglip2ImageProcessor``, read for its settings only.
         grid: rows and columns of patches the image is resized to.
         rounding: as in :func:`preprocess`.
 
     Returns:
         ``[B, max_num_patches, p · p · 3]`` in the dtype of ``images``: patches row by row, zeros after the last.
     """
-    patch, (rows, columns) = processor.patch_size, grid
+    patch = processor.patch_size
+    rows, columns = grid
     levels = grey_levels(images, rounding)
     if processor.do_resize:
         levels = resize(levels, rows * patch, columns * patch, PIL_RESAMPLE[int(processor.resample)], rounding)

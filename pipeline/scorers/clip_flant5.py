@@ -1,7 +1,7 @@
 """CLIP-FlanT5 (Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation", ECCV 2024).
 
-The library has no class for it, so it is composed here of the library's T5 and CLIP vision tower, with parameters named
-as in the published checkpoints (``zhiqiulin/clip-flant5-xl``, ``-xxl``).
+The library has no class for it, so it is composed here from the library's T5 and CLIP vision tower, with parameters
+named as in the published checkpoints (``zhiqiulin/clip-flant5-xl``, ``-xxl``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ClipT5(T5ForConditionalGeneration):  # type: ignore[misc]  # untyped here
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     }
-    # A second name of the shared embedding, and what older versions of the library saved beside the weights.
+    # A second name of the shared embedding, and what older versions of the library saved next to the weights.
     _keys_to_ignore_on_load_unexpected = (
         r"^embed_tokens\.weight$",
         r"\.position_ids$",
@@ -91,15 +91,15 @@ def read_configs(source: ModelSource) -> tuple[T5Config, CLIPVisionConfig, Model
 
 
 class ClipFlanT5(VisionLanguageModel):
-    """Each image is one run of patch features in the place of ``<image>``; the pieces of text around it are tokenised
-    apart, each with its own ``</s>``.
+    """CLIP-FlanT5: patch features replace ``<image>``; the text before and after it is tokenised separately, each piece
+    with its own ``</s>``.
 
     The checkpoint's ``image_aspect_ratio`` decides whether an image that is not square is padded with the mean colour
     (``pad``, as the published models were trained, and the default) or cropped (``square``).
 
     Raises:
         UserError: as the base class; also a dtype or a variant of the architecture that is not supported, and a vision
-            tower whose config or preprocessing cannot be had.
+            tower whose config or preprocessing cannot be found.
     """
 
     template = f"{SYSTEM} USER: <image>\n{{question}} ASSISTANT: "

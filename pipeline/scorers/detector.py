@@ -21,7 +21,8 @@ class Detector(ScorerFamily):
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self._judge = Judge.from_pretrained(source.location)
         self._judge.to(device)
-        self.id, self.revision = source.id, source.resolved_revision()
+        self.id = source.id
+        self.revision = found.revision
 
     @classmethod
     def without_weights(cls, found: FoundScorer) -> Model:

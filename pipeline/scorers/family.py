@@ -36,6 +36,11 @@ class FoundScorer:
     own_class: Callable[..., object] | None = None
 
     @property
+    def revision(self) -> str:
+        """The version that the loaded scorer reports, known without loading it."""
+        return self.family.revision_of(self)
+
+    @property
     def is_remote(self) -> bool:
         """Whether a server holds the model."""
         return self.family.is_remote
@@ -70,6 +75,11 @@ class ScorerFamily(ABC):
         Raises:
             UserError: it cannot be loaded.
         """
+
+    @classmethod
+    def revision_of(cls, found: FoundScorer) -> str:
+        """A commit or a fingerprint of the weights that were found."""
+        return found.source.resolved_revision()
 
     @classmethod
     @abstractmethod

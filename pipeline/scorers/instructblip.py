@@ -18,7 +18,7 @@ class InstructBlip(VisionLanguageModel):
     """The Q-Former and the language model both read the question; the query tokens come before it.
 
     Flan-T5 answers in its decoder. Vicuna answers after the question, so its rows are padded on the left, before the
-    query tokens: no gap parts them from the text, and a row's positions do not depend on its batch.
+    query tokens: no gap lies between them and the text, and a row's positions do not depend on its batch.
     """
 
     processor: WholeProcessor
@@ -37,7 +37,8 @@ class InstructBlip(VisionLanguageModel):
         return [self.processor.tokenizer, self.processor.qformer_tokenizer]
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
-        config, texts = self.model.config, self.texts(prompts)
+        config = self.model.config
+        texts = self.texts(prompts)
         limit = config.qformer_config.max_position_embeddings
         questions = self.processor.qformer_tokenizer(texts, truncation=True, max_length=limit).input_ids
         question_ids, question_mask = self.pad(questions, "right")

@@ -46,7 +46,7 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
 
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
-        processor: a ``LlavaNextImageProcessor``, read for its settings alone.
+        processor: a ``LlavaNextImageProcessor``, read for its settings only.
         rounding: as in :func:`preprocess`.
 
     Returns:
@@ -55,13 +55,15 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
     from transformers.image_processing_utils import select_best_resolution
 
     levels = grey_levels(images, rounding)
-    size, resample = dict(processor.size), PIL_RESAMPLE[int(processor.resample)]
-    whole = (size["height"], size["width"]) if "height" in size else (size["shortest_edge"], size["shortest_edge"])
+    size = dict(processor.size)
+    resample = PIL_RESAMPLE[int(processor.resample)]
+    edge = size.get("shortest_edge", 0)
+    whole = (size.get("height", edge), size.get("width", edge))
     height, width = select_best_resolution(tuple(images.shape[-2:]), processor.image_grid_pinpoints)
     enlarged = resize(levels, *_inside(images.shape[-2], images.shape[-1], height, width), resample, rounding)
     padded = _centre(enlarged, height, width)
-    edge = processor.crop_size["height"]
-    tiles = padded.unfold(2, edge, edge).unfold(3, edge, edge).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+    side = processor.crop_size["height"]
+    tiles = padded.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     views = [resize(levels, *whole, resample, rounding), *tiles.unbind(1)]
     cropped = torch.stack([resize_and_crop(view, processor, rounding) for view in views], dim=1)
     return normalise(cropped, processor).to(images.dtype)
@@ -69,7 +71,8 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
 
 def _inside(height: int, width: int, into_height: int, into_width: int) -> tuple[int, int]:
     """The largest size of this aspect ratio that fits; the side that does not touch is rounded up."""
-    across, down = into_width / width, into_height / height
+    across = into_width / width
+    down = into_height / height
     if across < down:
         return min(math.ceil(height * across), into_height), into_width
     return into_height, min(math.ceil(width * down), into_width)
@@ -77,5 +80,6 @@ def _inside(height: int, width: int, into_height: int, into_width: int) -> tuple
 
 def _centre(levels: Tensor, height: int, width: int) -> Tensor:
     """Black around ``[B, 3, H, W]`` up to ``height`` × ``width``, an odd row or column after it."""
-    down, across = height - levels.shape[-2], width - levels.shape[-1]
+    down = height - levels.shape[-2]
+    across = width - levels.shape[-1]
     return torch.nn.functional.pad(levels, [across // 2, across - across // 2, down // 2, down - down // 2])

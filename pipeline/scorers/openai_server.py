@@ -60,7 +60,8 @@ class _Client:
     """JSON over HTTP with time limits; tries again where the server is busy, restarting or unreachable."""
 
     def __init__(self, url: str, key: _Key, retries: int) -> None:
-        self.url, self._key = url, key
+        self.url = url
+        self._key = key
         retry = Retry(
             total=retries,
             read=min(retries, 1),
@@ -108,7 +109,7 @@ def find_server(url: str, server_model: str | None, api_key_env: str | None, fie
 
     Args:
         url: up to and including ``/v1``.
-        server_model: the name it serves the model by; may be left out where it serves one alone.
+        server_model: the name it serves the model by; may be left out where it serves only one.
         api_key_env: the environment variable that holds its key, where it wants one.
         field: the config field that holds the URL, such as ``scorers.model``.
 
@@ -123,7 +124,9 @@ def find_server(url: str, server_model: str | None, api_key_env: str | None, fie
     if api_key_env and not key.value:
         raise UserError(f"{section}.api_key_env: the environment variable {api_key_env} is not set; set it to the key")
     if not (key.value.isascii() and key.value.isprintable()):  # the HTTP library's own error would show it
-        raise UserError(f"{section}.api_key_env: {api_key_env} holds what no HTTP header can; set it to the key alone")
+        raise UserError(
+            f"{section}.api_key_env: {api_key_env} does not fit into an HTTP header; set it to the key only"
+        )
     try:
         listed = _Client(url.rstrip("/"), key, retries=1).get("models")
     except ServerError as error:
@@ -157,9 +160,15 @@ class OpenAIServer(ScorerFamily):
     is_remote = True
 
     def __init__(self, found: FoundScorer, device: str) -> None:
-        self.id, self.revision = found.source.id, "served"
-        self.question, self.readout = found.question, found.readout
+        self.id = found.source.id
+        self.revision = found.revision
+        self.question = found.question
+        self.readout = found.readout
         self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
+
+    @classmethod
+    def revision_of(cls, found: FoundScorer) -> str:
+        return "served"
 
     @classmethod
     def without_weights(cls, found: FoundScorer) -> Model | None:
@@ -228,6 +237,9 @@ class OpenAIServer(ScorerFamily):
 
 def _yes_and_no(tokens: dict[str, float]) -> tuple[float, float]:
     """P(yes) and P(no), over their spellings."""
-    words = [(token.strip(MARKS).casefold(), probability) for token, probability in tokens.items()]
-    yes, no = (sum(probability for word, probability in words if word == wanted) for wanted in ("yes", "no"))
-    return yes, no
+    found = {"yes": 0.0, "no": 0.0}
+    for token, probability in tokens.items():
+        word = token.strip(MARKS).casefold()
+        if word in found:
+            found[word] += probability
+    return found["yes"], found["no"]

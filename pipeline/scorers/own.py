@@ -103,5 +103,9 @@ class OwnScorer(CheckedScorer, ScorerFamily):
         super().__init__(scorer, named)
 
     @classmethod
+    def revision_of(cls, found: FoundScorer) -> str:
+        return str(getattr(found.own_class, "revision", "unknown"))
+
+    @classmethod
     def without_weights(cls, found: FoundScorer) -> Model | None:
         raise UserError("nothing is known of a scorer class of your own")

@@ -1,13 +1,12 @@
 """Image preprocessing in torch: the libraries' PIL processors, bit for bit, with a gradient.
 
 Pillow resizes 8-bit images in two passes, across and down, with fixed-point weights and rounds after each. Here both
-passes are products with those very weights, and rounding passes the gradient straight through, so the model sees
-what it would see of the written PNG. With ``rounding=False`` all is smooth, for checks by finite differences.
+passes are products with the same weights, and rounding passes the gradient straight through, so the model sees what it
+would see of the written PNG. With ``rounding=False`` every step is smooth, for checks by finite differences.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -55,7 +54,7 @@ def resize_weights(source: int, target: int, filter_name: str) -> Tensor:
         centre = (pixel + 0.5) * scale
         first = max(0, int(centre - support + 0.5))
         last = min(source, int(centre + support + 0.5))
-        values = np.array([kernel((place - centre + 0.5) / stretch) for place in range(first, last)])
+        values = np.array([kernel((position - centre + 0.5) / stretch) for position in range(first, last)])
         fixed = values / values.sum() * (1 << PRECISION_BITS)
         weights[pixel, first:last] = np.trunc(fixed + np.copysign(0.5, fixed))
     return torch.from_numpy(weights / (1 << PRECISION_BITS))
@@ -71,9 +70,12 @@ def resize(levels: Tensor, height: int, width: int, filter_name: str, rounding: 
 
     Across first; down first where the image loses more than twice as many rows as columns (since Pillow 13).
     """
-    lost_rows, lost_columns = levels.shape[-2] - height, levels.shape[-1] - width
-    passes = ((-1, width), (-2, height))
-    for axis, target in reversed(passes) if lost_rows > max(0, 2 * lost_columns) else passes:
+    lost_rows = levels.shape[-2] - height
+    lost_columns = levels.shape[-1] - width
+    passes = [(-1, width), (-2, height)]
+    if lost_rows > max(0, 2 * lost_columns):
+        passes.reverse()
+    for axis, target in passes:
         if levels.shape[axis] != target:
             weights = resize_weights(levels.shape[axis], target, filter_name).to(levels)
             levels = levels @ weights.T if axis == -1 else weights @ levels
@@ -91,11 +93,14 @@ def _target_size(height: int, width: int, size: dict[str, int]) -> tuple[int, in
 
 
 def _centre_crop(levels: Tensor, height: int, width: int) -> Tensor:
-    top, left = (levels.shape[-2] - height) // 2, (levels.shape[-1] - width) // 2
-    if top < 0 or left < 0:
-        pad = [math.ceil(-min(left, 0)), math.ceil(-min(left, 0)), math.ceil(-min(top, 0)), math.ceil(-min(top, 0))]
-        levels = torch.nn.functional.pad(levels, pad)
-        top, left = (levels.shape[-2] - height) // 2, (levels.shape[-1] - width) // 2
+    top = (levels.shape[-2] - height) // 2
+    left = (levels.shape[-1] - width) // 2
+    if top < 0 or left < 0:  # the crop is larger than the image: black around it, as in the library
+        across = max(-left, 0)
+        down = max(-top, 0)
+        levels = torch.nn.functional.pad(levels, [across, across, down, down])
+        top = (levels.shape[-2] - height) // 2
+        left = (levels.shape[-1] - width) // 2
     return levels[..., top : top + height, left : left + width]
 
 
@@ -104,7 +109,7 @@ def preprocess(images: Tensor, processor: ImageProcessor, rounding: bool = True)
 
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
-        processor: a transformers image processor, read for its settings alone.
+        processor: a transformers image processor, read for its settings only.
         rounding: quantise to 8 bits wherever the library does; ``False`` keeps every step smooth.
 
     Returns:
@@ -135,7 +140,8 @@ def normalise(levels: Tensor, processor: ImageProcessor) -> Tensor:
     if processor.do_rescale:
         levels = levels * processor.rescale_factor
     if processor.do_normalize:
-        mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+        mean = levels.new_tensor(processor.image_mean)[:, None, None]
+        std = levels.new_tensor(processor.image_std)[:, None, None]
         levels = (levels - mean) / std
     return levels
 
@@ -152,7 +158,8 @@ def pad_to_square(images: Tensor, colour: Sequence[float]) -> Tensor:
         return images
     levels = images.new_tensor([int(value * 255) / 255 for value in colour])
     square = levels[None, :, None, None].repeat(len(images), 1, side, side)
-    top, left = (side - height) // 2, (side - width) // 2
+    top = (side - height) // 2
+    left = (side - width) // 2
     square[..., top : top + height, left : left + width] = images
     return square
 
@@ -175,7 +182,9 @@ def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     edge = size.get("shortest_edge") or size["height"]
     target = _target_size(levels.shape[-2], levels.shape[-1], {"shortest_edge": edge})
     levels = torch.nn.functional.interpolate(levels, target, mode="bicubic", align_corners=False, antialias=False)
-    top, left = (round((length - edge) / 2) for length in target)
+    top = round((target[0] - edge) / 2)
+    left = round((target[1] - edge) / 2)
     levels = levels[..., top : top + edge, left : left + edge]
-    mean, std = (levels.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    mean = levels.new_tensor(processor.image_mean)[:, None, None]
+    std = levels.new_tensor(processor.image_std)[:, None, None]
     return ((levels - mean) / std).to(images.dtype)

@@ -58,15 +58,17 @@ def preprocess_patches(
 
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
-        processor: a ``Qwen2VLImageProcessor``, read for its settings alone.
+        processor: a ``Qwen2VLImageProcessor``, read for its settings only.
         grid: rows and columns of patches the image is resized to.
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B · rows · columns, 3 · t · p · p]`` in the dtype of ``images``. Patches that the model merges lie side by
-        side; the t frames of a patch are the same still image.
+        ``[B · rows · columns, 3 · t · p · p]`` in the dtype of ``images``. Patches that the model merges are
+        neighbours; the t frames of a patch are the same still image.
     """
-    patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+    patch = processor.patch_size
+    merge = processor.merge_size
+    frames = processor.temporal_patch_size
     rows, columns = grid
     levels = grey_levels(images, rounding)
     if processor.do_resize:

@@ -1,12 +1,12 @@
-"""What vision-language families share: a yes/no question about each image, and three ways to read the answer.
+"""Base class of vision-language families: a yes/no question about each image, and three ways to read the answer.
 
 ``yes``
     P(first token of "Yes") as the answer's first token, over the whole vocabulary.
 ``yes_no``
-    The same, over the first tokens of "Yes" and "No" alone.
+    The same, over the first tokens of "Yes" and "No" only.
 ``reference``
-    The figure of Noise Diffusion's official implementation (arXiv 2411.16503): exp(−mean cross-entropy) over *all*
-    label tokens, teacher-forced. The labels are "Yes" and the end token, so the figure is √(P(Yes) · P(end | Yes)). It
+    The score of Noise Diffusion's official implementation (arXiv 2411.16503): exp(−mean cross-entropy) over *all*
+    label tokens, teacher-forced. The labels are "Yes" and the end token, so the score is √(P(Yes) · P(end | Yes)). It
     sees images as that implementation does: :func:`preprocess_reference`.
 """
 
@@ -49,7 +49,7 @@ class VisionLanguageModel(LoadedScorer):
         rounding: see :func:`preprocess`.
 
     Raises:
-        UserError: the model cannot be loaded, lacks weights, or its tokenizer cannot tell the answers apart.
+        UserError: the model cannot be loaded, lacks weights, or its tokenizer gives both answers the same first token.
     """
 
     template: ClassVar[str]
@@ -60,12 +60,17 @@ class VisionLanguageModel(LoadedScorer):
         source = found.source
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self.processor, model = self.load(source, found.dtype)
-        self.id, self.revision = source.id, source.resolved_revision()
+        self.id = source.id
+        self.revision = found.revision
         self.model = model.to(device).eval().requires_grad_(False)
-        self.question, self.readout, self.rounding = found.question, found.readout, rounding
+        self.question = found.question
+        self.readout = found.readout
+        self.rounding = rounding
         tokenizer = self.processor.tokenizer
-        yes, no = (tokenizer(word, add_special_tokens=False).input_ids for word in self.answers)
-        self.yes, self.no = yes[0], no[0]
+        yes = tokenizer(self.answers[0], add_special_tokens=False).input_ids
+        no = tokenizer(self.answers[1], add_special_tokens=False).input_ids
+        self.yes: int = yes[0]
+        self.no: int = no[0]
         if self.yes == self.no:
             raise UserError(f"{source.field}: the tokenizer of {source.id!r} cannot tell {' from '.join(self.answers)}")
         self.labels = [*yes, tokenizer.eos_token_id] if self.readout == "reference" else [self.yes]
@@ -83,7 +88,7 @@ class VisionLanguageModel(LoadedScorer):
         return processor, self.load_model(source, dtype)
 
     def load_model(self, source: ModelSource, dtype: torch.dtype) -> Model:
-        """The model alone, by the class its config names.
+        """The model without its processor, by the class that its config names.
 
         Raises:
             UserError: weights are pickled and not allowed, or some are missing.
@@ -139,7 +144,7 @@ class VisionLanguageModel(LoadedScorer):
         return mean_log_probability(cls.forward(model, text, vision, labels), labels)
 
     def texts(self, prompts: list[str]) -> list[str]:
-        """What the model reads: the question about each prompt in the family's wrapping."""
+        """The text that the model reads: the question about each prompt, inside the family's template."""
         template = (self.reference_template or self.template) if self.readout == "reference" else self.template
         return [template.replace("{question}", self.ask(prompt)) for prompt in prompts]
 
@@ -148,7 +153,7 @@ class VisionLanguageModel(LoadedScorer):
         return plain(self.question.replace("{prompt}", prompt), *self.tokenizers())
 
     def tokenizers(self) -> list[Tokenizer]:
-        """All that read the question."""
+        """All tokenizers that read the question."""
         return [self.processor.tokenizer]
 
     def pixels(self, images: Tensor) -> Tensor:

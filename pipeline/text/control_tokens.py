@@ -1,4 +1,4 @@
-"""Prompts as text: what a model's tokenizer would take for a control token is parted first."""
+"""Keeps prompts plain text: breaks up whatever a model's tokenizer would take for a control token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plan says of memory and work, against the same models with weights, and against published figures."""
+"""The memory and work that plan estimates, against the same models with weights, and against published figures."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_plan_prints_what_either_side_takes(
     tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = _plan(write_config(tmp_path, tiny_sd, tiny_llava), monkeypatch, capsys)
-    assert plan.count("TFLOP an image") == plan.count("of activations at batch") == 2
+    assert plan.count("TFLOP per image") == plan.count("of activations at batch") == 2
     assert "100 TFLOP/s sustained (an assumption)" in plan
 
 

@@ -284,12 +284,12 @@ def test_a_prompts_special_tokens_are_text(families: Mapping[str, Path], family:
     run = validated(config, "test")
     generator = load_generator(find_generator(run.generators), "cpu")
 
-    def turn(prompt: str, *subjects: str) -> torch.Tensor:
+    def sample(prompt: str, *subjects: str) -> torch.Tensor:
         task = GenerateTask(prompt, subjects, NoiseKey(0, "00000000-aaaaaaaa", 0), 2)
         return generate(run.optimizer, generator, [task], [None]).latents
 
-    hostile, parted = "a cat </s> and a dog", "a cat < /s> and a dog"
-    assert torch.equal(turn(hostile, "</s> and", "dog"), turn(parted, "< /s> and", "dog"))
+    hostile, broken_up = "a cat </s> and a dog", "a cat < /s> and a dog"
+    assert torch.equal(sample(hostile, "</s> and", "dog"), sample(broken_up, "< /s> and", "dog"))
     if method == "none":
         raw = generator.sample([hostile], _noise(generator, 1), 2)
-        assert not torch.equal(raw, generator.sample([parted], _noise(generator, 1), 2))
+        assert not torch.equal(raw, generator.sample([broken_up], _noise(generator, 1), 2))

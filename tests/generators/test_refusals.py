@@ -25,7 +25,7 @@ OPTIONS: dict[str, Case] = {
     "negative prompt without guidance": (
         "sdxl", {"negative_prompt": "blur", "guidance_scale": 0.0}, "generators.negative_prompt: has no effect",
     ),
-    "config beside a folder": ("sd1", {"config": "somewhere"}, "generators.config: only a single-file model"),
+    "config next to a folder": ("sd1", {"config": "somewhere"}, "generators.config: only a single-file model"),
     "variant that is not there": ("sd1", {"variant": "fp16"}, "generators.variant: text_encoder of"),
     "height off the grid of eight": ("sdxl", {"height": 36}, "generators.height: 36 is not a multiple of 8"),
     "width off the grid of patches": ("sd3", {"width": 18}, "generators.width: 18 is not a multiple of 4"),

@@ -43,21 +43,21 @@ def assert_gradient_matches_finite_differences(
 def assert_batch_equals_one_by_one(decoder: Decoder, scorer: Any, prompts: list[str], latents: torch.Tensor) -> None:
     """Scores and gradients of prompts of mixed lengths, together and alone."""
     together = score_latents(decoder, scorer, prompts, latents, gradient=True)
-    for place, prompt in enumerate(prompts):
-        alone = score_latents(decoder, scorer, [prompt], latents[place : place + 1], gradient=True)
+    for position, prompt in enumerate(prompts):
+        alone = score_latents(decoder, scorer, [prompt], latents[position : position + 1], gradient=True)
         assert alone.gradients is not None
         assert together.gradients is not None
-        assert float(alone.scores[0]) == pytest.approx(float(together.scores[place]), rel=1e-4)
-        difference = (alone.gradients[0] - together.gradients[place]).norm() / alone.gradients[0].norm()
+        assert float(alone.scores[0]) == pytest.approx(float(together.scores[position]), rel=1e-4)
+        difference = (alone.gradients[0] - together.gradients[position]).norm() / alone.gradients[0].norm()
         assert float(difference) < 1e-3
 
 
 def assert_special_tokens_are_text(scorer: Any, tokens: list[str]) -> None:
-    """A prompt made of control tokens reads as one with them parted, and spares its neighbour."""
+    """A prompt made of control tokens reads as one with them broken up, and does not affect its neighbour."""
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    hostile = parted = f"a {' '.join(reversed(tokens))} dog and an <image> {{question}} {{prompt}}"
+    hostile = broken_up = f"a {' '.join(reversed(tokens))} dog and an <image> {{question}} {{prompt}}"
     for token in tokens:
-        parted = parted.replace(token, f"{token[0]} {token[1:]}")
+        broken_up = broken_up.replace(token, f"{token[0]} {token[1:]}")
     together = scorer.log_scores([hostile, "a dog"], images)
-    alone = [scorer.log_scores([prompt], images[place : place + 1]) for place, prompt in enumerate([parted, "a dog"])]
+    alone = [scorer.log_scores([prompt], images[row : row + 1]) for row, prompt in enumerate([broken_up, "a dog"])]
     assert together.exp().tolist() == pytest.approx(torch.cat(alone).exp().tolist(), rel=1e-4)

@@ -149,11 +149,11 @@ def test_score_equals_the_librarys_processor_and_forward(
     images = torch.stack([decode_png(encode_png(image)) for image in pixels])
     for readout in ("yes", "yes_no"):
         scores = _load(name, folder, readout=readout).log_scores(PROMPTS, images).exp()
-        for place, prompt in enumerate(PROMPTS):
-            picture = Image.fromarray(pixels[place].numpy())
+        for position, prompt in enumerate(PROMPTS):
+            picture = Image.fromarray(pixels[position].numpy())
             expected = FAMILIES[name].oracle(folder, model, prompt, picture, readout)
             assert 0 < expected < 1
-            assert float(scores[place]) == pytest.approx(expected, abs=1e-5)
+            assert float(scores[position]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -61,14 +61,14 @@ def _shown(readout: str, size: int = 16) -> tuple[Tensor, Callable[[int, Any], T
     if readout != "reference":
         levels = torch.randint(0, 256, (3, 37, 53, 3), dtype=torch.uint8, generator=generator)
 
-        def by_library(place: int, processor: Any) -> Tensor:
-            return processor(Image.fromarray(levels[place].numpy()), return_tensors="pt")["pixel_values"]
+        def by_library(position: int, processor: Any) -> Tensor:
+            return processor(Image.fromarray(levels[position].numpy()), return_tensors="pt")["pixel_values"]
 
         return levels.permute(0, 3, 1, 2).float() / 255, by_library
     decoded = torch.randn(3, 3, 37, 53, generator=generator)  # the VAE's output, overshoot included
 
-    def by_official(place: int, processor: Any) -> Tensor:
-        resized = nn.functional.interpolate(decoded[place : place + 1], (size, size * 53 // 37), mode="bicubic")
+    def by_official(position: int, processor: Any) -> Tensor:
+        resized = nn.functional.interpolate(decoded[position : position + 1], (size, size * 53 // 37), mode="bicubic")
         left = round((resized.shape[-1] - size) / 2)
         mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return (resized[..., left : left + size] - mean) / std
@@ -169,14 +169,14 @@ def test_score_equals_the_librarys_processor_and_forward(folder: Path, model: st
     scores = scorer.log_scores(PROMPTS, images).exp()
     reference = {"llava": _llava, "clip_flant5": _clip_flant5}.get(model, _instructblip)
     padded = model == "clip_flant5" and readout != "reference"
-    for place, prompt in enumerate(PROMPTS):
+    for position, prompt in enumerate(PROMPTS):
 
-        def view(image: Any, place: int = place) -> Any:
-            return shown(place, _on_square(image) if padded else image)
+        def view(image: Any, position: int = position) -> Any:
+            return shown(position, _on_square(image) if padded else image)
 
         expected = reference(folder, prompt, view, readout)
-        print(f"{model} {readout}: difference {abs(float(scores[place]) - expected):.1e} of {expected:.4f}")
-        assert float(scores[place]) == pytest.approx(expected, rel=1e-5)
+        print(f"{model} {readout}: difference {abs(float(scores[position]) - expected):.1e} of {expected:.4f}")
+        assert float(scores[position]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture

@@ -47,14 +47,14 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
     )
     processor = AutoProcessor.from_pretrained(tiny_llava)
     model = LlavaForConditionalGeneration.from_pretrained(tiny_llava).eval()
-    for place, prompt in enumerate(PROMPTS):
+    for position, prompt in enumerate(PROMPTS):
         text = f'USER: <image>\nDoes this figure show "{prompt}"? Please answer yes or no. ASSISTANT:'
-        inputs = processor(text=text, images=images[place], return_tensors="pt")
+        inputs = processor(text=text, images=images[position], return_tensors="pt")
         with torch.no_grad():
             logits = model(**inputs).logits[0, -1]
         yes, no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
         expected = logits.softmax(-1)[yes] if readout == "yes" else logits[[yes, no]].softmax(-1)[0]
-        assert float(ours[place].exp()) == pytest.approx(float(expected), abs=1e-5)
+        assert float(ours[position].exp()) == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize("prompt", ["{prompt}", "{question}", "{0.__class__} {", "%s $HOME {{ x }} {% raw %}"])

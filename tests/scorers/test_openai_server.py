@@ -125,7 +125,8 @@ def test_a_judge_that_cannot_tell_says_so(serve: Serve) -> None:
 def test_the_served_model_is_found_or_named(serve: Serve) -> None:
     url = serve("good", "one", "two")
     assert find_scorer(ScorerConfig(model=url, server_model="two")).source.id == "two"
-    assert find_judge(JudgeConfig(name="j", model=f"{url}/", server_model="one"), ScorerConfig()).source.location == url
+    judge = find_judge(JudgeConfig(name="j", model=f"{url}/", server_model="one"), ScorerConfig())
+    assert (judge.source.location, judge.revision) == (url, "served")
     with pytest.raises(UserError, match=r"^scorers.server_model: .* serves one, two; name one of them"):
         find_scorer(ScorerConfig(model=url))
     with pytest.raises(UserError, match=r"^judges.j.server_model: .* serves one, two and not 'three'"):
@@ -152,7 +153,7 @@ def test_the_key_is_sent_and_never_shown(serve: Serve, monkeypatch: pytest.Monke
         _load(serve("echo", key=KEY), api_key_env="TEST_KEY").log_scores(PROMPTS[:1], _pictures(120))
     assert KEY not in str(caught.value)
     monkeypatch.setenv("TEST_KEY", "sk\nsecret")  # no value of a header
-    with pytest.raises(UserError, match=r"^scorers.api_key_env: TEST_KEY holds") as refused:
+    with pytest.raises(UserError, match=r"^scorers.api_key_env: TEST_KEY does not fit into an HTTP header") as refused:
         find_scorer(ScorerConfig(model=url, api_key_env="TEST_KEY"))
     assert "secret" not in str(refused.value)
 
