@@ -51,8 +51,10 @@ class RowSearch(Generic[T, P]):
     @property
     def rounds(self) -> int:
         """Search rounds taken: neither the first image nor a rerendered preview counts."""
-        searched = [image for image in self.images if not image.rerender]
-        return max(0, len(searched) - 1)
+        for image in reversed(self.images):
+            if not image.rerender:
+                return image.round
+        return 0
 
     @property
     def finished(self) -> bool:
