@@ -22,7 +22,7 @@ class Row:
     index: int
     id: str
     prompt: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
     subjects: tuple[str, ...] = ()
 
 

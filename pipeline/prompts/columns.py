@@ -1,10 +1,9 @@
-"""Types of a corpus's extra columns: declared by the source, or inferred from what it holds."""
+"""Types of a corpus's extra columns: declared by the source, or inferred from its values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -17,73 +16,92 @@ _WIDER = {pa.time32("s"): pa.time32("ms"), pa.date64(): pa.date32(), pa.duration
 _CELL_TYPES = ((pa.bool_(), _BOOL), (pa.int64(), _INT), (pa.float64(), _FLOAT))
 
 
-def infer_values(values: Sequence[Any]) -> pa.DataType:
-    """The Arrow type that holds every one of some JSON values.
+def infer_values(values: Sequence[object]) -> pa.DataType:
+    """Return the Arrow type that can hold all of some JSON values.
 
     Raises:
-        ValueError: no single type does, such as for text beside numbers.
+        ValueError: no single type can, such as for text and numbers.
     """
     try:
         return pa.array(values).type
-    except OverflowError:
-        raise ValueError("an integer does not fit 64 bits") from None
-    except UnicodeEncodeError:
-        raise ValueError("a text is not valid Unicode") from None
+    except OverflowError as error:
+        raise ValueError("an integer does not fit 64 bits") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text is not valid Unicode") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         if all(value is None or type(value) in (int, float) for value in values):
-            return pa.float64()  # an integer beyond 2⁵³ beside a float
+            return pa.float64()  # Arrow refuses to mix floats with integers beyond 2⁵³
         raise ValueError(reason(error)) from error
 
 
 def infer_cells(values: Sequence[str]) -> pa.DataType:
-    """The narrowest of bool, int64, float64 and string that reads every filled CSV cell; null where none is."""
+    """Return the narrowest of bool, int64, float64 and string that can read every filled CSV cell.
+
+    Where no cell is filled, this is null.
+    """
     cells = [value for value in values if value]
     if not cells:
         return pa.null()
-    return next((kind for kind, form in _CELL_TYPES if all(map(form.fullmatch, cells))), pa.string())
+    for kind, form in _CELL_TYPES:
+        if all(map(form.fullmatch, cells)):
+            return kind
+    return pa.string()
 
 
 def merge_cells(first: pa.DataType, second: pa.DataType) -> pa.DataType:
-    """The type of CSV cells of which some are ``first`` and some ``second``."""
+    """Return the type of CSV cells of which some have the type ``first`` and some ``second``."""
     if first == second or pa.types.is_null(second):
         return first
     if pa.types.is_null(first):
         return second
-    return pa.float64() if {first, second} == {pa.int64(), pa.float64()} else pa.string()
+    if {first, second} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return pa.string()
 
 
 def merge(first: pa.DataType, second: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both.
+    """Return the type that can hold the values of both types.
 
     Raises:
         ValueError: there is none.
     """
-    fields = [pa.schema([("column", kind)]) for kind in (first, second)]
+    schemas = [pa.schema([("column", first)]), pa.schema([("column", second)])]
     try:
-        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        raise ValueError(f"{first} in one place and {second} in another") from None
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{first} in one place and {second} in another") from error
 
 
-def parse_cells(values: Sequence[str], kind: pa.DataType) -> list[Any]:
-    """CSV cells as Python values of ``kind``, which :func:`infer_cells` found. An empty cell is ``None``."""
+def parse_cells(values: Sequence[str], kind: pa.DataType) -> list[object]:
+    """Return CSV cells as Python values of the type that :func:`infer_cells` has found. An empty cell is ``None``."""
+    parse: Callable[[str], object] = str
     if pa.types.is_boolean(kind):
-        return [value.lower() == "true" if value else None for value in values]
-    if pa.types.is_integer(kind):
-        return [int(value) if value else None for value in values]
-    if pa.types.is_floating(kind):
-        return [float(value) if value else None for value in values]
-    return [value or None for value in values]
+        parse = _parse_bool
+    elif pa.types.is_integer(kind):
+        parse = int
+    elif pa.types.is_floating(kind):
+        parse = float
+    return [parse(value) if value else None for value in values]
 
 
-def conform(values: Sequence[Any], kind: pa.DataType) -> list[Any]:
-    """Values as plain Python values of exactly ``kind``: integers widened to floats, absent struct fields ``None``."""
-    conformed: list[Any] = pa.array([_widen(value, kind) for value in values], type=kind).to_pylist()
+def _parse_bool(cell: str) -> bool:
+    return cell.lower() == "true"
+
+
+def conform(values: Sequence[object], kind: pa.DataType) -> list[object]:
+    """Return values as plain Python values of exactly this type.
+
+    Integers are widened to floats, and absent fields of structs become ``None``.
+    """
+    conformed: list[object] = pa.array([_widen(value, kind) for value in values], type=kind).to_pylist()
     return conformed
 
 
-def _widen(value: Any, kind: pa.DataType) -> Any:
-    """Arrow refuses an integer beyond 2⁵³ in a float column; here it is rounded, as JSON readers do."""
+def _widen(value: object, kind: pa.DataType) -> object:
+    """Turn integers into floats where the type asks for floats.
+
+    Arrow refuses an integer beyond 2⁵³ in a float column; here it is rounded, as JSON readers do.
+    """
     if isinstance(value, int):
         return float(value) if pa.types.is_floating(kind) else value
     if isinstance(value, list) and _is_list(kind):
@@ -94,9 +112,10 @@ def _widen(value: Any, kind: pa.DataType) -> Any:
 
 
 def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
-    """The type a column has in the output: one that Parquet and ``datasets`` give back as it was.
+    """Return the type that a column has in the output: one that Parquet and ``datasets`` read back unchanged.
 
-    Dictionaries are decoded, large strings and lists made ordinary, coarse times and narrow decimals widened.
+    Dictionaries are decoded, large strings and lists become ordinary ones, and coarse times and narrow decimals are
+    widened.
 
     Raises:
         UserError: the values cannot pass through (binary data, maps, extension types).
@@ -118,29 +137,45 @@ def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
         return pa.list_(plain_type(name, kind.value_type, where))
     if types.is_struct(kind) and kind.num_fields:
         return pa.struct([pa.field(field.name, plain_type(name, field.type, where)) for field in kind])
-    numeric = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-    in_time = types.is_temporal(kind) and not types.is_interval(kind)
-    if numeric or in_time or types.is_string(kind) or types.is_null(kind):
+    if _passes(kind):
         return kind
     raise UserError(
         f"{where}: column {name!r} holds {_describe(kind)}, which cannot pass through to the rows; remove that column"
     )
 
 
+def _passes(kind: pa.DataType) -> bool:
+    """Return whether a type that is not nested stays as it is in Parquet and ``datasets``."""
+    types = pa.types
+    if types.is_temporal(kind):
+        return not types.is_interval(kind)
+    checks = (
+        types.is_boolean,
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_string,
+        types.is_null,
+    )
+    return any(check(kind) for check in checks)
+
+
 def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
-    is_list: bool = (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
+    checks = (
+        types.is_list,
+        types.is_large_list,
+        types.is_fixed_size_list,
+        types.is_list_view,
+        types.is_large_list_view,
     )
-    return is_list
+    return any(check(kind) for check in checks)
 
 
 def _describe(kind: pa.DataType) -> str:
     types = pa.types
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return "binary data"
-    return "empty objects" if types.is_struct(kind) else f"{kind} values"
+    if types.is_struct(kind):
+        return "empty objects"
+    return f"{kind} values"

@@ -1,13 +1,15 @@
-"""What a corpus can be read from. Every source yields columnar batches, any number of times, always the same."""
+"""Sources of a corpus: files of text and JSON lines, and built-in grammars.
+
+Every source yields columnar batches, any number of times, and always the same ones.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,18 +21,18 @@ from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import UserError
 
 BATCH = 1024
-MAX_LINE = 1 << 26  # bytes: a file without line ends must not fill the memory
+MAX_LINE = 1 << 26  # bytes; a file without line ends must not fill the RAM
 _FILE_NAME = re.compile(r".*\.[A-Za-z][A-Za-z0-9]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some consecutive rows: their numbers in the source (for messages), unchecked prompts and extra columns."""
+    """Consecutive rows of a source: their numbers in it (for messages), unchecked prompts and extra columns."""
 
     numbers: Sequence[int]
     prompts: Sequence[Any]
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -39,19 +41,21 @@ class Batch:
         columns = {name: values[part] for name, values in self.columns.items()}
         return Batch(self.numbers[part], self.prompts[part], columns)
 
-    def take(self, places: Sequence[int]) -> Batch:
-        """The rows at some places, in their order."""
-        numbers, prompts, *values = (
-            [column[place] for place in places] for column in (self.numbers, self.prompts, *self.columns.values())
-        )
-        return Batch(numbers, prompts, dict(zip(self.columns, values, strict=True)))
+    def take(self, positions: Sequence[int]) -> Batch:
+        """Return the rows at these positions, in this order."""
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = [values[position] for position in positions]
+        numbers = [self.numbers[position] for position in positions]
+        prompts = [self.prompts[position] for position in positions]
+        return Batch(numbers, prompts, columns)
 
 
 class Source(Protocol):
-    """One place prompts come from.
+    """Where prompts come from.
 
-    ``unit`` is what its numbers count, from 1. ``types`` are those the source declares for its extra columns; where it
-    declares none, its values tell, and ``text_cells`` says that these are text to be parsed.
+    ``unit`` is what a batch's numbers count, from 1. ``types`` are those that the source declares for its extra
+    columns, or ``None`` where they are inferred from the values; ``text_cells`` means that values are text to parse.
     """
 
     name: str
@@ -63,10 +67,10 @@ class Source(Protocol):
 
 
 def open_source(section: CorpusConfig) -> Source:
-    """The source that a corpus section names; nothing of it is read yet but what tells its kind.
+    """Return the source that a corpus section names. Only what determines its kind is read.
 
     Raises:
-        UserError: there is no such source, or it is of no known kind.
+        UserError: there is no such source, or its kind is unknown.
     """
     from noisesmith.pipeline.prompts import tabular
 
@@ -75,9 +79,11 @@ def open_source(section: CorpusConfig) -> Source:
         return GrammarSource(section)
     try:
         path = Path(name).expanduser()
-        is_dir, exists, is_file = path.is_dir(), path.exists(), path.is_file()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"corpus.source: {name}: cannot be opened ({error}); check the path") from None
+        exists = path.exists()
+        is_dir = path.is_dir()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long; a home directory of no user
+        raise UserError(f"corpus.source: {name}: cannot be opened ({error}); check the path") from error
     if is_dir:
         return tabular.dataset_source(section, path)
     if not exists:
@@ -101,7 +107,7 @@ def open_source(section: CorpusConfig) -> Source:
 
 
 class GrammarSource:
-    """Prompts of the embedded world."""
+    """Prompts of a built-in grammar."""
 
     unit = "row"
     types: dict[str, pa.DataType] | None = {}  # noqa: RUF012
@@ -118,11 +124,12 @@ class GrammarSource:
     def batches(self) -> Iterator[Batch]:
         prompts = map(str, islice(grammar.prompts(self.grammar, self.section.seed), self.section.size))
         for numbered in _chunks(enumerate(prompts, 1)):
-            yield Batch(*_unzip(numbered), {})
+            numbers, texts = _unzip(numbered)
+            yield Batch(numbers, texts, {})
 
 
 class FileSource:
-    """What text files share."""
+    """The base of sources that are text files."""
 
     unit = "line"
     types: dict[str, pa.DataType] | None = None
@@ -139,23 +146,33 @@ class FileSource:
 
 
 class TextSource(FileSource):
-    """One prompt a line of UTF-8 text."""
+    """A file with one prompt per line of UTF-8 text."""
 
     def batches(self) -> Iterator[Batch]:
         for numbered in _chunks(self._lines()):
-            yield Batch(*_unzip(numbered), {})
+            numbers, texts = _unzip(numbered)
+            yield Batch(numbers, texts, {})
 
 
 class JsonLinesSource(FileSource):
-    """One JSON object a line of UTF-8 text."""
+    """A file with one JSON object per line of UTF-8 text."""
 
     def batches(self) -> Iterator[Batch]:
         for numbered in _chunks(self._lines()):
-            records = [self._record(number, line) for number, line in numbered]
-            prompts = [record.pop(self.column) for record in records]
-            names = dict.fromkeys(name for record in records for name in record)
-            numbers = [number for number, _ in numbered]
-            yield Batch(numbers, prompts, {name: [record.get(name) for record in records] for name in names})
+            numbers = []
+            prompts = []
+            records = []
+            names: dict[str, None] = {}  # of the other columns, in the order in which they appear
+            for number, line in numbered:
+                record = self._record(number, line)
+                numbers.append(number)
+                prompts.append(record.pop(self.column))
+                records.append(record)
+                names |= dict.fromkeys(record)
+            columns = {}
+            for name in names:
+                columns[name] = [record.get(name) for record in records]
+            yield Batch(numbers, prompts, columns)
 
     def _record(self, number: int, line: str) -> dict[str, Any]:
         where = f"{self.name}: line {number}"
@@ -163,53 +180,63 @@ class JsonLinesSource(FileSource):
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{where}: is not valid JSON ({error.msg} at character {error.pos + 1}); write one object a line"
-            ) from None
+                f"{where}: is not valid JSON ({error.msg} at character {error.pos + 1}); write one object per line"
+            ) from error
         except (RecursionError, ValueError) as error:
-            raise UserError(f"{where}: cannot be read as JSON ({error}); write one plain object a line") from None
+            raise UserError(f"{where}: cannot be read as JSON ({error}); write one plain object per line") from error
         if not isinstance(record, dict):
-            raise UserError(f'{where}: holds no JSON object; write one object a line, such as {{"prompt": "a cat"}}')
+            raise UserError(f'{where}: holds no JSON object; write one object per line, such as {{"prompt": "a cat"}}')
         if self.column not in record:
             raise UserError(f"{where}: {missing_column(self.column, record)}")
         return record
 
 
 def missing_column(column: str, present: Iterable[str]) -> str:
-    """Half a sentence on an absent prompt column: what there is, and what may be meant."""
+    """Return half a sentence on an absent prompt column: which columns there are, and which one may be meant."""
     names = list(present)
     if not names:
         return f"has no column {column!r}, nor any other"
+    hint = "name the prompts' column in corpus.column"
     close = difflib.get_close_matches(column, names, n=1)
-    hint = f"did you mean corpus.column={close[0]}?" if close else "name the prompts' column in corpus.column"
-    shown = ", ".join(map(repr, names[:12])) + (", …" if len(names) > 12 else "")
+    if close:
+        hint = f"did you mean corpus.column={close[0]}?"
+    shown = ", ".join(map(repr, names[:12]))
+    if len(names) > 12:
+        shown += ", …"
     return f"has no column {column!r} but {shown}; {hint}"
 
 
 def decoded_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines of UTF-8 text without their ends (``\\n`` or ``\\r\\n``) and without a byte order mark.
+    """Yield the numbered lines of UTF-8 text, without their ends (``\\n`` or ``\\r\\n``) and a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, or a line is not UTF-8 or endless.
+        UserError: the file cannot be read, or a line is not UTF-8 or too long.
     """
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
+            number = 0
+            while raw := file.readline(MAX_LINE):
+                number += 1
                 if len(raw) == MAX_LINE:
-                    raise UserError(f"{name}: line {number}: has {MAX_LINE} bytes or more; write one prompt a line")
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{name}: line {number}: is not UTF-8 at byte {error.start + 1}; save the file as UTF-8 text"
-                    ) from None
+                    raise UserError(f"{name}: line {number}: has {MAX_LINE} bytes or more; write one prompt per line")
+                yield number, _decode(raw, number, name)
     except OSError as error:
-        raise UserError(f"corpus.source: {name}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"corpus.source: {name}: cannot be read: {error.strerror or error}") from error
+
+
+def _decode(raw: bytes, number: int, name: str) -> str:
+    if number == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name}: line {number}: is not UTF-8 at byte {error.start + 1}; save the file as UTF-8 text"
+        ) from error
 
 
 def filled_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """:func:`decoded_lines`, of which only the file's last may be blank; those are dropped.
+    """Yield lines like :func:`decoded_lines`, without blank lines at the end of the file.
 
     Raises:
         UserError: a blank line stands between others.
@@ -231,4 +258,6 @@ def _chunks(items: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]
 
 
 def _unzip(numbered: list[tuple[int, str]]) -> tuple[list[int], list[str]]:
-    return [number for number, _ in numbered], [text for _, text in numbered]
+    numbers = [number for number, _ in numbered]
+    texts = [text for _, text in numbered]
+    return numbers, texts

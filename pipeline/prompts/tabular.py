@@ -1,4 +1,4 @@
-"""Sources with columns: CSV, Parquet, and whatever ``datasets`` opens."""
+"""Sources with columns: CSV, Parquet, and what the ``datasets`` library opens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,8 @@ from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.prompts.columns import plain_type
 from noisesmith.pipeline.prompts.sources import BATCH, Batch, FileSource, decoded_lines, missing_column
 
-MAX_FILES = 10_000
+T = TypeVar("T")
+MAX_FILES = 10_000  # in a directory that is opened as a data set
 
 
 class CsvSource(FileSource):
@@ -49,7 +50,8 @@ class CsvSource(FileSource):
             cells.append(row)
             if len(cells) == BATCH:
                 yield self._batch(header, numbers, cells)
-                numbers, cells = [], []
+                numbers = []
+                cells = []
         if cells:
             yield self._batch(header, numbers, cells)
 
@@ -58,7 +60,7 @@ class CsvSource(FileSource):
         return Batch(numbers, columns.pop(self.column), dict(columns))
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Records with the number of their last line. Blank lines are dropped at the end and refused before it."""
+        """Yield records with the number of their last line, without blank lines at the end; others are refused."""
         reader = csv.reader((line + "\n" for _, line in decoded_lines(self.path, self.name)), strict=True)
         blank = None
         try:
@@ -72,11 +74,11 @@ class CsvSource(FileSource):
         except csv.Error as error:
             raise UserError(
                 f"{self.name}: line {reader.line_num}: is not valid CSV ({error}); check its quotes"
-            ) from None
+            ) from error
 
 
 class _ArrowSource:
-    """What Parquet and ``datasets`` share: Arrow batches of declared types."""
+    """The base of sources that give Arrow batches of declared types."""
 
     unit = "row"
     text_cells = False
@@ -96,7 +98,7 @@ class _ArrowSource:
             field.name: plain_type(field.name, field.type, self.name) for field in schema if field.name != self.column
         }
 
-    def _split(self, tables: Iterable[Any]) -> Iterator[Batch]:
+    def _split(self, tables: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[Batch]:
         start = 1
         for table in tables:
             try:
@@ -105,18 +107,18 @@ class _ArrowSource:
             except (pa.ArrowException, ValueError, OverflowError) as error:
                 raise UserError(
                     f"{self.name}: holds a value at row {start} or after that cannot be read ({reason(error)}); "
-                    "write it anew"
-                ) from None
+                    "write the file again"
+                ) from error
             prompts = columns.pop(self.column)
             yield Batch(range(start, start + len(prompts)), prompts, columns)
             start += len(prompts)
 
 
 class ParquetSource(_ArrowSource):
-    """One Parquet file."""
+    """A Parquet file."""
 
     def __init__(self, section: CorpusConfig, path: Path) -> None:
-        self.path = path.absolute()  # pyarrow would take a:b/c for a URL
+        self.path = path.absolute()  # pyarrow takes a relative path such as a:b/c for a URL
         self.name = section.source
         super().__init__(section, self._guarded(lambda: pq.read_schema(self.path)))
 
@@ -125,23 +127,23 @@ class ParquetSource(_ArrowSource):
         with file:
             yield from self._split(self._tables(file.iter_batches(batch_size=BATCH)))
 
-    def _tables(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _tables(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         while (batch := self._guarded(lambda: next(batches, None))) is not None:
             yield batch
 
-    def _guarded(self, read: Callable[[], Any]) -> Any:
+    def _guarded(self, read: Callable[[], T]) -> T:
         try:
             return read()
         except PermissionError as error:
-            raise UserError(f"corpus.source: {self.name}: cannot be read: {error.strerror or error}") from None
+            raise UserError(f"corpus.source: {self.name}: cannot be read: {error.strerror or error}") from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"corpus.source: {self.name}: is not a readable Parquet file ({reason(error)}); write it anew"
-            ) from None
+                f"corpus.source: {self.name}: is not a readable Parquet file ({reason(error)}); write it again"
+            ) from error
 
 
 class DatasetSource(_ArrowSource):
-    """An Arrow-backed dataset of the ``datasets`` library."""
+    """A data set of the ``datasets`` library, which is backed by Arrow."""
 
     def __init__(self, section: CorpusConfig, dataset: Any) -> None:
         super().__init__(section, dataset.features.arrow_schema)
@@ -152,7 +154,7 @@ class DatasetSource(_ArrowSource):
 
 
 def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSource:
-    """A directory written by ``save_to_disk``, or any directory or Hub name that ``load_dataset`` opens.
+    """Open a directory written by ``save_to_disk``, or any directory or Hub name that ``load_dataset`` opens.
 
     Raises:
         UserError: it cannot be opened, or has no such split.
@@ -163,14 +165,14 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
 
     if directory is not None:
         files = (name for _, _, names in os.walk(directory) for name in names)
-        if next(islice(files, MAX_FILES, None), None) is not None:  # the library would look at each, for hours under /
+        if next(islice(files, MAX_FILES, None), None) is not None:  # the library looks at each file: under / for hours
             raise UserError(
                 f"corpus.source: {section.source}: holds more than {MAX_FILES} files; give the folder of one dataset"
             )
-    if directory is None and section.source in FORMATS:  # it would read every such file of the working directory
+    if directory is None and section.source in FORMATS:  # the library reads all such files of the working directory
         raise UserError(f"corpus.source: {section.source} is a file format; give a file, a directory or a Hub name")
     for library in (datasets, huggingface_hub):
-        library.utils.logging.set_verbosity(logging.CRITICAL)  # what they would log is in the error
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # what they log is in the error too
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -180,12 +182,12 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
             data = datasets.load_from_disk(str(directory.absolute()))
         else:
             data = datasets.load_dataset(str(directory.absolute()), split=section.split)
-    except Exception as error:  # noqa: BLE001 (the library raises dozens of kinds, none of them a bug of ours)
+    except Exception as error:  # the library raises dozens of unrelated classes, and no code of ours runs in here
         why = reason(error.__cause__ or error)
         raise UserError(
             f"corpus.source: {section.source}: cannot be opened as a dataset ({why}); "
             "check the name, corpus.split and the network, or give a file"
-        ) from None
+        ) from error
     if isinstance(data, dict):
         if section.split not in data:
             raise UserError(f"corpus.split: {section.source} has no split {section.split!r} but {', '.join(data)}")
@@ -194,4 +196,6 @@ def dataset_source(section: CorpusConfig, directory: Path | None) -> DatasetSour
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}s"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 import pytest
@@ -18,10 +19,43 @@ from noisesmith.pipeline.noise import digest, replay
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.storage import paths as stores
+
+if TYPE_CHECKING:
+    from tests.s3 import S3
 
 PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes")
+BUCKETS = itertools.count()
 ROWS = 10
 PER_SHARD = 4
+COLUMNS = [
+    "id",
+    "prompt",
+    "image",
+    "image_initial",
+    "score",
+    "score_initial",
+    "scores",
+    "steps",
+    "evaluations",
+    "rounds",
+    "stop_reason",
+    "judge_eye_initial",
+    "judge_eye",
+    "seed",
+    "recipe",
+    "noise",
+    "optimizer",
+    "generator",
+    "generator_revision",
+    "scorer",
+    "scorer_revision",
+    "readout",
+    "width",
+    "height",
+    "topic",
+    "n",
+]
 
 
 def png(seed: int, size: tuple[int, int] = (8, 6)) -> bytes:
@@ -108,3 +142,35 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         return Run(tmp_path, lines, **changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    import s3fs
+
+    from tests.s3 import S3
+
+    server = S3()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield server
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def url(s3: S3) -> str:
+    return f"s3://{s3.make_bucket(f'bucket-{next(BUCKETS)}')}/some/run"
+
+
+def set_client(monkeypatch: pytest.MonkeyPatch, attempts: int, **others: Any) -> None:
+    """Let botocore try each request so often."""
+    config = {"retries": {"mode": "standard", "total_max_attempts": attempts}, **others}
+    monkeypatch.setitem(stores.STORES, "s3", stores.STORES["s3"]._replace(options={"config_kwargs": config}))
+
+
+def names(run: Run) -> set[str]:
+    return {str(path.relative_to(run.dir)) for path in run.dir.rglob("*") if path.is_file()}
