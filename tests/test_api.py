@@ -89,6 +89,12 @@ def test_a_scorer_without_gradient_is_refused_by_gradient_methods_alone(tiny_sd:
     assert len(result.scores) == 2
 
 
+def test_a_scorer_that_breaks_the_protocol_is_named(tiny_sd: Path, tiny_llava: Path) -> None:
+    nothing: Any = object()
+    with pytest.raises(ns.UserError, match="scorer: the given object has no id"):
+        ns.load(config(tiny_sd, tiny_llava), scorer=nothing, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [

@@ -17,19 +17,6 @@ import pytest
 pytestmark = pytest.mark.timeout(1500)
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SCORER = """
-import torch
-
-
-class RedShare:
-    id, revision = "red-share", "1"
-
-    def __init__(self, **options):
-        pass
-
-    def log_scores(self, prompts, images):
-        return torch.log(images[:, 0].mean(dim=(1, 2)).clamp(min=1e-6))
-"""
 
 
 @dataclass(frozen=True)
@@ -96,10 +83,12 @@ def test_the_python_api(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_scorer_section_of_the_python_api_makes_a_run(folder: Path) -> None:
     """The YAML that names a class, in a whole run."""
-    (section,) = [snippet.text for snippet in snippets("docs/python-api.md") if snippet.language == "yaml"]
+    page = snippets("docs/python-api.md")
+    (section,) = [snippet.text for snippet in page if snippet.language == "yaml"]
+    (scorer,) = [snippet.text for snippet in page if "class RedShare" in snippet.text]
     (folder / "my_package").mkdir()
     (folder / "my_package" / "__init__.py").touch()
-    (folder / "my_package" / "scorers.py").write_text(SCORER)
+    (folder / "my_package" / "scorers.py").write_text(scorer)
     corpus = "corpus: {source: prompts.csv, column: caption}\n"
     quick = "generators: {steps: 2}\noptimizer: {rounds: 1}\nname: own\n"
     (folder / "own.yaml").write_text(corpus + quick + section)
