@@ -189,7 +189,7 @@ def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the ``huggingface`` metadata that tells ``datasets`` which structs are images."""
+    """Return the schema with the ``huggingface`` metadata by which ``datasets`` recognises images."""
     import datasets
 
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())

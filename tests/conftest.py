@@ -48,7 +48,7 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip_flant5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP-FlanT5 folder laid out as published, with random weights and a vision tower beside them."""
+    """A CLIP-FlanT5 folder laid out as published, with random weights and a vision tower next to them."""
     return tiny_scorers.clip_flant5(tmp_path_factory.mktemp("tiny") / "clip-flant5")
 
 

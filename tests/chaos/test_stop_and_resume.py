@@ -41,7 +41,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_resumes(tmp_path: Path, tiny_sd: 
 
 
 def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    """As a scheduler takes a spot machine away: what is durable stays, what is in flight is made again."""
+    """As a scheduler takes a spot machine away: what is durable stays, what was in flight is made a second time."""
     endless = {"optimizer": {"rounds": 100_000}, "faults": {"grace_seconds": 1}}
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=4, **endless)
     process = start("run", config)
