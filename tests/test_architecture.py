@@ -156,3 +156,8 @@ def test_no_function_is_longer_than_60_lines() -> None:
             if isinstance(node, FUNCTIONS) and length(node) > 60:
                 too_long.append(f"{path.relative_to(ROOT)}: {node.name} has {length(node)} lines")
     assert too_long == []
+
+
+def test_no_file_is_longer_than_300_lines() -> None:
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in sources(PRODUCT)}
+    assert {path: lines for path, lines in lengths.items() if lines > 300} == {}
