@@ -1,0 +1,244 @@
+"""A world for the driver without Ray: workers, references and a clock that the test controls."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
+
+from noisesmith.actors.driver import Driver, Outcome
+from noisesmith.actors.generator import GenerateReport, GeneratorInfo
+from noisesmith.actors.inbox import Inbox
+from noisesmith.actors.packs import Position
+from noisesmith.actors.pool import Loaded, Surroundings
+from noisesmith.actors.scorer import ScoreReport, ScorerInfo
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.generators import LatentSpec
+from noisesmith.pipeline.records import NoiseStats, Row
+from noisesmith.pipeline.search.tasks import ImageRecord
+from noisesmith.pipeline.telemetry.events import (
+    Event,
+)
+from noisesmith.pipeline.telemetry.tally import Tally
+
+CALL_SECONDS = 1.0
+POSITION = Position(0, (1,))
+
+
+class Reference:
+    """A reference whose answer the test gives."""
+
+    def __init__(self) -> None:
+        self.answer: Future[Any] = Future()
+
+    def future(self) -> Future[Any]:
+        return self.answer
+
+
+@dataclass
+class Sent:
+    """One call as a worker received it."""
+
+    worker: FakeWorker
+    stage: str
+    prompts: list[str]
+    packs: int
+    reference: Reference
+    time: float
+
+
+@dataclass(eq=False)
+class FakeWorker:
+    """A worker that answers a call per second, or as ``world.outcome`` decides."""
+
+    world: World
+    kind: str
+    name: str
+    killed: bool = False
+    busy: deque[Sent] = field(default_factory=deque)
+
+    def __getattr__(self, stage: str) -> Any:
+        return RemoteMethod(self, stage)
+
+
+@dataclass
+class RemoteMethod:
+    worker: FakeWorker
+    stage: str
+
+    def remote(self, *arguments: Any) -> Any:
+        return self.worker.world.receive(self.worker, self.stage, arguments)
+
+
+class World(Inbox):
+    """The workers, the clock, and the driver's inbox: waiting lets time pass until the next call is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.sent: list[Sent] = []
+        self.workers: list[FakeWorker] = []
+        self.events: list[Event] = []
+        self.outcome: Callable[[Sent], RayError | None] = lambda sent: None
+        self.score: Callable[[str, int], float] = lambda prompt, image: 0.5
+        self.at: list[tuple[float, Callable[[], None]]] = []
+        self.tally = Tally()
+        self._images: dict[str, int] = {}
+
+    # what the driver takes for its telemetry, its state and its workers
+
+    run_dir = Path("/nowhere")
+    done: range = range(0)
+
+    def check_lock(self) -> None:
+        self.locks_checked = True
+
+    def emit(self, event: Event) -> None:
+        self.tally.count(event)
+        self.events.append(event)
+
+    def generator(self) -> Any:
+        return self._worker("generator")
+
+    def scorer(self) -> Any:
+        return self._worker("scorer")
+
+    def writer(self, provenance: object) -> Any:
+        return self._worker("writer")
+
+    def _worker(self, kind: str) -> FakeWorker:
+        worker = FakeWorker(self, kind, f"{kind}-{len(self.workers)}")
+        self.workers.append(worker)
+        return worker
+
+    def kill(self, worker: Any) -> None:
+        worker.killed = True
+        worker.busy.clear()
+
+    # the workers' side
+
+    def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
+        reference = Reference()
+        if stage == "load":
+            answers = {
+                "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64)),
+                "scorer": ScorerInfo("fake", "0"),
+                "writer": None,
+            }
+            reference.answer.set_result(Loaded(answers[worker.kind], worker.name))
+            return reference
+        if stage == "finish":
+            reference.answer.set_result([])
+            return reference
+        prompts = _prompts(stage, arguments)
+        sent = Sent(worker, stage, prompts, len(arguments) - 1, reference, self.now)
+        self.sent.append(sent)
+        worker.busy.append(sent)
+        packs = {"generate": 1, "score": 2}.get(stage, 0)
+        return [reference, *(Reference() for _ in range(packs))] if packs else reference
+
+    def handle(self, seconds: float) -> None:
+        """Let time pass until every worker has answered its first call, or until ``seconds`` are over."""
+        working = [worker for worker in self.workers if worker.busy]
+        self.now += CALL_SECONDS if working else seconds + 1e-6
+        for when, action in self.at:
+            if when <= self.now:
+                action()
+        for worker in working:
+            self._answer(worker)
+        super().handle(0.0)
+
+    def _answer(self, worker: FakeWorker) -> None:
+        sent = worker.busy.popleft()
+        error = self.outcome(sent)
+        if error is None:
+            sent.reference.answer.set_result(self._report(sent))
+            return
+        sent.reference.answer.set_exception(error)
+        if isinstance(error, ActorDiedError | OutOfMemoryError):
+            for waiting in worker.busy:
+                waiting.reference.answer.set_exception(error)
+            worker.busy.clear()
+
+    def _report(self, sent: Sent) -> Any:
+        rows = len(sent.prompts)
+        positions = [POSITION] * rows
+        if sent.stage == "generate":
+            record = ImageRecord(0.5, 0, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 2.0)
+            return GenerateReport(CALL_SECONDS, [record] * rows, positions, positions)
+        if sent.stage == "score":
+            scores = []
+            for prompt in sent.prompts:
+                image = self._images.get(prompt, 0)
+                self._images[prompt] = image + 1
+                scores.append(self.score(prompt, image))
+            return ScoreReport(CALL_SECONDS, scores, positions, list(positions))
+        return []
+
+    # what tests ask
+
+    def batches(self, stage: str) -> list[int]:
+        return [len(sent.prompts) for sent in self.sent if sent.stage == stage]
+
+    def at_start(self, stage: str) -> list[Sent]:
+        """Calls of the moment at which the first rows were admitted."""
+        return [sent for sent in self.sent if sent.stage == stage and sent.time == self.sent[0].time]
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def _prompts(stage: str, arguments: tuple[Any, ...]) -> list[str]:
+    if stage == "put":
+        return [arguments[0].row.prompt]
+    if stage == "fail":
+        return [arguments[0].row.prompt]
+    return [order.task.prompt for order in pickle.loads(arguments[0])]
+
+
+class Prompts:
+    """A corpus of rows that are their own numbers."""
+
+    extra_schema = None
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def rows(self, skip: object = ()) -> Iterator[Row]:
+        return (Row(index, f"{index:08d}", f"p{index}") for index in range(self.size))
+
+
+def config(**sections: Any) -> RunConfig:
+    base: dict[str, Any] = {
+        "corpus": {"source": "prompts.txt"},
+        "generators": {"batch_size": 4, "steps": 2},
+        "scorers": {"batch_size": 4},
+        "optimizer": {"rounds": 1},
+        "faults": {"backoff_seconds": 10.0, "retries": 2},
+    }
+    for name, section in sections.items():
+        base[name] = base[name] | section if name in base else section
+    return RunConfig.model_validate(base)
+
+
+def driver(world: World, rows: int, settings: RunConfig) -> Driver:
+    anything: Any = world
+    corpus: Any = Prompts(rows)
+    around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill)
+    return Driver(settings, corpus, anything, anything, anything, around)
+
+
+def run(world: World, rows: int, **sections: Any) -> Outcome:
+    return driver(world, rows, config(**sections)).run()
+
+
+def raised(error: Exception) -> RayTaskError:
+    return RayTaskError(
+        "call", f"\x1b[36mTraceback\x1b[39m\n  File worker.py, line 7\n{error!r}", error, "call", 1, "::1"
+    )
