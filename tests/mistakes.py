@@ -124,7 +124,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "sampler that does not fit": (_set("generators", scheduler="flow_euler"), "generators.scheduler"),
     "preview as long as the search": (_set("optimizer", preview={"steps": 2}), "optimizer.preview.steps"),
     "budget below one image": (_set("optimizer", unet_evaluations=1), "optimizer.unet_evaluations"),
-    "budget below a preview made again": (
+    "budget below a rerendered preview": (
         lambda _, config: config.update(
             generators=config["generators"] | {"steps": 4},
             optimizer=config["optimizer"] | {"preview": {"steps": 2, "keep": 2}, "unet_evaluations": 11},

@@ -176,7 +176,7 @@ def _how_to_rebuild(config: RunConfig) -> str:
         return f"No recipe rebuilds the noise of this method, so the `noise_fp16` column stores the noise: {command}"
     return (
         "No recipe rebuilds the noise of this method, and this run did not store it (`output.noise: false`), so an "
-        "image cannot be made again."
+        "image cannot be rebuilt."
     )
 
 

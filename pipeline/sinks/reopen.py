@@ -59,7 +59,7 @@ def repair_run(
         replayed: as for :func:`verify_run`.
 
     Returns:
-        What was wrong, and the run without it; the rows that it lacks are to be made again.
+        What was wrong, and the run without it; the next run generates the missing rows.
 
     Raises:
         UserError: the manifest's header is damaged, the run belongs to another config or corpus, or another session

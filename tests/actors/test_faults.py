@@ -130,7 +130,7 @@ def test_black_images_stop_a_run_with_the_commonest_error(tmp_path: Path, tiny_s
     assert "20 of 20 rows failed, more than faults.failed_share=0.25 of them" in output
     assert "UnusableImage (20 rows): the image is one flat colour" in output
     assert "Traceback" not in output
-    assert len(_letters(tmp_path / "run")) == 4, "the rows of one text are told apart by their ids"
+    assert len(_letters(tmp_path / "run")) == 4, "rows of the same text have different ids"
 
 
 def test_torch_running_out_of_memory_is_told_from_other_errors() -> None:

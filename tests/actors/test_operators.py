@@ -120,6 +120,8 @@ def test_a_run_that_has_lost_its_directory_ends_and_is_followed(running: tuple[P
         assert f"from pid {process.pid} on {socket.gethostname()}, which has ended" in line
     os.kill(successor.pid, signal.SIGTERM)
     code, output = finish(successor)
-    assert code in (130, 143, signal.SIGTERM), output  # before Ray starts, after, and by its own handler amid that
+    assert code in (130, 143, signal.SIGTERM), (
+        output
+    )  # before Ray starts, after it, and by Ray's own handler while it starts
     assert not (config.parent / "run" / ".lock").exists()
     assert status(config)["state"] in ("stopped", "died")

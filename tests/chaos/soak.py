@@ -1,6 +1,6 @@
 """``python -m tests.chaos.soak --minutes 120 --out docs/soak``: a long run of the built-in models under constant kills.
 
-Every minute one generator, scorer or writer gets a SIGKILL. Rows a minute come from the run's own log; open files and
+Every minute one generator, scorer or writer gets a SIGKILL. Rows per minute come from the run's own log; open files and
 resident memory are those of the driver, of the actors and of Ray's own processes. Writes OUT.json and OUT.png.
 """
 
@@ -56,8 +56,8 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
     output = (folder / "output.txt").open("w+")
     process = start("run", config, stdout=output)
     await_written_row(process, folder / "run")
-    begun = time.monotonic()
-    while process.poll() is None and (elapsed := time.monotonic() - begun) < 60 * minutes:
+    started = time.monotonic()
+    while process.poll() is None and (elapsed := time.monotonic() - started) < 60 * minutes:
         samples.append({"second": round(elapsed, 1), **_resources(process)})
         if elapsed >= every * (len(kills) + 1):
             kind = rng.choice(list(ACTORS))
@@ -84,7 +84,7 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
 
 
 def quarters(figures: dict[str, Any]) -> list[float]:
-    """Rows a minute in each quarter of the time."""
+    """Rows per minute in each quarter of the time."""
     length = round(60 * figures["minutes"] / 4)
     rows = figures["rows_by_second"]
     return [round(60 * sum(rows[n * length : (n + 1) * length]) / length, 2) for n in range(4)]
@@ -128,7 +128,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     rate, *below = figure.subplots(3, 1, sharex=True)
     whole = range(int(figures["minutes"]))
     rate.plot(whole, [sum(figures["rows_by_second"][60 * minute : 60 * (minute + 1)]) for minute in whole])
-    rate.set(ylabel="rows a minute", ylim=(0, None), title=f"{len(figures['kills'])} kills")
+    rate.set(ylabel="rows per minute", ylim=(0, None), title=f"{len(figures['kills'])} kills")
     when = [sample["second"] / 60 for sample in figures["samples"]]
     for axes, unit, label in zip(below, ("mib", "files"), ("resident MiB", "open files"), strict=True):
         for group in GROUPS:

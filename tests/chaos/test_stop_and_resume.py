@@ -41,7 +41,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_resumes(tmp_path: Path, tiny_sd: 
 
 
 def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    """As a scheduler takes a spot machine away: what is durable stays, what was in flight is made a second time."""
+    """As when a scheduler takes a spot machine away: durable rows stay, rows in flight are repeated."""
     endless = {"optimizer": {"rounds": 100_000}, "faults": {"grace_seconds": 1}}
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=4, **endless)
     process = start("run", config)
@@ -54,13 +54,13 @@ def test_sigterm_leaves_what_does_not_end_in_its_grace(tmp_path: Path, tiny_sd: 
     assert noisesmith("verify", tmp_path / "run")[1].count("\n") == 2, "it lacks its shard, and nothing is wrong"
 
 
-@pytest.mark.parametrize("begun", ["the command", "Ray"])
+@pytest.mark.parametrize("started", ["the command", "Ray"])
 def test_sigterm_before_the_first_row_is_a_sentence(
-    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, begun: str
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, started: str
 ) -> None:
     process = start("run", write_config(tmp_path, tiny_sd, tiny_llava))
     await_line(process, "starting Ray")
-    while begun == "Ray" and not any(child.name() == "raylet" for child in psutil.Process(process.pid).children()):
+    while started == "Ray" and not any(child.name() == "raylet" for child in psutil.Process(process.pid).children()):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)

@@ -111,7 +111,7 @@ def _command(verb: str, arguments: list[str], folder: Path) -> Outcome:
 
 
 def judge(code: object, err: str) -> str | None:
-    """Whether an ended command broke a promise; stderr has one sentence, and none where all is well."""
+    """Whether an ended command broke a promise; stderr has one sentence, and none if nothing is wrong."""
     if code not in (0, 2):
         return f"exit code {code}"
     if code == 2 and not ONE_SENTENCE.fullmatch(err):

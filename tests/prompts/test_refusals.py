@@ -34,7 +34,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "huge json number": ("p.jsonl", '{"prompt": "a", "n": ' + "1" * 5000 + "}", r"line 1: cannot be read as JSON"),
     "wide json number": ("p.jsonl", '{"prompt": "a", "n": 9223372036854775808}', r"'n' .* does not fit 64 bits"),
     "surrogate": ("p.jsonl", r'{"prompt": "a \ud800"}', r"line 1: .*half a surrogate pair"),
-    "surrogate beside": ("p.jsonl", r'{"prompt": "a", "n": "\ud800"}', r"'n' .*not valid Unicode"),
+    "surrogate next to it": ("p.jsonl", r'{"prompt": "a", "n": "\ud800"}', r"'n' .*not valid Unicode"),
     "surrogate name": ("p.jsonl", r'{"prompt": "a", "\ud800": 1}', r"column name '\\ud800' is .* no plain text"),
     "empty json prompt": ("p.jsonl", '{"prompt": "a"}\n{"prompt": " "}\n', r"line 2: the prompt is empty"),
     "null prompt": ("p.jsonl", '{"prompt": null}\n', r"line 1: has no prompt"),

@@ -30,7 +30,7 @@ Made = tuple[Path, RunConfig, Provenance]
 MakeRun = Callable[..., Made]
 # For each kind of search: its settings, words of its text that no other text has, and how a reader gets the noise.
 RECIPE, STORED = "The `recipe` column rebuilds", "the `noise_fp16` column stores the noise"
-TOLD: dict[str, tuple[dict[str, Any], str, str]] = {
+SAID: dict[str, tuple[dict[str, Any], str, str]] = {
     "none": ({"rounds": 0}, "No search: each prompt has one image", RECIPE),
     "random_sampling": ({}, "Random sampling: each round makes an image from a fresh noise", RECIPE),
     "random_diffusion": ({}, "towards a random noise σ", RECIPE),
@@ -187,11 +187,11 @@ def card_of(make_run: MakeRun, **optimizer: Any) -> str:
     return " ".join(report(make_run(0, failed=1, optimizer=optimizer))[1].split())
 
 
-@pytest.mark.parametrize("kind", TOLD)
+@pytest.mark.parametrize("kind", SAID)
 def test_the_card_says_what_the_run_s_own_method_does_and_where_its_noise_is(make_run: MakeRun, kind: str) -> None:
-    settings, words, noise = TOLD[kind]
+    settings, words, noise = SAID[kind]
     card = card_of(make_run, **({"method": kind} | settings))
-    said = [other for other, (_, theirs, _) in TOLD.items() if theirs in card]
+    said = [other for other, (_, theirs, _) in SAID.items() if theirs in card]
     assert said == [kind]
     assert words in card
     assert [text for text in (RECIPE, STORED) if text in card] == [noise]
@@ -201,12 +201,12 @@ def test_the_card_says_what_the_run_s_own_method_does_and_where_its_noise_is(mak
 
 
 def test_every_method_has_a_text_of_its_own() -> None:
-    assert set(TOLD) == {*METHODS, "order_statistic"}
+    assert set(SAID) == {*METHODS, "order_statistic"}
 
 
 def test_noise_that_is_neither_rebuilt_nor_stored_is_said_to_be_lost(make_run: MakeRun) -> None:
     _, card = report(make_run(0, failed=1, optimizer={"method": "pgd"}, output={"noise": False}))
-    assert "an image cannot be made again" in " ".join(card.split())
+    assert "an image cannot be rebuilt" in " ".join(card.split())
     assert "noisesmith replay" not in card
     assert "noise_fp16" not in card
 

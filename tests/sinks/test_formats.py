@@ -106,7 +106,7 @@ class TestParquet:
 
 
 def layout(path: Path) -> Any:
-    """All that tells how a Parquet file is laid out, but its offsets and sizes."""
+    """Everything about the layout of a Parquet file except its offsets and sizes."""
     file = pq.ParquetFile(path)
     groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
     columns = [

@@ -105,9 +105,9 @@ def test_a_zombie_is_dead(tmp_path: Path) -> None:
 def test_an_owner_elsewhere_without_a_beat_is_followed_after_a_while(tmp_path: Path, beaten: str) -> None:
     stale(tmp_path, machine="another", host="node3", beaten=beaten)
     notes: list[str] = []
-    begun = time.monotonic()
+    started = time.monotonic()
     with hold(tmp_path, notes.append):
-        assert time.monotonic() - begun >= lock.STALE
+        assert time.monotonic() - started >= lock.STALE
     assert "is locked by pid" in notes[0]
     assert "on node3; watching" in notes[0]
     assert "no heartbeat" in notes[1]

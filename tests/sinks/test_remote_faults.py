@@ -30,7 +30,7 @@ MakeRun = Callable[..., Run]
 
 class TestFaults:
     def test_a_store_that_refuses_is_not_empty(self, s3: S3, make_run: MakeRun, url: str) -> None:
-        """fsspec's own glob, isfile and isdir say so, and a resumed run would begin anew."""
+        """fsspec's own glob, isfile and isdir say so, and a resumed run would start from scratch."""
         run = make_run(output={"dir": url})
         run.writer().put(result(run.rows[0]))
         manifest = run.dir / "manifest.jsonl"
@@ -46,7 +46,7 @@ class TestFaults:
             assert "data/train-00000-of-00003.parquet: cannot be read (Forbidden)" in verify_run(run.dir)
 
     def test_503s_and_timeouts_pass(self, s3: S3, make_run: MakeRun, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Requests are refused, then left without an answer until the client gives up on them."""
+        """Requests are refused, then left without an answer until the client stops asking."""
         set_client(monkeypatch, 20, read_timeout=0.5)
         run = make_run(4, output={"dir": url})
         writer = run.writer()
