@@ -219,12 +219,12 @@ def run(config: RunConfig) -> RunReport:
         RunError: the run cannot go on; what is committed is safe.
     """
     from noisesmith.actors.session import session
-    from noisesmith.pipeline.cli.common import console
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.report import renew_report
     from noisesmith.pipeline.sinks import hold_run
-    from noisesmith.pipeline.telemetry.console import ConsoleProgress
+    from noisesmith.pipeline.telemetry.console import ConsoleProgress, plain_console
 
+    console = plain_console()
     _, corpus = check_run(config)
     with _signal_handlers_restored(), hold_run(config, corpus, console.print) as state:
         if len(state.done) == corpus.size:

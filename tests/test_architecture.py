@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (
-        "actors cli config errors generators models preflight prompts "
+        "actors config errors generators models preflight prompts "
         "records replay report scorers search sinks storage telemetry"
     ),
     "noisesmith": "api config errors records",

@@ -11,13 +11,13 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError, printable
 from noisesmith.pipeline.storage.paths import to_path
+from noisesmith.pipeline.telemetry.console import plain_console
 
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = plain_console()
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.rounds=10.")
@@ -47,7 +47,7 @@ options = Options()
 
 def print_error(text: str) -> None:
     """Print to stderr, as it is at this moment: tests and notebooks replace it."""
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(text)
+    plain_console(stderr=True).print(text)
 
 
 def debug_print(traceback: str) -> None:

@@ -27,6 +27,11 @@ from noisesmith.pipeline.telemetry.tally import Tally
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: prompts and names are the user's, so nothing in them is markup."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class ConsoleProgress:
     """Shows the progress of one session: a spinner while Ray starts and models load, then images and rows.
 
