@@ -114,6 +114,9 @@ def test_a_config_that_is_no_config(
     message = capsys.readouterr().err
     assert "broken.yaml" in message
     assert message.count("\n") == 1
+    # The traceback of a hostile config is printed in bounded time, too.
+    assert _command(monkeypatch, "--debug", "run", str(path)) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_model")

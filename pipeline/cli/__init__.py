@@ -59,13 +59,18 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        debug_print(full_traceback(error))
+        _debug(error)
         print_error(f"error: {one_line(error)}")
         sys.exit(2)
     except RunError as error:
-        debug_print(full_traceback(error))
+        _debug(error)
         print_error(f"error: {one_line(error)}; what is written is safe, run the same command to resume")
         sys.exit(1)
     except Exception as error:
         error.add_note(BUG)  # Python prints the traceback and this note, and exits with 1
         raise
+
+
+def _debug(error: BaseException) -> None:
+    if options.debug:
+        debug_print(full_traceback(error))

@@ -72,7 +72,10 @@ def validated(raw: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {sentence(error, RunConfig, METHODS)}") from error
+        problem = sentence(error, RunConfig, METHODS)
+    # Raised outside the block, without the cause: its text repeats every input, and a few YAML aliases can name more
+    # items than fit into any memory.
+    raise UserError(f"{where}: {problem}")
 
 
 def dump_config(config: RunConfig) -> str:
