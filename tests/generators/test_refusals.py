@@ -147,7 +147,7 @@ def test_a_hub_model_that_cannot_be_had_says_which_file_and_how_to_fetch_it() ->
     message = _refusal(
         model="stabilityai/stable-diffusion-xl-base-1.0", revision="462165984030d82259a11f4367a4eed129e94a7b"
     )
-    assert "its model_index.json is neither in the Hub's cache nor to be had" in message
+    assert "its model_index.json is neither in the Hub's cache nor available" in message
     assert (
         "`hf download stabilityai/stable-diffusion-xl-base-1.0 --revision 462165984030d82259a11f4367a4eed129e94a7b`"
         in message
