@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizer
 
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.text.subjects import find_subjects, text_stop, token_indices
+from noisesmith.pipeline.text.subjects import find_read_subjects, find_subjects, text_stop, token_indices
 from tests import tiny
 
 
@@ -75,6 +75,8 @@ TOKENIZERS = {
         ("a man wearing a hat, and two dogs", ["man", "hat", "dogs"]),
         ("a group of knights in front of a tall building", ["knights", "building"]),
         ("a cat next to another cat", ["cat"]),
+        ("A Cat and a DOG next to a cat", ["Cat", "DOG"]),
+        ("an İguana on a STRASSE near a straße", ["İguana", "STRASSE"]),
         ("4k, 8k", []),
         ("", []),
     ],
@@ -89,10 +91,33 @@ def test_every_noun_of_the_embedded_world_is_found(kind: str) -> None:
         assert find_subjects(str(prompt)) == list(dict.fromkeys(phrase.noun for phrase in prompt.phrases))
 
 
-@given(st.text(st.sampled_from(f"{string.ascii_letters}  ,.'-0"), max_size=60))
+@given(st.text(st.sampled_from(f"{string.ascii_letters}  ,.'-0İıßΣς"), max_size=60))
 def test_found_subjects_occur_in_their_prompt_as_words(prompt: str) -> None:
     tokens = clip_tokenizer(1000)
     assert len(token_indices(tokens, prompt, find_subjects(prompt))) == len(find_subjects(prompt))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_found_subjects_beyond_what_the_text_encoder_reads_are_left_out(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    filler = " ".join(["of"] * 20)
+    assert find_read_subjects(tokenizer, f"a cat {filler} a dog {filler} a bowl") == ["cat"]
+    assert find_read_subjects(tokenizer, f"{filler} {filler} a bowl") == []
+    assert find_read_subjects(tokenizer, "a cat and a dog") == ["cat", "dog"]
+
+
+@given(st.text(max_size=80))
+def test_no_prompt_is_refused_for_the_subjects_found_in_it(prompt: str) -> None:
+    assert set(find_read_subjects(clip_tokenizer(), prompt)) <= set(find_subjects(prompt))
+
+
+def test_a_letter_whose_lower_case_is_longer_moves_no_subject() -> None:
+    tokens = clip_tokenizer(100)
+    prompt = "a İİİ cat and a straße dog"
+    pieces = tokens.convert_ids_to_tokens(tokens(prompt).input_ids)
+    for subject, piece in (("cat", "cat</w>"), ("dog", "dog</w>")):
+        assert token_indices(tokens, prompt, [subject]) == [[pieces.index(piece)]]
+    assert token_indices(tokens, prompt, ["STRASSE"]) == token_indices(tokens, prompt, ["straße"])
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -10,7 +10,7 @@ from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
 from noisesmith.pipeline.optimizers import Feedback, Optimizer, Proposal, Request
 from noisesmith.pipeline.search.tasks import GenerateTask, Start
-from noisesmith.pipeline.text.subjects import find_subjects
+from noisesmith.pipeline.text.subjects import find_read_subjects
 
 
 def propose(
@@ -47,13 +47,15 @@ def propose(
 def requests_of(config: OptimizerConfig, generator: Generator, tasks: Sequence[GenerateTask]) -> list[Request]:
     """Tasks as a search method sees them: prompts free of control tokens, and the subjects it looks for.
 
-    The subjects are those that the corpus lists for the row, else those found in its prompt.
+    The subjects are those that the corpus lists for the row, else those found in the part of its prompt that the text
+    encoder reads. A row may have none: a method then treats it as a plain one.
     """
     requests = []
     for task in tasks:
         prompt = generator.plain(task.prompt)
         subjects: list[str] = []
         if config.reads_attention:
-            subjects = [generator.plain(subject) for subject in task.subjects] or find_subjects(prompt)
+            listed = [generator.plain(subject) for subject in task.subjects]
+            subjects = listed or find_read_subjects(generator.pipe.tokenizer, prompt)
         requests.append(Request(prompt, subjects, task.key, task.steps, task.rerender))
     return requests

@@ -27,7 +27,7 @@ _BREAKS = frozenset(f"{_DETERMINERS} {_PREPOSITIONS} {_VERBS}".split())
 
 
 def find_subjects(prompt: str) -> list[str]:
-    """The nouns a prompt asks for, in lower case, in order, each once.
+    """The nouns a prompt asks for, as it writes them, in order, each once.
 
     A prompt of the embedded world is parsed, and its nouns are exact. Any other is cut at punctuation, digits,
     determiners, prepositions, connectives, common verbs and ``-ing`` words after a noun; the last word of every piece
@@ -37,7 +37,27 @@ def find_subjects(prompt: str) -> list[str]:
     """
     scene = grammar.parse(prompt)
     heads = [phrase.noun for phrase in scene.phrases] if scene else _heads(prompt)
-    return list(dict.fromkeys(heads))
+    found: dict[str, str] = {}  # without case → as it is written first
+    for head in heads:
+        found.setdefault(head.casefold(), head)
+    return list(found.values())
+
+
+def find_read_subjects(tokenizer: Tokenizer, prompt: str) -> list[str]:
+    """The nouns of :func:`find_subjects` that the text encoder reads.
+
+    Nouns beyond its limit, and those whose tokens cannot be told, are left out: nobody has listed them. The result may
+    be empty.
+    """
+    read = []
+    for subject in find_subjects(prompt):
+        try:
+            (tokens,) = token_indices(tokenizer, prompt, [subject])
+        except UserError:
+            continue
+        if tokens:
+            read.append(subject)
+    return read
 
 
 def token_indices(tokenizer: Tokenizer, prompt: str, subjects: Sequence[str]) -> list[list[int]]:
@@ -71,20 +91,35 @@ def occurrences(prompt: str, subjects: Sequence[str]) -> list[tuple[int, int]]:
     Raises:
         UserError: a subject does not occur in the prompt.
     """
+    folded, origins = _fold(prompt)
     found: dict[str, int] = {}  # subject → where the search for its next occurrence begins
     spans = []
     for subject in subjects:
-        word = subject.lower().strip()
+        word = subject.casefold().strip()
         pattern = r"\s+".join(map(re.escape, word.split()))
-        match = re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE).search(prompt, found.get(word, 0))
+        match = re.compile(rf"(?<!\w){pattern}(?!\w)").search(folded, found.get(word, 0))
         if not word or match is None:
             raise UserError(
                 f"corpus.subjects: {subject!r} does not occur {'again ' if word in found else ''}in the prompt "
                 f"{_short(prompt)}; list every subject as the prompt writes it"
             )
         found[word] = match.end()
-        spans.append(match.span())
+        spans.append((origins[match.start()], origins[match.end() - 1] + 1))
     return spans
+
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """A text without case, and for each of its characters the place in ``text`` that it comes from.
+
+    Some letters become longer: İ is folded to two characters, ß to ss.
+    """
+    folded = []
+    origins: list[int] = []
+    for place, character in enumerate(text):
+        without_case = character.casefold()
+        folded.append(without_case)
+        origins += [place] * len(without_case)
+    return "".join(folded), origins
 
 
 def text_stop(tokenizer: Tokenizer, prompt: str) -> int:
@@ -112,17 +147,18 @@ def _span(tokenizer: Tokenizer, prompt: str) -> tuple[int, int]:
 
 def _heads(prompt: str) -> Iterator[str]:
     phrase: list[str] = []
-    for word in [*_WORD.findall(prompt.lower()), ""]:
-        if word and word not in _BREAKS and not (phrase and _is_verb(word)):
+    for word in [*_WORD.findall(prompt), ""]:
+        if word and word.lower() not in _BREAKS and not (phrase and _is_verb(word)):
             phrase.append(word)
             continue
-        if phrase and not _is_verb(phrase[-1]) and not (word == "of" and phrase[-1] in _VIEWS.split()):
+        if phrase and not _is_verb(phrase[-1]) and not (word.lower() == "of" and phrase[-1].lower() in _VIEWS.split()):
             yield phrase[-1]
         phrase = []
 
 
 def _is_verb(word: str) -> bool:
-    return word.endswith("ing") and len(word) > 4 and word not in _ING_NOUNS.split()
+    lower = word.lower()
+    return lower.endswith("ing") and len(lower) > 4 and lower not in _ING_NOUNS.split()
 
 
 def _short(prompt: str) -> str:
