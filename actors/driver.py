@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from noisesmith.actors.assembly import Assembly
 from noisesmith.actors.inbox import Answer
 from noisesmith.actors.pool import Pool, Surroundings
-from noisesmith.actors.retry import FailureLimit, cause_of
+from noisesmith.actors.retry import FailureLimit, cause_of, fault_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stages import AnyCall
 from noisesmith.actors.workers import RayWorkers, Workers
@@ -137,6 +137,7 @@ class Driver:
         """Take the answers that have arrived, after waiting for one if there is none."""
         self._around.inbox.handle(self._assembly.waiting.seconds_left(POLL_SECONDS))
         for pool in (self._assembly.generators, self._assembly.scorers, self._assembly.writers):
+            pool.start_due()
             seconds = pool.missing_seconds()
             if seconds > self._config.faults.placement_seconds:
                 raise RunError(f"no {pool.name} has found a place and loaded its model for {seconds:.0f} seconds")
@@ -187,6 +188,9 @@ class Driver:
         while not finished:
             self._state.check_lock()
             slot = writers.slots[0]
+            if slot.due is not None:
+                self._wait()
+                continue
             worker = slot.worker
             self._around.inbox.expect(worker.finish.remote(), finished.append)
             while not finished:
@@ -196,7 +200,7 @@ class Driver:
             except RayError as error:
                 finished.clear()
                 writers.failed(slot, worker, error)
-                if slot.worker is worker:
+                if not fault_of(error).is_death:
                     raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
 
     def _committed(self, shards: list[int]) -> None:

@@ -14,12 +14,13 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.inbox import Answer, Inbox
 from noisesmith.actors.packs import Reference
-from noisesmith.actors.retry import Fault, cause_of, fault_of, traceback_of
+from noisesmith.actors.retry import Fault, backoff, cause_of, cluster_failure, fault_of, traceback_of
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
 
 MAX_QUEUED = 2  # batches a worker holds: one at work, one waiting
 MAX_DEATHS = 8  # of one slot in a row, without a finished batch in between
+MEMORY_WAIT = 1.0  # seconds before a worker is replaced that its host had no memory for; doubled with each death
 
 
 class Method(Protocol):
@@ -56,7 +57,7 @@ class Slot(Generic[W]):
     """The position of one worker, which a new one takes when it dies.
 
     ``deaths`` counts those since the last finished batch; ``alone`` is set while the worker has a suspect row, behind
-    which nothing may wait.
+    which nothing may wait; ``due`` is when the next worker is to be started, ``None`` while there is one.
     """
 
     worker: W
@@ -65,6 +66,7 @@ class Slot(Generic[W]):
     queued: int = 0
     deaths: int = 0
     alone: bool = False
+    due: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Pool(Generic[W, Info]):
         self._around = around
         # Loaded workers by the number of batches they hold: with thousands of workers nobody looks through them all.
         self._open: list[dict[Slot[W], None]] = [{} for _ in range(MAX_QUEUED)]
+        self._waiting: dict[Slot[W], None] = {}  # for the time at which their next worker is started
         self._loaded = 0
         self._idle_since = around.clock()
 
@@ -134,7 +137,7 @@ class Pool(Generic[W, Info]):
     def done(self, slot: Slot[W], worker: W, seconds: float) -> None:
         """Account for a batch that ``worker`` finished, which may since have died and been replaced."""
         self.seconds += seconds
-        if worker is slot.worker:
+        if self._holds(slot, worker):
             slot.deaths = 0
             self._returned(slot)
 
@@ -142,14 +145,28 @@ class Pool(Generic[W, Info]):
         """Account for a failed batch; a worker that died is replaced, once per death.
 
         Raises:
-            RunError: this slot's workers died too often in a row.
+            RunError: this slot's workers died too often in a row, or Ray cannot go on.
         """
-        if worker is not slot.worker:
+        fault = fault_of(error)
+        if fault is Fault.CLUSTER:
+            raise cluster_failure(error) from error
+        if not self._holds(slot, worker):
             return
-        if fault_of(error) is Fault.ACTOR:
+        if fault.is_death:
             self._replace(slot, error)
         else:
             self._returned(slot)
+
+    def start_due(self) -> None:
+        """Start the workers whose wait is over."""
+        for slot in list(self._waiting):
+            if slot.due is not None and slot.due <= self._around.clock():
+                del self._waiting[slot]
+                self._start(slot)
+
+    def _holds(self, slot: Slot[W], worker: W) -> bool:
+        """Whether a worker whose answer arrives still has its slot: otherwise its death has been accounted for."""
+        return worker is slot.worker and slot.due is None
 
     def _load(self, slot: Slot[W]) -> None:
         worker = slot.worker
@@ -160,9 +177,9 @@ class Pool(Generic[W, Info]):
 
         Raises:
             UserError: its model cannot be loaded; the loader's own sentence.
-            RunError: it loaded another model than the first, or none has ever loaded, or too many died.
+            RunError: it loaded another model than the first, none has ever loaded, too many died, or Ray cannot go on.
         """
-        if worker is not slot.worker:
+        if not self._holds(slot, worker):
             return
         try:
             loaded: Loaded[Info] = answer.result()
@@ -170,6 +187,8 @@ class Pool(Generic[W, Info]):
             cause = cause_of(error)
             if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
+            if fault_of(error) is Fault.CLUSTER:
+                raise cluster_failure(error) from error
             if self.info is None and cause is not error:
                 raise RunError(f"a {self.name} failed while loading ({reason(cause)})") from error
             self._replace(slot, error)
@@ -195,6 +214,7 @@ class Pool(Generic[W, Info]):
             self._open[slot.queued][slot] = None
 
     def _replace(self, slot: Slot[W], error: RayError) -> None:
+        """Replace a dead worker: at once, or after a wait where its host is short of memory."""
         slot.deaths += 1
         if slot.deaths >= MAX_DEATHS:
             raise RunError(
@@ -207,9 +227,17 @@ class Pool(Generic[W, Info]):
         if slot.loaded:
             self._loaded -= 1
             self._idle_since = self._around.clock()
-        slot.worker = self._make()
         slot.loaded = False
         slot.queued = 0
         slot.alone = False
         self._sort(slot)
+        if fault_of(error) is Fault.KILLED:
+            slot.due = self._around.clock() + backoff(MEMORY_WAIT, slot.deaths)
+            self._waiting[slot] = None
+        else:
+            self._start(slot)
+
+    def _start(self, slot: Slot[W]) -> None:
+        slot.due = None
+        slot.worker = self._make()
         self._load(slot)

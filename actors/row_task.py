@@ -91,7 +91,7 @@ class RowTask:
     def clear(self) -> None:
         """A call that carried this row has succeeded."""
         self.suspect = False
-        self.faults.deaths = 0
+        self.faults.succeeded()
 
     def restart(self) -> None:
         """Search from the first image again: objects that the search needs are lost."""

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from ray.exceptions import RayError
+
 from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.placement import cluster
+from noisesmith.actors.retry import cluster_failure
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reason
 from noisesmith.pipeline.prompts import Corpus
@@ -58,6 +61,8 @@ class Session:
             self._drain()
             try:
                 outcome = driver.run()
+            except RayError as error:  # of no call: the driver handles those
+                raise cluster_failure(error) from error
             finally:
                 progress.close()
             driver.close()

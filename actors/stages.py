@@ -113,7 +113,7 @@ class Stage(ABC, Generic[W, Info, Report]):
     def take_back(self, call: Call[W, Info, Report], fault: Fault, error: RayError) -> bool:
         """Queue the rows of a failed call again where the failure says nothing about any of them."""
         rows = call.rows
-        if fault is not Fault.MEMORY or len(rows) == 1:
+        if fault not in (Fault.MEMORY, Fault.KILLED) or len(rows) == 1:
             return False
         self.batch_size = min(self.batch_size, len(rows) // 2)
         self._emit(BatchHalved(self.name, call.slot.where, self.batch_size))
@@ -281,7 +281,7 @@ class WriteStage(Stage[WriterWorker, None, list[int]]):
     def take_back(self, call: Call[WriterWorker, None, list[int]], fault: Fault, error: RayError) -> bool:
         if fault is Fault.OBJECT:
             return False
-        if fault is not Fault.ACTOR:
+        if not fault.is_death:
             raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
         self.queue.put_back(call.rows)
         return True

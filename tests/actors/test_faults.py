@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.exceptions
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 from safetensors.torch import load_file, save_file
 
-from noisesmith.actors.retry import MAX_BACKOFF, FailureLimit, Fault, backoff, fault_of
+from noisesmith.actors.retry import MAX_BACKOFF, FailureLimit, backoff
 from noisesmith.pipeline.errors import MemoryExhausted, RunError
 from noisesmith.pipeline.models.runtime import memory_guard
 from noisesmith.pipeline.sinks import read_rows, verify_run
@@ -138,18 +136,6 @@ def test_torch_running_out_of_memory_is_told_from_other_errors() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="shape"), memory_guard():
         torch.zeros(3).reshape(2)
-
-
-def test_ray_errors_are_told_apart() -> None:
-    def raised(cause: Exception) -> RayTaskError:
-        return RayTaskError("generate", "", cause)
-
-    assert fault_of(ActorDiedError()) is Fault.ACTOR
-    assert fault_of(ray.exceptions.ActorUnavailableError("lost", None)) is Fault.ACTOR
-    assert fault_of(ObjectLostError("0" * 28, b"", "")) is Fault.OBJECT
-    assert fault_of(raised(ObjectLostError("0" * 28, b"", ""))) is Fault.OBJECT
-    assert fault_of(raised(MemoryExhausted("full"))) is Fault.MEMORY
-    assert fault_of(raised(ValueError("no"))) is Fault.ROW
 
 
 @given(first=st.floats(0, 3600), failures=st.integers(1, 10_000))

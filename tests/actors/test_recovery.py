@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayError,
+)
 
 from noisesmith.actors.pool import MAX_DEATHS as MAX_SLOT_DEATHS
+from noisesmith.actors.retry import MAX_KILLS
 from noisesmith.pipeline.errors import MemoryExhausted, RunError
 from noisesmith.pipeline.telemetry.events import (
     ActorReplaced,
@@ -55,10 +65,9 @@ def test_an_error_keeps_its_traceback_without_colours() -> None:
     assert (letter.stage, letter.error, letter.message) == ("score", "KeyError", "'no'")
 
 
-@pytest.mark.parametrize("death", [ActorDiedError(), OutOfMemoryError("the memory monitor killed it")])
-def test_a_dead_worker_is_replaced_and_costs_one_call(death: RayError) -> None:
+def test_a_dead_worker_is_replaced_and_costs_one_call() -> None:
     world = World()
-    deaths = iter([death])
+    deaths = iter([ActorDiedError()])
     world.outcome = lambda sent: next(deaths, None) if sent.stage == "score" else None
     assert run(world, 8).complete
     (replaced,) = world.of(ActorReplaced)
@@ -99,6 +108,82 @@ def test_a_batch_that_exhausts_memory_is_halved_and_no_row_is_blamed() -> None:
     assert {event.stage for event in world.of(BatchHalved)} == {"generate"}
 
 
+def test_a_worker_killed_for_memory_gets_smaller_batches_and_no_row_is_blamed() -> None:
+    world = World()
+    killed = OutOfMemoryError("low on memory")
+    world.outcome = lambda sent: killed if sent.stage == "score" and len(sent.prompts) > 2 else None
+    assert run(world, 8).complete
+    assert [(event.stage, event.batch_size) for event in world.of(BatchHalved)] == [("score", 2)]
+    (replaced,) = world.of(ActorReplaced)
+    assert (replaced.side, replaced.message) == ("scorer", "low on memory")
+    assert world.of(RowRetried) == world.of(RowFailed) == []
+    assert len(world.of(RowWritten)) == 8
+
+
+def test_a_host_short_of_memory_is_given_time() -> None:
+    """Each new worker is started after twice the wait; until then none is, and no row pays for it."""
+    world = World()
+    pressure = 40.0
+    world.outcome = lambda sent: OutOfMemoryError("low") if sent.stage == "generate" and world.now < pressure else None
+    assert run(world, 8).complete
+    tries = sorted({sent.time for sent in world.sent if sent.stage == "generate" and sent.time < pressure})
+    waits = [later - earlier - CALL_SECONDS for earlier, later in pairwise(tries)]
+    assert waits == pytest.approx([1, 2, 4, 8, 16], abs=0.6)
+    assert len(world.of(ActorReplaced)) == len(tries) - 1
+    assert world.of(RowFailed) == []
+    assert len(world.of(RowWritten)) == 8
+
+
+def test_a_host_without_memory_ends_the_run_before_any_row_fails() -> None:
+    world = World()
+    world.outcome = lambda sent: OutOfMemoryError("low") if sent.stage == "generate" else None
+    with pytest.raises(RunError, match=rf"a generator died {MAX_SLOT_DEATHS} times in a row .*\(low\)"):
+        run(world, 1)
+    assert world.of(RowFailed) == []
+
+
+def test_a_row_that_no_host_has_memory_for_fails_alone() -> None:
+    world = World()
+    world.outcome = lambda sent: OutOfMemoryError("low") if "p1" in sent.prompts and sent.stage == "generate" else None
+    assert run(world, 60, generators={"batch_size": 1}).complete
+    (letter,) = world.of(RowFailed)
+    assert (letter.row, letter.error) == ("00000001", "OutOfMemoryError")
+    assert len(world.of(ActorReplaced)) == MAX_KILLS
+
+
+@pytest.mark.parametrize("stage", ["generate", "put", "finish"])
+def test_a_cluster_that_cannot_go_on_ends_the_run_and_blames_no_row(stage: str) -> None:
+    world = World()
+    world.outcome = lambda sent: OutOfDiskError("", b"", "") if sent.stage == stage else None
+    with pytest.raises(RunError, match=r"Ray cannot go on \(OutOfDiskError: "):
+        run(world, 4)
+    assert world.of(RowFailed) == world.of(RowRetried) == []
+
+
+@pytest.mark.parametrize("kind", ["generator", "scorer", "writer"])
+@pytest.mark.parametrize("death", [ActorDiedError(), OutOfMemoryError("low"), NodeDiedError("gone")], ids=str)
+def test_a_worker_that_dies_while_loading_is_replaced(kind: str, death: RayError) -> None:
+    world = World()
+    deaths = iter([death, death])
+    world.outcome = lambda sent: next(deaths, None) if sent.stage == "load" and sent.worker.kind == kind else None
+    assert run(world, 4).complete
+    assert [event.side for event in world.of(ActorReplaced)] == [kind] * 2
+    assert len(world.of(RowWritten)) == 4
+    assert world.of(RowFailed) == world.of(RowRetried) == []
+
+
+@pytest.mark.parametrize("stage", ["put", "finish"])
+@pytest.mark.parametrize("death", [ActorDiedError(), OutOfMemoryError("low")], ids=["died", "killed"])
+def test_a_writer_that_dies_is_replaced_and_writes_every_row_once(stage: str, death: RayError) -> None:
+    world = World()
+    deaths = iter([death])
+    world.outcome = lambda sent: next(deaths, None) if sent.stage == stage else None
+    assert run(world, 4).complete
+    assert len([worker for worker in world.workers if worker.kind == "writer"]) == 2
+    assert len(world.of(RowWritten)) == 4
+    assert world.of(RowRetried) == []
+
+
 def test_retries_wait_longer_each_time() -> None:
     world = World()
     world.outcome = lambda sent: raised(ConnectionError("no")) if sent.stage == "generate" else None
@@ -126,15 +211,6 @@ def test_an_unusable_image_ends_the_search_with_the_best_before_it() -> None:
     assert run(world, 1, optimizer={"rounds": 5}, faults={"retries": 0}).complete
     (written,) = world.of(RowWritten)
     assert written.rounds < 5
-
-
-def test_a_writer_that_dies_is_replaced_and_writes_every_row_once() -> None:
-    world = World()
-    deaths = iter([ActorDiedError()])
-    world.outcome = lambda sent: next(deaths, None) if sent.stage == "put" else None
-    assert run(world, 4).complete
-    assert len(world.of(RowWritten)) == 4
-    assert world.of(RowRetried) == []
 
 
 def test_a_writer_that_cannot_write_stops_the_run() -> None:

@@ -125,16 +125,8 @@ class World(Inbox):
 
     def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
         reference = Reference()
-        if stage == "load":
-            answers = {
-                "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64)),
-                "scorer": ScorerInfo("fake", "0"),
-                "writer": None,
-            }
-            reference.answer.set_result(Loaded(answers[worker.kind], worker.name))
-            return reference
-        if stage == "finish":
-            reference.answer.set_result([])
+        if stage in ("load", "finish"):
+            self._answer_at_once(Sent(worker, stage, [], 0, reference, self.now))
             return reference
         prompts = _prompts(stage, arguments)
         sent = Sent(worker, stage, prompts, len(arguments) - 1, reference, self.now)
@@ -142,6 +134,20 @@ class World(Inbox):
         worker.busy.append(sent)
         packs = {"generate": 1, "score": 2}.get(stage, 0)
         return [reference, *(Reference() for _ in range(packs))] if packs else reference
+
+    def _answer_at_once(self, sent: Sent) -> None:
+        answers = {
+            "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64)),
+            "scorer": ScorerInfo("fake", "0"),
+            "writer": None,
+        }
+        error = self.outcome(sent)
+        if error is not None:
+            sent.reference.answer.set_exception(error)
+        elif sent.stage == "load":
+            sent.reference.answer.set_result(Loaded(answers[sent.worker.kind], sent.worker.name))
+        else:
+            sent.reference.answer.set_result([])
 
     def handle(self, seconds: float) -> None:
         """Let time pass until every worker has answered its first call, or until ``seconds`` are over."""
