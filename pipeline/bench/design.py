@@ -15,6 +15,7 @@ from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.sinks import check_run_dir, open_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
+from noisesmith.pipeline.storage.home import location_of
 
 EMBEDDED = Path(__file__).with_name("embedded.yaml")
 _SET_BY_OPTIONS = ("optimizer", "seed", "name", "output.dir")
@@ -176,6 +177,6 @@ def _trial(plain: Section, variant: Variant, seed: int, out: Path, rounds: int) 
         "name": name,
         "seed": seed,
         "optimizer": variant.optimizer(rounds, plain["generators"]["steps"]),
-        "output": plain["output"] | {"dir": str(out / "runs" / name)},
+        "output": plain["output"] | {"dir": location_of(out / "runs" / name)},
     }
     return Trial(variant, validated(plain | changes, f"variant {variant.label}"))

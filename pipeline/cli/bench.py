@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noisesmith.pipeline.cli.common import console, interruptible
+from noisesmith.pipeline.cli.common import console, interruptible, local_path
+from noisesmith.pipeline.storage.home import user_path
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
@@ -35,11 +37,16 @@ def bench_methods(
     ] = None,
     variants: Annotated[
         Path | None,
-        typer.Option("--variants", metavar="FILE", help="YAML file of your own variants: label → optimizer section."),
+        typer.Option(
+            "--variants",
+            metavar="FILE",
+            help="YAML file of your own variants: label → optimizer section.",
+            parser=local_path,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write runs and figures.")] = Path(
-        "runs/bench-methods"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where to write runs and figures.", parser=local_path)
+    ] = Path("runs/bench-methods"),
 ) -> None:
     """Compare search methods on the same prompts, first noises and budgets (hours for all on two cores).
 
@@ -65,8 +72,8 @@ def bench_methods(
 
 def _config_and_overrides(words: list[str]) -> tuple[Path | None, list[str]]:
     """Split the arguments: the first may be a config instead of an override."""
-    if words and ("=" not in words[0] or Path(words[0]).is_file()):
-        return Path(words[0]), words[1:]
+    if words and ("=" not in words[0] or os.path.isfile(user_path(words[0]))):
+        return local_path(words[0]), words[1:]
     return None, words
 
 

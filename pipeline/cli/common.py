@@ -14,15 +14,10 @@ import typer
 
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError, printable
-from noisesmith.pipeline.storage.paths import to_path
+from noisesmith.pipeline.storage.paths import is_remote, to_path
 from noisesmith.pipeline.telemetry.console import plain_console
 
 console = plain_console()
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.rounds=10.")
-]
-OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run directory (output.dir).")]
 
 
 def _run_dir(text: str) -> Path:
@@ -32,7 +27,30 @@ def _run_dir(text: str) -> Path:
         raise UserError(f"RUN: {error}") from None
 
 
+def local_path(text: str) -> Path:
+    """A local path as a user types it: a shell leaves ``~`` to the command in ``--out=~/folder`` and within quotes.
+
+    Raises:
+        UserError: it is a URL, or ``~`` names no home folder.
+    """
+    try:
+        path = to_path(text)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from None
+    if is_remote(path):
+        raise UserError(f"{text}: must be on this machine; give a local path")
+    return path
+
+
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.", parser=local_path),
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its URL.", parser=_run_dir)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.rounds=10.")
+]
+OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run directory (output.dir).")]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from noisesmith.pipeline.cli.common import console
+from noisesmith.pipeline.cli.common import console, local_path
 from noisesmith.pipeline.errors import UserError
 
 TRAINING = "noisesmith.pipeline.embedded.training"
@@ -18,9 +18,15 @@ app = typer.Typer(help="Train the built-in tiny models from scratch, or evaluate
 
 @app.command("train")
 def embedded_train(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the folders sd, vlm and judge.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Where to write the folders sd, vlm and judge.", parser=local_path),
+    ],
     checkpoints: Annotated[
-        Path, typer.Option("--checkpoints", metavar="DIR", help="Where to keep checkpoints while training.")
+        Path,
+        typer.Option(
+            "--checkpoints", metavar="DIR", help="Where to keep checkpoints while training.", parser=local_path
+        ),
     ] = Path("checkpoints"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of scenes, weights and batches.")] = 0,
 ) -> None:
@@ -35,7 +41,12 @@ def embedded_train(
 def embedded_evaluate(
     weights_dir: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="DIR", help="Folder with sd, vlm and judge; by default the built-in one."),
+        typer.Option(
+            "--weights",
+            metavar="DIR",
+            help="Folder with sd, vlm and judge; by default the built-in one.",
+            parser=local_path,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the scenes and prompts.")] = 1,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of rendered scenes to ask about.")] = 2000,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noisesmith.pipeline.cli.common import RunDir, console, interruptible
+from noisesmith.pipeline.cli.common import RunDir, console, interruptible, local_path
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def replay(
     run_dir: RunDir,
     row_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a row.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the image.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write the image.", parser=local_path)
+    ] = None,
 ) -> None:
     """Rebuild the noise and the image of one row from its recipe, and compare them with what was written."""
     from noisesmith.pipeline.models.runtime import quiet_libraries

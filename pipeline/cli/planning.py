@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
 from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, console, read_settings
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import printable
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
@@ -24,12 +22,11 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     settings = read_settings(config, overrides, out)
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     lines = _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
+    width = max(map(len, lines)) + 2
     for name, value in lines.items():
-        table.add_row(name, Text(value))
-    console.print(table)
+        console.print(f"{name:<{width}}{printable(value)}")
 
 
 def _output_lines(settings: RunConfig, size: int, done: int) -> dict[str, str]:

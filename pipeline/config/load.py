@@ -12,8 +12,17 @@ from pydantic import ValidationError
 from noisesmith.pipeline.config.errors import sentence
 from noisesmith.pipeline.config.optimizers import METHODS
 from noisesmith.pipeline.config.run import RunConfig
+from noisesmith.pipeline.config.unique import KeyTwice, load_unique
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.paths import to_path
+
+# Fields that hold a path: an override's text is taken as it is, where YAML would read `#`, `: `, quotes and braces.
+_PATHS = frozenset(
+    {
+        "corpus.source", "generators.model", "generators.config", "generators.lora.path",
+        "scorers.model", "judges.model", "output.dir",
+    }
+)  # fmt: skip
 
 
 def load_config(
@@ -22,7 +31,8 @@ def load_config(
     """Read a YAML config and change some of its keys.
 
     Args:
-        overrides: ``key=value`` texts with dotted keys and YAML values.
+        overrides: ``key=value`` texts with dotted keys and YAML values. The value of a path is taken as it is, except
+            ``null`` and nothing, which set the field to null.
         values: dotted key to value, set last and taken as they are.
 
     Raises:
@@ -85,7 +95,9 @@ def dump_config(config: RunConfig) -> str:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return load_unique(text)
+    except KeyTwice as error:
+        raise UserError(f"{where}: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -100,7 +112,14 @@ def _parse_override(override: str) -> tuple[str, object]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
+    if text not in ("", "null") and _field(key) in _PATHS:
+        return key, text
     return key, _parse_yaml(text, f"override {key}")
+
+
+def _field(key: str) -> str:
+    """Return a dotted key without the positions in lists."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
 def _set(raw: dict[str, Any], key: str, value: object) -> None:

@@ -14,7 +14,8 @@ from noisesmith.pipeline.generators.checks import check_components, check_lora, 
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
-from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate, user_path
+from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate
+from noisesmith.pipeline.storage.home import user_path
 
 __all__ = [
     "Decoder",

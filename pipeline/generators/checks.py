@@ -11,7 +11,8 @@ from pathlib import Path
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
-from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command, user_path
+from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command
+from noisesmith.pipeline.storage.home import user_path
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)

@@ -9,7 +9,8 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.libraries import Pipeline
 from noisesmith.pipeline.models.loading import explained
-from noisesmith.pipeline.models.locate import ModelSource, fingerprint, user_path
+from noisesmith.pipeline.models.locate import ModelSource, fingerprint
+from noisesmith.pipeline.storage.home import user_path
 
 
 def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Family], device: str) -> Pipeline:

@@ -16,6 +16,7 @@ from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Json, Options
 from noisesmith.pipeline.models.loading import HUB_ERRORS
+from noisesmith.pipeline.storage.home import user_path
 
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -110,11 +111,6 @@ class ModelSource:
             "use_safetensors": None if self.allow_pickle else True,
             "local_files_only": self.local,
         }
-
-
-def user_path(text: str) -> Path:
-    """A path with ``~`` replaced by the home folder; ``~nobody`` stays as it is, and so is not found."""
-    return Path(os.path.expanduser(text))
 
 
 def locate(model: str, revision: str | None, field: str, index_file: str) -> ModelSource:

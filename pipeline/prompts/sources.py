@@ -19,6 +19,7 @@ import pyarrow as pa
 from noisesmith.pipeline.config import CorpusConfig
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.storage.home import user_path
 
 BATCH = 1024
 MAX_LINE = 1 << 26  # bytes; a file without line ends must not fill the RAM
@@ -78,11 +79,11 @@ def open_source(section: CorpusConfig) -> Source:
     if name.startswith("embedded/"):
         return GrammarSource(section)
     try:
-        path = Path(name).expanduser()
+        path = user_path(name)
         exists = path.exists()
         is_dir = path.is_dir()
         is_file = path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long; a home directory of no user
+    except OSError as error:  # a name too long
         raise UserError(f"corpus.source: {name}: cannot be opened ({error}); check the path") from error
     if is_dir:
         return tabular.dataset_source(section, path)

@@ -12,8 +12,8 @@ from torch import Tensor
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Model
-from noisesmith.pipeline.models.locate import user_path
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+from noisesmith.pipeline.storage.home import user_path
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 

@@ -18,6 +18,7 @@ from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
 from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest, salvage_manifest, write_manifest
 from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.storage.home import location_of
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
 
@@ -200,4 +201,4 @@ def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfi
         UserError: the directory is no run, or its config or an override is wrong.
     """
     salvage_manifest(run_dir)
-    return load_config(run_dir / "config.yaml", overrides, {"output.dir": str(run_dir)})
+    return load_config(run_dir / "config.yaml", overrides, {"output.dir": location_of(run_dir)})

@@ -25,6 +25,7 @@ from upath.extensions import ProxyUPath
 from upath.types import StatResultType
 
 from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.storage.home import user_path
 
 BLOCK_BYTES = 8 * 2**20
 OBJECTS_AT_ONCE = 32  # fetched concurrently
@@ -76,13 +77,20 @@ def _drop_expect_header() -> None:
 def to_path(location: str | Path) -> Path:
     """Return the path of a local location or of a store's URL, such as ``s3://bucket/folder``, without a request.
 
+    A text is a location as a user writes it, where ``~`` means the home folder. A path is returned as it is.
+
     Raises:
-        ValueError: the URL holds credentials or no folder, or its scheme is unknown or lacks its package.
+        ValueError: there is no such home folder, the URL holds credentials or no folder, or its scheme is unknown or
+            lacks its package.
     """
     if not isinstance(location, str):
         return location  # also a StorePath, which is used as a Path but is no subclass of it
     if "://" not in location:
-        return Path(location)
+        path = user_path(location)
+        if location.startswith("~") and str(path).startswith("~"):
+            home = path.parts[0]
+            raise ValueError(f"{home} is the home folder of no user; write ./{home} for a folder of that name")
+        return path
     parts = urlsplit(location)
     if parts.scheme == "file":
         if parts.netloc or not parts.path:
