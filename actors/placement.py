@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import ray
 from ray._private import ray_constants
@@ -13,53 +15,87 @@ from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from noisesmith.pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
-from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.preflight import check_resources, machine_resources
+from noisesmith.pipeline.errors import RunError, UserError, reason
+from noisesmith.pipeline.machine import machine_resources, ray_folder
+from noisesmith.pipeline.preflight import check_resources
 
 
 @contextmanager
-def cluster(config: RunConfig) -> Iterator[None]:
+def cluster(config: RunConfig, note: Callable[[str], None]) -> Iterator[None]:
     """Join the cluster at ``ray.address``, or start one on this machine; on exit leave the former, stop the latter.
 
+    Args:
+        note: called with one sentence where the cluster is not quite as the config asks.
+
     Raises:
-        UserError: the cluster cannot be reached, or has too few GPUs or cores.
+        UserError: the cluster cannot be reached, or has too few GPUs or cores, or no folder for its files.
+        RunError: it does not start.
     """
-    try:
-        _connect(config)
-        yield
-    finally:
-        ray.shutdown()
+    starts_one = config.ray.address is None
+    with ray_folder() if starts_one else nullcontext() as folder:
+        try:
+            _connect(config, folder, note)
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _connect(config: RunConfig) -> None:
+def _connect(config: RunConfig, folder: Path | None, note: Callable[[str], None]) -> None:
+    _set_environment()
+    if config.ray.address is not None:
+        _join_cluster(config.ray.address)
+    elif folder is not None:
+        _start_cluster(config, folder, note)
+    check_resources(config, ray.cluster_resources(), "the cluster")
+
+
+def _set_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor without GPUs must not see any: otherwise it may put a CUDA context on a card that another holds.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     # The driver handles what a call raises by its first reference; Ray would print it for each of the others.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    if config.ray.address is None:
-        _start_cluster(config.ray.metrics_port, config)
-    else:
-        _join_cluster(config.ray.address)
-    check_resources(config, ray.cluster_resources(), "the cluster")
 
 
-def _start_cluster(metrics_port: int | None, config: RunConfig) -> None:
+def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None]) -> None:
     """Start a cluster of this machine's resources, which only this machine can reach and which ends with us."""
     resources = machine_resources()
     check_resources(config, resources, "this machine")
     # Ray records every call for the dashboard, which we do not start: megabytes per minute, up to 100,000 records.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    metrics_port = _free_metrics_port(config.ray.metrics_port, note)
     with _private_cluster():
-        ray.init(
-            address="local",
-            num_cpus=int(resources["CPU"]),
-            job_config=_InstalledCode(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _metrics_export_port=metrics_port,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(resources["CPU"]),
+                job_config=_InstalledCode(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _metrics_export_port=metrics_port,
+                _temp_dir=str(folder),
+            )
+        except Exception as error:  # Ray has no class of its own for a cluster that does not start
+            raise RunError(
+                f"Ray does not start on this machine, with its files in {folder} ({reason(error)})"
+            ) from error
+
+
+def _free_metrics_port(port: int | None, note: Callable[[str], None]) -> int | None:
+    """The port that was asked for, or none where another process has it: metrics are no reason to stop a run."""
+    if port is None:
+        return None
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            note(
+                f"ray.metrics_port: {port} cannot be used ({error.strerror or error}); this run serves no metrics there"
+            )
+            return None
+    return port
 
 
 def _join_cluster(address: str) -> None:

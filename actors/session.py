@@ -113,11 +113,12 @@ def session(config: RunConfig, note: Callable[[str], None]) -> Iterator[Session]
     """Start or join the cluster of ``config``, for runs with the same placement; SIGINT and SIGTERM stop them.
 
     Raises:
-        UserError: the cluster cannot be reached, or has too few GPUs or cores.
+        UserError: the cluster cannot be reached, or has too few GPUs or cores, or no folder for its files.
+        RunError: it does not start.
         KeyboardInterrupt: the block was interrupted; its argument is the exit code.
     """
     runs = Session(note)
-    with cluster(config):
+    with cluster(config, note):
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
             signal.signal(number, runs.stop)
         try:

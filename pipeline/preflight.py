@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
+from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
@@ -78,12 +78,13 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Check that this machine has the cores and GPUs that a run asks for, unless the run joins a cluster.
+    """Check that this machine has what a run asks for, and a folder for Ray, unless the run joins a cluster.
 
     Raises:
-        UserError: it has too few.
+        UserError: it has too few cores or GPUs, or no such folder.
     """
     if config.ray.address is None:
+        check_ray_folder()
         check_resources(config, machine_resources(), "this machine")
 
 
@@ -106,10 +107,3 @@ def check_resources(config: RunConfig, have: Mapping[str, float], where: str) ->
                 f"generators.{field}, scorers.{field}: {shares} make {wanted:g} {unit} but {where} has "
                 f"{have.get(resource, 0):g}; lower count or {field}"
             )
-
-
-def machine_resources() -> dict[str, float]:
-    """This machine's usable GPUs and cores."""
-    import torch
-
-    return {"GPU": float(torch.cuda.device_count()), "CPU": float(len(os.sched_getaffinity(0)))}

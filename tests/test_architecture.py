@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "embedded": "",
     "training": "embedded",
     "storage": "errors",
+    "machine": "errors",
     "noise": "records",
     "models": "embedded errors storage",
     "text": "embedded errors models",
@@ -42,14 +43,15 @@ MAY_IMPORT = {
     "optimizers": "config errors models noise text",
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",
-    "preflight": "config errors generators models optimizers prompts scorers",
+    "preflight": "config errors generators machine models optimizers prompts scorers",
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
     "report": "config errors models records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
-    "bench": "config errors preflight prompts records report sinks storage",
+    "bench": "config errors machine preflight prompts records report sinks storage",
     "actors": (
-        "config errors generators images models noise preflight prompts records report scorers search sinks telemetry"
+        "config errors generators images machine models noise "
+        "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
         "actors bench config cost embedded errors models "

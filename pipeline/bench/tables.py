@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
 from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.bench.variants import REFERENCE
+from noisesmith.pipeline.machine import usable_cores
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
@@ -76,7 +76,7 @@ def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
         readout=scorers.readout,
         batch_size={"generators": generators.batch_size, "scorers": scorers.batch_size},
         models=used,
-        machine=Machine(_cpu(), len(os.sched_getaffinity(0)), _gpus()),
+        machine=Machine(_cpu(), usable_cores(), _gpus()),
         date=datetime.now(UTC).date().isoformat(),
         versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in _LIBRARIES},
     )

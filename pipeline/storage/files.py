@@ -8,7 +8,6 @@ directories to sync and no appending, so a line is added by writing the whole ob
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from noisesmith.pipeline.storage.paths import is_remote
+
+try:
+    import fcntl
+except ImportError:  # a system without POSIX file locks
+    fcntl = None  # type: ignore[assignment]
 
 
 def temporary(target: Path) -> Path:
@@ -101,8 +105,8 @@ def make_dir(path: Path) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Short-lived file lock between processes on this machine; a no-op where the file system has no locks."""
-    if is_remote(folder):
+    """Short-lived file lock between processes on this machine; a no-op where the system or its disk has no locks."""
+    if is_remote(folder) or fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.storage import files
 
@@ -35,8 +37,8 @@ def lock_file(run_dir: Path) -> Path:
 class Owner:
     """The session that writes a run.
 
-    ``id`` is unique to the session. ``machine`` identifies one boot and PID namespace, ``process_start`` is the clock
-    ticks from boot to the start of ``pid``. ``beats`` counts heartbeats; the dates ``started`` and ``beaten`` (the last
+    ``id`` is unique to the session. ``machine`` identifies one boot and PID namespace, ``process_start`` the start of
+    ``pid`` in it. ``beats`` counts heartbeats; the dates ``started`` and ``beaten`` (the last
     heartbeat) are only for people.
     """
 
@@ -212,16 +214,26 @@ def _parse(content: bytes | None) -> Owner | None:
 
 
 def _machine() -> str:
-    """Identify this boot and PID namespace: only within it do PIDs and start ticks mean the same process."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    """Identify what a PID and a process's start mean the same in: this boot and PID namespace.
+
+    A system without ``/proc`` has no PID namespaces, and :func:`_process_start` is a time of day there, so that the
+    machine alone is enough.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode():012x}"
 
 
 def _process_start(pid: int) -> int | None:
-    """Return the clock ticks from boot to a process's start, or ``None`` where it has ended.
+    """Return when a process has started, or ``None`` where it has ended.
 
-    These ticks do not change when the clock is set. The file's format is described in proc_pid_stat(5).
+    On Linux in clock ticks from boot, which do not change when the clock is set (the file's format is described in
+    proc_pid_stat(5)); elsewhere in microseconds of the time of day, which the kernel has recorded.
     """
+    if not Path("/proc/self/stat").exists():
+        return _recorded_start(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -231,6 +243,17 @@ def _process_start(pid: int) -> int | None:
     if state in "ZX":  # a zombie, or dead: nobody has waited for it yet
         return None
     return int(fields[19])
+
+
+def _recorded_start(pid: int) -> int | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        start: float = process.create_time()
+        return round(start * 1e6)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _now() -> str:

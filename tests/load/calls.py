@@ -156,7 +156,7 @@ def main() -> None:
             }
         )
         corpus = open_corpus(config)
-        with cluster(config):
+        with cluster(config, print):
             measure(config, corpus)  # the first run pays for what is made once
             found = [measure(config, corpus) for _ in range(options.repeats)]
     median = statistics.median(found)
