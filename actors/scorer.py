@@ -17,7 +17,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
-from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer
+from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import ScoreTask
 
@@ -75,14 +75,23 @@ class ScorerActor:
         self._config = config
 
     def load(self) -> Loaded[ScorerInfo]:
-        """Load the decoder, the scorer and the judges."""
+        """Load the decoder, the scorer and the judges, and try these two on one image.
+
+        Raises:
+            UserError: one cannot be loaded, or cannot score an image.
+        """
         placement = self._config.scorers
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
         clamp = placement.readout != "reference"
-        self._decoder = load_decoder(find_generator(self._config.generators), device, clamp=clamp)
-        self._scorer = load_scorer(find_scorer(placement), device)
-        self._judges = {judge.name: load_judge(find_judge(judge, placement), device) for judge in self._config.judges}
+        generator = find_generator(self._config.generators)
+        self._decoder = load_decoder(generator, device, clamp=clamp)
+        dtype = self._decoder.vae.dtype
+        trial = Trial(generator.spec.height, generator.spec.width, dtype, self._config.optimizer.uses_gradient)
+        self._scorer = load_scorer(find_scorer(placement), device, trial)
+        self._judges: dict[str, Judge] = {}
+        for judge in self._config.judges:
+            self._judges[judge.name] = load_judge(find_judge(judge, placement), device, trial)
         return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
 
     @ray.method(num_returns=3)

@@ -163,23 +163,26 @@ def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = Non
     """
     from noisesmith.pipeline.generators import load_decoder, load_generator
     from noisesmith.pipeline.preflight import check_gradient, find_models
-    from noisesmith.pipeline.scorers import load_judge, load_scorer
+    from noisesmith.pipeline.scorers import Trial, load_judge, load_scorer
     from noisesmith.pipeline.scorers.own import CheckedScorer
     from noisesmith.pipeline.search.loop import LoadedModels
 
     found = find_models(config)
+    decoder = load_decoder(found.generator, device, clamp=config.scorers.readout != "reference")
+    spec = found.generator.spec
+    trial = Trial(spec.height, spec.width, decoder.vae.dtype, config.optimizer.uses_gradient)
     steering: ImageScorer
     if scorer is None:
-        steering = load_scorer(found.scorer, device)
+        steering = load_scorer(found.scorer, device, trial)
     else:
         steering = CheckedScorer(scorer, "scorer: the given object")
         check_gradient(config.optimizer, steering.id, getattr(scorer, "has_gradient", True))
     judges = {}
     for judge, source in zip(config.judges, found.judges, strict=True):
-        judges[judge.name] = load_judge(source, device)
+        judges[judge.name] = load_judge(source, device, trial)
     return LoadedModels(
         generator=load_generator(found.generator, device),
-        decoder=load_decoder(found.generator, device, clamp=config.scorers.readout != "reference"),
+        decoder=decoder,
         scorer=steering,
         judges=judges,
     )

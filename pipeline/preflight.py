@@ -59,7 +59,7 @@ def check_gradient(method: OptimizerConfig, scorer: str, has_gradient: bool) -> 
     Raises:
         UserError: the method is one of these.
     """
-    if not has_gradient and method.rounds and method.needs_gradient:
+    if not has_gradient and method.uses_gradient:
         raise UserError(
             f"optimizer.method: {method.method} needs the score's gradient, which scorers.model "
             f"({scorer}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"

@@ -55,6 +55,11 @@ class _Optimizer(Section):
         return False
 
     @property
+    def uses_gradient(self) -> bool:
+        """Whether the search follows the gradient of the score: it makes rounds, and they need it."""
+        return bool(self.rounds) and self.needs_gradient
+
+    @property
     def reads_attention(self) -> bool:
         """Whether the method looks for the prompt's subjects in the generator's attention."""
         return False

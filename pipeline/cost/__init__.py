@@ -106,7 +106,7 @@ def _scorer(config: RunConfig, models: FoundModels) -> Side:
     steering = held.get("scorers.model")
     if decoder is not None and (steering is not None or models.scorer.is_remote):
         with _Noting(gaps, "a batch"):
-            gradient = bool(method.rounds) and method.needs_gradient
+            gradient = method.uses_gradient
             spec = models.generator.spec
             cost = score_cost(decoder, models.scorer, steering, spec, settings.batch_size, gradient=gradient)
     return _side(held, settings.batch_size, cost, gaps)

@@ -13,6 +13,7 @@ from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
 from noisesmith.pipeline.models.libraries import Options, Pipeline
+from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.control_tokens import plain
 
@@ -26,6 +27,7 @@ class Adapter(Family):
 
     def __init__(self, found: FoundGenerator, device: str) -> None:
         config = found.config
+        self.source = found.source
         self.id = found.source.id
         self.spec = found.spec
         self.revision = found.source.resolved_revision() + lora_revision(config)
@@ -34,6 +36,7 @@ class Adapter(Family):
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
         self._gains: dict[int, float] = {}
+        self._try_text(device)
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:
@@ -66,6 +69,27 @@ class Adapter(Family):
     def _call_options(self) -> Options:
         """Further options of this family's pipeline call."""
         return {}
+
+    def _encode_options(self) -> Options:
+        """Further options of this family's ``encode_prompt``."""
+        return {}
+
+    @torch.no_grad()
+    def _try_text(self, device: str) -> None:
+        """Encode one prompt, so that a tokenizer that does not fit its text encoder fails before the first row.
+
+        Raises:
+            UserError: it fails.
+        """
+        remedy = "; its tokenizers' files and its text encoders' config.json must fit each other"
+        with explained(f"{self.source.field}: {self.id!r} cannot encode a prompt", remedy):
+            self.pipe.encode_prompt(
+                prompt="a cat",
+                device=torch.device(device),
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+                **self._encode_options(),
+            )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ class Family:
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
-        """Components that are left out, as keyword arguments of the pipeline's loader."""
-        return {}
+        """Components that are left out, as keyword arguments of the pipeline's loader.
+
+        No part that reads images is needed: they serve the safety checker and image prompts.
+        """
+        return {"feature_extractor": None, "image_encoder": None}
 
     @classmethod
     def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:

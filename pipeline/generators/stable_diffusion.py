@@ -17,4 +17,4 @@ class StableDiffusion(Adapter):
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
-        return {"safety_checker": None, "requires_safety_checker": False}
+        return {**super().without(config), "safety_checker": None, "requires_safety_checker": False}

@@ -24,7 +24,8 @@ class StableDiffusion3(Adapter):
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
-        return {"text_encoder_3": None, "tokenizer_3": None} if config.drop_t5 else {}
+        dropped = {"text_encoder_3": None, "tokenizer_3": None} if config.drop_t5 else {}
+        return {**super().without(config), **dropped}
 
     @classmethod
     def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
@@ -39,3 +40,6 @@ class StableDiffusion3(Adapter):
 
     def _call_options(self) -> Options:
         return {"max_sequence_length": self.config.max_sequence_length or T5_TOKENS}
+
+    def _encode_options(self) -> Options:
+        return {"prompt_2": None, "prompt_3": None, **self._call_options()}

@@ -28,6 +28,7 @@ class Model(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def buffers(self) -> Iterator[Tensor]: ...
     def __call__(self, *args: object, **kwargs: object) -> Settings: ...
     def __getattr__(self, name: str) -> Any: ...
@@ -54,6 +55,8 @@ class Tokenizer(Protocol):
 
     padding_side: str
     bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
     pad_token_id: int | None
     eos_token_id: int
     model_max_length: int
@@ -87,6 +90,14 @@ class ImageProcessor(Protocol):
     image_grid_pinpoints: Sequence[Sequence[int]]
 
     def __call__(self, images: object, **options: object) -> Mapping[str, Tensor]: ...
+
+
+class ImageCounts(Protocol):
+    """What LLaVA's processors of ``transformers`` count the tokens of an image by."""
+
+    patch_size: int
+    vision_feature_select_strategy: str
+    num_additional_image_tokens: int
 
 
 class ChatTemplate(Protocol):

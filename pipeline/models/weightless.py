@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from noisesmith.pipeline.models.libraries import Model
+from noisesmith.pipeline.models.libraries import Model, Settings
 from noisesmith.pipeline.models.locate import ModelSource
 
 
@@ -31,12 +31,23 @@ def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype,
     """
     import transformers
 
-    model_class = getattr(transformers, class_name)
-    filename = f"{folder}/config.json" if folder else "config.json"
-    config = model_class.config_class.from_dict(source.read_json(filename))
+    config = transformers_config(source, class_name, folder)
     with torch.device("meta"):
-        model = model_class(config)
+        model = getattr(transformers, class_name)(config)
     return as_loaded(model, dtype)
+
+
+def transformers_config(source: ModelSource, class_name: str, folder: str = "") -> Settings:
+    """The config of a ``transformers`` model, with its class's defaults for what the file lacks.
+
+    Raises:
+        UserError: its ``config.json`` is not here.
+    """
+    import transformers
+
+    filename = f"{folder}/config.json" if folder else "config.json"
+    config: Settings = getattr(transformers, class_name).config_class.from_dict(source.read_json(filename))
+    return config
 
 
 def as_loaded(model: Model, dtype: torch.dtype) -> Model:

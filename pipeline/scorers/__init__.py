@@ -15,8 +15,19 @@ from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
+from noisesmith.pipeline.scorers.trial import Trial, try_judge, try_scorer
 
-__all__ = ["FoundScorer", "ImageScorer", "Judge", "Scores", "find_judge", "find_scorer", "load_judge", "load_scorer"]
+__all__ = [
+    "FoundScorer",
+    "ImageScorer",
+    "Judge",
+    "Scores",
+    "Trial",
+    "find_judge",
+    "find_scorer",
+    "load_judge",
+    "load_scorer",
+]
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
     "CLIPT5ForConditionalGeneration": "noisesmith.pipeline.scorers.clip_flant5:ClipFlanT5",
@@ -68,22 +79,28 @@ def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
     return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
 
 
-def load_scorer(found: FoundScorer, device: str) -> ImageScorer:
-    """Load the steering model onto ``device``.
+def load_scorer(found: FoundScorer, device: str, trial: Trial | None = None) -> ImageScorer:
+    """Load the steering model onto ``device``, and let it score the image of ``trial``.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or fails at that image.
     """
-    return cast(ImageScorer, found.family(found, device))
+    scorer = cast(ImageScorer, found.family(found, device))
+    if trial is not None:
+        try_scorer(scorer, found, trial, device)
+    return scorer
 
 
-def load_judge(found: FoundScorer, device: str) -> Judge:
-    """Load a judge onto ``device``.
+def load_judge(found: FoundScorer, device: str, trial: Trial | None = None) -> Judge:
+    """Load a judge onto ``device``, and let it look at the image of ``trial``.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or fails at that image.
     """
-    return cast(Judge, found.family(found, device))
+    judge = cast(Judge, found.family(found, device))
+    if trial is not None:
+        try_judge(judge, found, trial)
+    return judge
 
 
 def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:

@@ -43,6 +43,7 @@ class ChatScorer(VisionLanguageModel):
                 f"{source.field}: {source.id!r} has no chat template; save its processor with chat_template.jinja"
             )
         model = self.load_model(source, dtype)
+        self.fit_image_processor(self.image_processor, model.config)
         self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}
         self.tokenizer.padding_side = "left"
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.processors import auto_processor
 from noisesmith.pipeline.scorers.family import FoundScorer
+from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
 from noisesmith.pipeline.text.control_tokens import plain
@@ -29,19 +31,17 @@ class _Contrastive(LoadedScorer):
     padding: Literal["longest", "max_length"]
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
-        import transformers
-
         source = found.source
         where = {"revision": source.revision, "local_files_only": source.local}
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
-            self.processor: Processor = transformers.AutoProcessor.from_pretrained(source.location, **where)
-            model = getattr(transformers, source.class_name).from_pretrained(
-                source.location, dtype=found.dtype, use_safetensors=True, **where
-            )
+            self.processor: Processor = auto_processor(source.location, where)
+            model = self.load_model(source, found.dtype)
         self.id = source.id
         self.revision = found.revision
         self.model = model.to(device).eval().requires_grad_(False)
         self.rounding = rounding
+        if self.padding == "longest":  # masked; text that is padded to the full length is not
+            fit_padding(self.processor.tokenizer)
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         tokenizer = self.processor.tokenizer

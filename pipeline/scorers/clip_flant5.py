@@ -26,9 +26,9 @@ from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.llava import SYSTEM
-from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
+from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens, refuse_layout
 from noisesmith.pipeline.scorers.preprocess import pad_to_square
-from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel, decoder_inputs, refuse_layout
+from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel, decoder_inputs
 
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),

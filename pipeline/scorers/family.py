@@ -61,10 +61,16 @@ class ScorerFamily(ABC):
         revision: a commit or fingerprint of its weights.
         has_gradient: whether its scores can be differentiated with respect to the image.
         is_remote: whether a server holds the model.
+        trial_errors: what it raises itself for an image that it cannot score.
+        trial_remedy: what to do where it fails at its first image.
     """
 
     has_gradient: ClassVar[bool] = True
     is_remote: ClassVar[bool] = False
+    trial_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    trial_remedy: ClassVar[str] = (
+        "its config.json and its processor's and tokenizer's files must fit each other; give another revision of it"
+    )
     id: str
     revision: str
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import Model, Processor, WholeProcessor
+from noisesmith.pipeline.models.libraries import ImageCounts, Model, Processor, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.fit import fit_image_counts
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, force_after
 
 # The system message LLaVA-1.5 and CLIP-FlanT5 were trained with (FastChat's vicuna_v1).
@@ -32,6 +34,7 @@ class Llava(VisionLanguageModel):
     def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         processor, model = super().load(source, dtype)
         processor.tokenizer.padding_side = "left"
+        fit_image_counts(cast(ImageCounts, processor), model)
         return processor, model
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:

@@ -8,13 +8,26 @@ tokens are the model's own work.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Options, Tokenizer
+from noisesmith.pipeline.models.libraries import (
+    ChatTemplate,
+    ImageCounts,
+    ImageProcessor,
+    Model,
+    Options,
+    Processor,
+    Settings,
+    Tokenizer,
+)
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.processors import auto_processor
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.fit import fit_image_counts, fit_tiles
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
 
 
@@ -22,10 +35,17 @@ class LlavaNext(ChatScorer):
     """P("Yes") as the first token of the answer; the tiles equal the family's processor and have a gradient."""
 
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
-        from transformers import AutoProcessor
-
-        processor = AutoProcessor.from_pretrained(location, **where)
+        processor = auto_processor(location, where)
         return processor.tokenizer, processor.image_processor, processor
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
+        processor, model = super().load(source, dtype)
+        fit_image_counts(cast(ImageCounts, self.templated), model)
+        return processor, model
+
+    @classmethod
+    def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:
+        fit_tiles(processor, config)
 
     def _measure(self, blank: Image.Image) -> tuple[int, ...]:
         """Tokens of an image, which depend on the padding that the model will remove."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ImageProcessor, Model
-from noisesmith.pipeline.models.weightless import transformers_model
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.processors import auto_image_processor
+from noisesmith.pipeline.models.weightless import transformers_config, transformers_model
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
 Inputs = dict[str, Tensor]  # what a model's forward takes, by the names of its parameters
@@ -22,6 +26,7 @@ class LoadedScorer(ScorerFamily):
     """
 
     model: Model
+    processor: Processor
 
     @abstractmethod
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
@@ -33,24 +38,47 @@ class LoadedScorer(ScorerFamily):
         scores = self.log_scores(prompts, images.to(self.model.device)).exp()
         return [float(score) for score in scores]
 
+    def load_model(self, source: ModelSource, dtype: torch.dtype) -> Model:
+        """The model without its processor, by the class that its config names.
+
+        Raises:
+            UserError: weights are pickled and not allowed, or some are missing.
+        """
+        import transformers
+
+        model_class = getattr(transformers, source.class_name)
+        model: Model
+        model, loaded = model_class.from_pretrained(
+            source.location,
+            revision=source.revision,
+            local_files_only=source.local,
+            dtype=dtype,
+            use_safetensors=source.has_safetensors(),
+            output_loading_info=True,
+        )
+        refuse_layout(source, missing=loaded["missing_keys"])
+        return model
+
     @classmethod
     def without_weights(cls, found: FoundScorer) -> Model:
         return transformers_model(found.source, found.source.class_name, found.dtype)
 
     @classmethod
     def load_image_processor(cls, found: FoundScorer) -> ImageProcessor:
-        """The checkpoint's own image processor.
+        """The checkpoint's own image processor, with :meth:`fit_image_processor`.
 
         Raises:
             OSError: its JSON files are not here.
         """
-        from transformers import AutoImageProcessor
-
         source = found.source
-        processor: ImageProcessor = AutoImageProcessor.from_pretrained(
-            source.location, revision=source.revision, local_files_only=source.local
-        )
+        where = {"revision": source.revision, "local_files_only": source.local}
+        processor = auto_image_processor(source.location, where)
+        cls.fit_image_processor(processor, transformers_config(source, source.class_name))
         return processor
+
+    @classmethod
+    def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:
+        """Set what the family's image processor must share with its model as the model's config says."""
 
     @classmethod
     def blank_vision(cls, found: FoundScorer, height: int, width: int, batch: int) -> Inputs:
@@ -88,3 +116,17 @@ def blank_tokens(batch: int, length: int) -> tuple[Tensor, Tensor]:
     mask = torch.ones(batch, length, dtype=torch.long)
     mask[: batch - 1, 0] = 0
     return torch.ones(batch, length, dtype=torch.long), mask
+
+
+def refuse_layout(source: ModelSource, *, missing: Sequence[str], unexpected: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint whose weights do not fill the model; the message names the first that differ."""
+    found = [
+        f"{len(names)} {what}, first {', '.join(sorted(names)[:2])}"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if found:
+        raise UserError(
+            f"{source.field}: the weights of {source.id!r} are not laid out as {source.class_name} has them "
+            f"({'; '.join(found)}); give an unmodified checkpoint of that class"
+        )

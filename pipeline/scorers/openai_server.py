@@ -158,6 +158,8 @@ class OpenAIServer(ScorerFamily):
 
     has_gradient = False
     is_remote = True
+    trial_errors = (ServerError,)
+    trial_remedy = "check the server and its log"
 
     def __init__(self, found: FoundScorer, device: str) -> None:
         self.id = found.source.id

@@ -93,6 +93,9 @@ class OwnScorer(CheckedScorer, ScorerFamily):
         UserError: it cannot be constructed, or does not follow the protocol.
     """
 
+    trial_errors = (Exception,)  # log_scores is the user's own code: it may raise anything
+    trial_remedy = "mend its log_scores"
+
     def __init__(self, found: FoundScorer, device: str) -> None:
         assert found.own_class is not None, "find_scorer sets it for this family"
         named = f"{found.source.field}: {found.source.id!r}"

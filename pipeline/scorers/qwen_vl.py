@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Tokenizer
+from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Settings, Tokenizer
+from noisesmith.pipeline.models.processors import auto_image_processor
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
 
@@ -28,10 +30,14 @@ class QwenVL(ChatScorer):
     """
 
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
-        from transformers import AutoImageProcessor, AutoTokenizer
+        from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(location, **where)
-        return tokenizer, AutoImageProcessor.from_pretrained(location, **where), tokenizer
+        return tokenizer, auto_image_processor(location, where), tokenizer
+
+    @classmethod
+    def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:
+        fit_patches(processor, config)
 
     def _measure(self, blank: Image.Image) -> tuple[int, int]:
         """Rows and columns of patches, after the family's resizing to whole blocks within its bounds."""

@@ -24,7 +24,9 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.processors import auto_processor
 from noisesmith.pipeline.scorers.family import FoundScorer
+from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
@@ -67,6 +69,7 @@ class VisionLanguageModel(LoadedScorer):
         self.readout = found.readout
         self.rounding = rounding
         tokenizer = self.processor.tokenizer
+        fit_padding(tokenizer)
         yes = tokenizer(self.answers[0], add_special_tokens=False).input_ids
         no = tokenizer(self.answers[1], add_special_tokens=False).input_ids
         self.yes: int = yes[0]
@@ -81,32 +84,9 @@ class VisionLanguageModel(LoadedScorer):
         Raises:
             UserError: weights are pickled and not allowed, or some are missing.
         """
-        from transformers import AutoProcessor
-
         where = {"revision": source.revision, "local_files_only": source.local}
-        processor: Processor = AutoProcessor.from_pretrained(source.location, **where)
+        processor: Processor = auto_processor(source.location, where)
         return processor, self.load_model(source, dtype)
-
-    def load_model(self, source: ModelSource, dtype: torch.dtype) -> Model:
-        """The model without its processor, by the class that its config names.
-
-        Raises:
-            UserError: weights are pickled and not allowed, or some are missing.
-        """
-        import transformers
-
-        model_class = getattr(transformers, source.class_name)
-        model: Model
-        model, loaded = model_class.from_pretrained(
-            source.location,
-            revision=source.revision,
-            local_files_only=source.local,
-            dtype=dtype,
-            use_safetensors=source.has_safetensors(),
-            output_loading_info=True,
-        )
-        refuse_layout(source, missing=loaded["missing_keys"])
-        return model
 
     @abstractmethod
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
@@ -186,20 +166,6 @@ def mean_log_probability(logits: Tensor, labels: Sequence[int]) -> Tensor:
 def _exact(logits: Tensor) -> Tensor:
     """Logits in float32, or in float64 where they are: half precision is too coarse for a log-probability."""
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def refuse_layout(source: ModelSource, *, missing: Sequence[str], unexpected: Sequence[str] = ()) -> None:
-    """Refuse a checkpoint whose weights do not fill the model; the message names the first that differ."""
-    found = [
-        f"{len(names)} {what}, first {', '.join(sorted(names)[:2])}"
-        for what, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
-    if found:
-        raise UserError(
-            f"{source.field}: the weights of {source.id!r} are not laid out as {source.class_name} has them "
-            f"({'; '.join(found)}); give an unmodified checkpoint of that class"
-        )
 
 
 def force_after(ids: Tensor, mask: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:

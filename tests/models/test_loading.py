@@ -96,6 +96,31 @@ def test_a_broken_generator_becomes_a_sentence_that_keeps_its_cause(damage: str,
     assert isinstance(refused.value.__cause__, Exception)
 
 
+TEXT_DAMAGE: dict[str, Callable[[Path], None]] = {
+    "more tokens than positions": lambda folder: _changed(
+        folder, "tokenizer/tokenizer_config.json", model_max_length=99
+    ),
+    "no token to pad with": lambda folder: _changed(folder, "tokenizer/tokenizer_config.json", pad_token=None),
+    "no length": lambda folder: _changed(folder, "tokenizer/tokenizer_config.json", model_max_length=10**30),
+}
+
+
+@pytest.mark.parametrize("damage", TEXT_DAMAGE)
+def test_a_tokenizer_that_does_not_fit_its_text_encoder_fails_when_it_is_loaded(
+    damage: str, tiny_sd: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_sd, tmp_path / "model"))
+    TEXT_DAMAGE[damage](folder)
+    with pytest.raises(UserError, match=r"^generators\.model: .* cannot encode a prompt \(.*\); its tokenizers' files"):
+        load_generator(find_generator(GeneratorConfig(model=str(folder))), "cpu")
+
+
+def test_parts_that_no_image_needs_are_not_loaded_whatever_class_they_name(tiny_sd: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sd, tmp_path / "model"))
+    _changed(folder, "model_index.json", feature_extractor=["transformers", "CLIPFeatureExtractor"])
+    load_generator(find_generator(GeneratorConfig(model=str(folder))), "cpu")
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "processor_config.json"])
 def test_a_broken_scorer_becomes_a_sentence_that_keeps_its_cause(file: str, tiny_llava: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_llava, tmp_path / "model"))

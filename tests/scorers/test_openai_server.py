@@ -17,7 +17,7 @@ from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.preflight import find_models
-from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer, openai_server
+from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer, openai_server
 from noisesmith.pipeline.scorers.openai_server import ServerError
 from noisesmith.pipeline.search.score import score_latents
 
@@ -107,6 +107,14 @@ def test_nonsense_is_an_error_that_says_what_is_wrong(serve: Serve, mode: str, m
     scorer = _load(serve(mode))
     with pytest.raises(ServerError, match=message):
         scorer.log_scores(PROMPTS, _pictures(40, 120, 200))
+
+
+def test_a_server_that_cannot_score_is_a_users_mistake_once_a_run_loads_it(serve: Serve) -> None:
+    trial = Trial(8, 8, torch.float32, gradient=False)
+    found = find_scorer(ScorerConfig(model=serve("no_logprobs")))
+    with pytest.raises(UserError, match=r"^scorers\.model: 'tiny-vlm' cannot score an image \(ServerError: .*log-prob"):
+        load_scorer(found, "cpu", trial)
+    load_scorer(find_scorer(ScorerConfig(model=serve())), "cpu", trial)
 
 
 def test_a_slow_server_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

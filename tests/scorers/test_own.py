@@ -15,7 +15,7 @@ from noisesmith.pipeline.config import RunConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.preflight import find_models
-from noisesmith.pipeline.scorers import find_scorer, load_scorer
+from noisesmith.pipeline.scorers import Trial, find_scorer, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 
 Write = Callable[[str], str]
@@ -158,3 +158,12 @@ def _run(generator: Path, scorer: str) -> dict[str, object]:
         "generators": {"model": str(generator), "num_cpus": 0.5},
         "scorers": {"model": scorer, "allow_code": True, "num_cpus": 0.5},
     }
+
+
+@pytest.mark.parametrize("slip", ["images.missing", "images.numpy()", "[image.item() for image in images]; images"])
+def test_a_class_that_fails_at_its_first_image_is_named_when_it_is_loaded(write: Write, slip: str) -> None:
+    trial = Trial(8, 8, torch.float32, gradient=True)
+    found = find_scorer(_config(write(BRIGHTNESS.replace("return images", f"{slip}\n        return images"))))
+    with pytest.raises(UserError, match=r"^scorers\.model: .* cannot score an image \(.*\); mend its log_scores$"):
+        load_scorer(found, "cpu", trial)
+    load_scorer(find_scorer(_config(write(BRIGHTNESS))), "cpu", trial)

@@ -1,0 +1,42 @@
+"""The processors of ``transformers`` checkpoints, also of those that name classes which the library has dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noisesmith.pipeline.models.libraries import ImageProcessor, Options
+
+_RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # the name of it that files of 2022 and 2023 have
+
+
+def auto_processor(location: str, where: Options) -> Any:
+    """A checkpoint's whole processor; each family's class has parts of its own.
+
+    Args:
+        where: revision, and whether only local files count.
+
+    Raises:
+        OSError, ValueError: its files are not here, or not understood.
+    """
+    from transformers import AutoProcessor
+
+    _restore_names()
+    return AutoProcessor.from_pretrained(location, **where)
+
+
+def auto_image_processor(location: str, where: Options) -> ImageProcessor:
+    """A checkpoint's image processor; see :func:`auto_processor`."""
+    from transformers import AutoImageProcessor
+
+    _restore_names()
+    processor: ImageProcessor = AutoImageProcessor.from_pretrained(location, **where)
+    return processor
+
+
+def _restore_names() -> None:
+    """Let the library find the classes that old files name, each as the one that has replaced it."""
+    import transformers
+
+    for old, new in _RENAMED.items():
+        if not hasattr(transformers, old):
+            setattr(transformers, old, getattr(transformers, new))
