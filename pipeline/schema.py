@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -196,47 +193,3 @@ def with_features(schema: pa.Schema) -> pa.Schema:
     for name in image_columns(schema):
         features[name] = datasets.Image()
     return schema.with_metadata(features.arrow_schema.metadata)
-
-
-def sample_json(row: Mapping[str, Any]) -> bytes:
-    """Return a row's columns except prompt and images as one JSON object, with the same keys in every row.
-
-    Values without a JSON form become text (dates, decimals; bytes as base64); numbers that are not finite become null.
-    The recipe is stored as text that holds JSON. Where the first image was kept, its lists are empty, and ``datasets``,
-    which infers types from the first five samples, would infer lists of null and fail at the sixth sample.
-    """
-    columns = {}
-    for name, value in row.items():
-        if name != "prompt" and name not in IMAGES:
-            columns[name] = _json(value)
-    if "recipe" in columns:
-        columns["recipe"] = json.dumps(columns["recipe"])
-    return json.dumps(columns, ensure_ascii=False, allow_nan=False).encode()
-
-
-def from_sample_json(text: bytes) -> dict[str, Any]:
-    """Read what :func:`sample_json` wrote; dates and decimals stay text.
-
-    Raises:
-        ValueError: the text is no JSON object.
-    """
-    columns = json.loads(text)
-    if not isinstance(columns, dict):
-        raise ValueError("a sample's JSON is no object")  # noqa: TRY004 - damage in a file, as is text that is no JSON
-    if columns.get(NOISE_BYTES) is not None:
-        columns[NOISE_BYTES] = base64.b64decode(columns[NOISE_BYTES])
-    if columns.get("recipe") is not None:
-        columns["recipe"] = json.loads(columns["recipe"])
-    return columns
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _json(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_json(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)

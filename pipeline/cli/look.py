@@ -12,6 +12,7 @@ import typer
 from noisesmith.pipeline.cli.common import RunDir, console, interruptible, local_path
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.storage.home import shell_word
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.replay import Replay
@@ -97,9 +98,8 @@ def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
     missing = corpus.size - len(state.done)
     if missing:
-        console.print(
-            f"run the same config again to make {missing} missing rows, or: noisesmith retry {settings.run_dir}"
-        )
+        retry = f"noisesmith retry {shell_word(settings.run_dir)}"
+        console.print(f"run the same config again to make {missing} missing rows, or: {retry}")
 
 
 def _problems(count: int) -> str:

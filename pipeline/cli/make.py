@@ -20,7 +20,7 @@ from noisesmith.pipeline.cli.common import (
 )
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError
-from noisesmith.pipeline.storage.paths import is_remote
+from noisesmith.pipeline.storage.home import shell_word
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.prompts import Corpus
@@ -92,7 +92,7 @@ def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
     if failed:
         console.print(
             f"{failed} rows failed; their errors and tracebacks are in {state.run_dir}/failed/\n"
-            f"to try them again: noisesmith retry {state.run_dir}"
+            f"to try them again: noisesmith retry {shell_word(state.run_dir)}"
         )
         if not progress.tally.rows:
             raise typer.Exit(1)
@@ -112,14 +112,6 @@ def _debug_failures(tally: Tally, run_dir: Path) -> None:
 
 def _hint(run_dir: Path) -> None:
     """Print where the dataset is and what one may do with it next."""
-    source = repr(str(run_dir))
-    if is_remote(run_dir):
-        if any(run_dir.glob("data/*.parquet")):
-            source = f"'parquet', data_files='{run_dir}/data/*.parquet'"
-        else:
-            source = f"'webdataset', data_files='{run_dir}/data/*.tar'"
-    console.print(
-        f"dataset: {run_dir}\n"
-        f'next: python -c "from datasets import load_dataset; print(load_dataset({source}))"\n'
-        f"      noisesmith verify {run_dir}"
-    )
+    from noisesmith.pipeline.report.usage import open_command
+
+    console.print(f"dataset: {run_dir}\nnext: {open_command(run_dir)}\n      noisesmith verify {shell_word(run_dir)}")

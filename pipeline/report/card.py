@@ -9,15 +9,17 @@ from pathlib import Path
 
 import jinja2
 import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
-from noisesmith.pipeline.schema import row_schema
+from noisesmith.pipeline.report.usage import data_suffixes, usage
+from noisesmith.pipeline.schema import schema_of
 from noisesmith.pipeline.sinks.layout import manifest_file
+from noisesmith.pipeline.sinks.manifest import Header, read_manifest
+from noisesmith.pipeline.sinks.samples import tar_features
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
 _MEANINGS = {
@@ -48,22 +50,6 @@ _MEANINGS = {
 _RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_USAGE = {
-    ".parquet": """\
-from datasets import load_dataset
-
-rows = load_dataset("RUN_DIR", split="train")
-rows[0]["image"].show()""",
-    ".tar": """\
-# the same rows as tar shards, for streaming
-import glob
-
-import webdataset
-
-tars = sorted(glob.glob("RUN_DIR/data/*.tar"))
-samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")
-sample = next(iter(samples))  # "png", "txt" (the prompt), "json" (the other columns)""",
-}
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -75,10 +61,10 @@ def write_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: P
 def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, failed: int) -> str:
     """The card as Markdown with YAML front matter.
 
-    Of the files in ``data/`` it reads the names and one Parquet schema, but no rows.
+    Of the files in ``data/`` it reads no more than the names.
     """
-    suffixes = _data_suffixes(run_dir)
-    usage = [_USAGE[suffix] for suffix in suffixes] or ["# no row finished"]
+    suffixes = data_suffixes(run_dir)
+    header = read_manifest(run_dir).header
     body = _template().render(
         name=config.name,
         rows=summary.rows,
@@ -91,11 +77,14 @@ def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: 
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance),
-        usage="\n\n".join(usage),
-        columns=_columns(run_dir, config),
+        usage=usage(run_dir, suffixes),
+        columns=_columns(header, config),
+        text_columns=header.text_columns if ".tar" in suffixes else (),
         embedded=_is_embedded(config),
     )
-    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir))
+    # Parquet files state their types. For a run of version 1, nothing tells what a column that was null has in a tar.
+    features = _features(header) if suffixes == [".tar"] and header.version > 1 else None
+    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir), features)
     return f"---\n{metadata.to_yaml()}\n---\n{body}"
 
 
@@ -128,7 +117,9 @@ def _template() -> jinja2.Template:
     return environment.get_template("card.md.j2")
 
 
-def _metadata(config: RunConfig, suffixes: list[str], rows: int, mark: str) -> DatasetCardData:
+def _metadata(
+    config: RunConfig, suffixes: list[str], rows: int, mark: str, features: list[dict[str, object]] | None
+) -> DatasetCardData:
     """Front matter for the Hub.
 
     Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader. The
@@ -152,6 +143,7 @@ def _metadata(config: RunConfig, suffixes: list[str], rows: int, mark: str) -> D
         tags=["synthetic", "noisesmith", config.optimizer.method.replace("_", "-"), "image", "text"],
         license_name=None if _is_embedded(config) else "of-the-models-used",
         configs=configs,
+        dataset_info={"features": features} if features else None,
     )
 
 
@@ -162,14 +154,9 @@ def _size_category(rows: int) -> str:
     return "n>1M"
 
 
-def _data_suffixes(run_dir: Path) -> list[str]:
-    """The formats of ``data/``, the preferred one first."""
-    return [suffix for suffix in (".parquet", ".tar") if any((run_dir / "data").glob(f"*{suffix}"))]
-
-
 def _how_to_rebuild(config: RunConfig) -> str:
     """How a reader obtains a row's noise again: from its recipe, from the stored noise, or not at all."""
-    command = "`noisesmith replay RUN_DIR ID` makes the image again."
+    command = "`noisesmith replay` makes the image again."
     if config.optimizer.folds:
         return f"The `recipe` column rebuilds a row's noise exactly: {command}"
     if config.stores_noise:
@@ -209,21 +196,23 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
     return settings
 
 
-def _columns(run_dir: Path, config: RunConfig) -> list[tuple[str, str]]:
-    """Every column with its meaning; the corpus's own columns are known from the first Parquet shard."""
+def _features(header: Header) -> list[dict[str, object]]:
+    """The types of a run's tars as the Hub's metadata states them, so that no reader has to infer them."""
+    text = header.text_columns
+    columns = {name: "string" if name in text else kind for name, kind in header.columns.items()}
+    features: list[dict[str, object]] = tar_features(schema_of(columns, pa.schema([])), text)._to_yaml_list()
+    return features
+
+
+def _columns(header: Header, config: RunConfig) -> list[tuple[str, str]]:
+    """Every column with its meaning. Columns that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
     for judge in config.judges:
         meanings[f"judge_{judge.name}_initial"] = (
             f"score that the judge {judge.name} gives the first image, null where it cannot tell"
         )
         meanings[f"judge_{judge.name}"] = f"score that the judge {judge.name} gives the kept image"
-    shard = min((run_dir / "data").glob("*.parquet"), default=None)
-    if shard is None:
-        names = row_schema(config, pa.schema([])).names
-    else:
-        with shard.open("rb") as file:
-            names = pq.read_schema(file).names
-    return [(name, meanings.get(name, "from the prompt list")) for name in names]
+    return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
 
 
 def _is_embedded(config: RunConfig) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.sinks.manifest import read_manifest
-from noisesmith.pipeline.sinks.reader import read_parquet, read_tar
+from noisesmith.pipeline.sinks.reader import read_file
 
 
 def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[str, Any]]:
@@ -16,14 +16,15 @@ def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[
 
     Opens few shards, and reads none of them past the last row that it takes.
     """
-    entries = [entry for _, entry in sorted(read_manifest(run_dir).entries.items()) if entry.rows]
+    manifest = read_manifest(run_dir)
+    entries = [entry for _, entry in sorted(manifest.entries.items()) if entry.rows]
     chosen = spread([entry.rows for entry in entries], limit)
     for entry, positions in zip(entries, chosen, strict=True):
         if not positions:
             continue
         path = run_dir / entry.files[0].path
-        read = read_parquet if path.suffix == ".parquet" else read_tar
-        for position, row in enumerate(islice(read(path, columns), positions[-1] + 1)):
+        rows = read_file(path, columns, manifest.header)
+        for position, row in enumerate(islice(rows, positions[-1] + 1)):
             if position in positions:
                 yield row
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,17 +16,17 @@ import pyarrow as pa
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import DoneRows
 from noisesmith.pipeline.sinks.layout import staging_dir
-from noisesmith.pipeline.sinks.manifest import DataFile, Entry, append_entry
+from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, append_entry
 from noisesmith.pipeline.sinks.shards import write_parquet, write_tar
 from noisesmith.pipeline.storage import files
 
 
-def commit_complete(run_dir: Path, done: DoneRows, formats: Sequence[str], schema: pa.Schema) -> list[int]:
+def commit_complete(run_dir: Path, done: DoneRows, header: Header, schema: pa.Schema) -> list[int]:
     """Commit every open shard that misses no row, and return these shards in order."""
-    return [shard for shard in done.open_shards() if commit_if_complete(run_dir, done, shard, formats, schema)]
+    return [shard for shard in done.open_shards() if commit_if_complete(run_dir, done, shard, header, schema)]
 
 
-def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Sequence[str], schema: pa.Schema) -> bool:
+def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, header: Header, schema: pa.Schema) -> bool:
     """Commit an open shard if each of its rows is staged or a dead letter, and record that in ``done``.
 
     Raises:
@@ -43,9 +42,9 @@ def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Seque
         raise FileNotFoundError(errno.ENOENT, f"{vanished} staged rows have vanished", str(staging_dir(run_dir, shard)))
     data_files = []
     if rows:
-        for kind in formats:
+        for kind in header.formats:
             name = done.layout.data_file(shard, kind)
-            data_files.append(_write(run_dir, name, list(rows.values()), schema))
+            data_files.append(_write(run_dir, name, list(rows.values()), header, schema))
     # A row may have failed and then succeeded in a later session: its staged file wins, and the letter goes.
     letters = staging.keep_letters(run_dir, shard, set(done.layout.rows(shard)) - rows.keys())
     ids = "".join(f"{path.stem}\n" for path in rows.values())
@@ -62,7 +61,7 @@ def commit_if_complete(run_dir: Path, done: DoneRows, shard: int, formats: Seque
     return True
 
 
-def _write(run_dir: Path, name: str, staged: list[Path], schema: pa.Schema) -> DataFile:
+def _write(run_dir: Path, name: str, staged: list[Path], header: Header, schema: pa.Schema) -> DataFile:
     """Write one format of a shard. The final name appears only once the file is complete and on disk."""
     target = run_dir / name
     part = files.temporary(target)
@@ -70,7 +69,7 @@ def _write(run_dir: Path, name: str, staged: list[Path], schema: pa.Schema) -> D
         if target.suffix == ".parquet":
             write_parquet(file, staging.read_staged(staged), schema)
         else:
-            write_tar(file, staging.read_staged(staged))
+            write_tar(file, staging.read_staged(staged), header.text_columns)
     data_file = DataFile(name, part.stat().st_size, files.sha256_of(part), len(staged))
     files.replace(part, target)
     return data_file

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noisesmith.pipeline.sinks import staging
-from noisesmith.pipeline.sinks.layout import DATA_FILE, SHARD_NAME, ShardLayout, letters_file, manifest_file
+from noisesmith.pipeline.sinks.layout import (
+    DATA_FILE,
+    SHARD_NAME,
+    ShardLayout,
+    letters_file,
+    manifest_file,
+    staging_root,
+)
 from noisesmith.pipeline.sinks.manifest import Entry, Manifest, read_manifest
 from noisesmith.pipeline.storage import files
 
@@ -95,7 +102,7 @@ def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
         UserError: a file of dead letters is damaged.
     """
     done = DoneRows(manifest.header.layout, manifest.entries)
-    for shard in shards_in(run_dir / "staging") - done.committed.keys():
+    for shard in shards_in(staging_root(run_dir)) - done.committed.keys():
         done.staged[shard] = set(staging.staged_rows(run_dir, shard))
     for shard in shards_in(run_dir / "failed") - done.committed.keys():
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
@@ -119,9 +126,10 @@ def _sweep(run_dir: Path, manifest: Manifest) -> None:
         is_orphan = DATA_FILE.fullmatch(path.name) is not None and path not in listed
         if is_orphan or files.is_temporary(path):
             path.unlink()
-    for folder in (run_dir / "failed", *(run_dir / "staging").glob("*")):
+    for folder in (run_dir / "failed", *staging_root(run_dir).glob("*")):
         for path in list(folder.glob("*")):
             if files.is_temporary(path):
                 path.unlink()
-    for shard in shards_in(run_dir / "staging") & manifest.entries.keys():
+    for shard in shards_in(staging_root(run_dir)) & manifest.entries.keys():
         staging.drop_staged(run_dir, shard)
+    staging.drop_empty(run_dir)

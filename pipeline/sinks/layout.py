@@ -51,8 +51,12 @@ def manifest_file(run_dir: Path) -> Path:
     return run_dir / "manifest.jsonl"
 
 
+def staging_root(run_dir: Path) -> Path:
+    return run_dir / "staging"
+
+
 def staging_dir(run_dir: Path, shard: int) -> Path:
-    return run_dir / "staging" / shard_name(shard)
+    return staging_root(run_dir) / shard_name(shard)
 
 
 def letters_file(run_dir: Path, shard: int) -> Path:

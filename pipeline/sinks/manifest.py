@@ -9,19 +9,24 @@ from typing import Any
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
+from noisesmith.pipeline.sinks.samples import text_columns
 from noisesmith.pipeline.storage import files
+from noisesmith.pipeline.storage.home import shell_word
 
-VERSION = 1
+VERSION = 2  # since 2, tars hold every column that may be null as JSON text
+VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)
 class Header:
     """What a run is, written once when it starts.
 
+    ``version`` is the format of the run's files; a resumed run keeps it, and an older program refuses a newer one.
     ``config`` holds the config fields that decide its rows, ``columns`` the name of each column's Arrow type, in the
     order of the columns. A resumed run keeps this layout, these columns and these types, also under a newer version.
     """
 
+    version: int
     config: dict[str, Any]
     config_digest: str
     corpus_digest: str
@@ -34,6 +39,11 @@ class Header:
     @property
     def layout(self) -> ShardLayout:
         return ShardLayout(self.rows, self.rows_per_shard)
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that tars hold as JSON text."""
+        return text_columns(self.columns, self.version)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Manifest:
 
 def write_manifest(run_dir: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
     """Create a run's manifest, or replace all of it."""
-    records = [{"kind": "run", "version": VERSION, **asdict(header)}]
+    records = [{"kind": "run", **asdict(header)}]
     records.extend(_record(entry) for entry in entries)
     files.write_atomic(manifest_file(run_dir), b"".join(map(files.json_line, records)))
 
@@ -91,7 +101,7 @@ def read_manifest(run_dir: Path) -> Manifest:
     if damage:
         raise UserError(
             f"{manifest_file(run_dir)}: is damaged ({'; '.join(damage)}); restore it from a copy, or keep "
-            f"the intact part with noisesmith verify {run_dir} --repair"
+            f"the intact part with noisesmith verify {shell_word(run_dir)} --repair"
         )
     return manifest
 
@@ -114,8 +124,14 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
         lines = files.salvage_lines(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    line = lines[0] if lines else None
+    version = (line or {}).get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise UserError(
+            f"{path}: is of version {version}, and this noisesmith reads up to version {VERSION}; install a newer one"
+        )
     try:
-        header = _header(lines[0] if lines else None)
+        header = _header(line)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from error
     entries: dict[int, Entry] = {}
@@ -141,8 +157,8 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _header(line: dict[str, Any] | None) -> Header:
-    if line is None or line.pop("kind", None) != "run" or line.pop("version", None) != VERSION:
-        raise ValueError(f"line 1 is no header of version {VERSION}")
+    if line is None or line.pop("kind", None) != "run" or line.get("version") not in VERSIONS:
+        raise ValueError(f"line 1 is no header of version {' or '.join(map(str, VERSIONS))}")
     formats = tuple(line.pop("formats"))
     return Header(formats=formats, **line)
 

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.schema import IMAGES, column_types, from_sample_json
-from noisesmith.pipeline.sinks.manifest import DataFile, read_manifest
+from noisesmith.pipeline.schema import IMAGES, column_types
+from noisesmith.pipeline.sinks.manifest import DataFile, Header, read_manifest
+from noisesmith.pipeline.sinks.samples import from_sample_json
+from noisesmith.pipeline.storage.home import shell_word
 from noisesmith.pipeline.storage.paths import to_path
 
 BATCH = 64
@@ -47,18 +49,20 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     data_files: list[DataFile] = []
     for _, entry in sorted(manifest.entries.items()):
         data_files.extend(entry.files[:1])  # every format holds the same rows; a shard of dead letters has no file
-    return _rows(run_dir, data_files, wanted)
+    return _rows(run_dir, manifest.header, data_files, wanted)
 
 
-def read_file(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+def read_file(path: Path, columns: Collection[str], header: Header) -> Iterator[dict[str, Any]]:
     """Yield the rows of one shard's file, images as PNG bytes. A tar gives dates and decimals as text.
 
     Raises:
         DamagedFile: the file cannot be read, or lacks a column; the rows before the damage have been yielded.
     """
-    read = read_parquet if path.suffix == ".parquet" else read_tar
     try:
-        yield from read(path, columns)
+        if path.suffix == ".parquet":
+            yield from read_parquet(path, columns)
+        else:
+            yield from read_tar(path, columns, header.text_columns)
     except _DAMAGE as error:
         raise DamagedFile(reason(error)) from error
 
@@ -87,8 +91,12 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any
                 yield {name: row[name] for name in columns}
 
 
-def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one WebDataset shard. Dates and decimals are text, since JSON has no form for them."""
+def read_tar(path: Path, columns: Collection[str], text: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one WebDataset shard. Dates and decimals are text, since JSON has no form for them.
+
+    Args:
+        text: the columns that the shard holds as JSON text.
+    """
     key = ""
     row: dict[str, Any] = {}
     with path.open("rb") as source, tarfile.open(fileobj=source) as tar:
@@ -100,7 +108,7 @@ def read_tar(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
                 key = stem
                 row = {}
             if kind == "json":
-                row |= from_sample_json(_content(tar, member))
+                row |= from_sample_json(_content(tar, member), text)
             elif _TAR_COLUMNS.get(kind) == "prompt":
                 row["prompt"] = _content(tar, member).decode()
             elif _TAR_COLUMNS.get(kind) in columns:
@@ -116,10 +124,10 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _rows(run_dir: Path, data_files: list[DataFile], columns: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(run_dir: Path, header: Header, data_files: list[DataFile], columns: list[str]) -> Iterator[dict[str, Any]]:
     for file in data_files:
         path = run_dir / file.path
         try:
-            yield from read_file(path, columns)
+            yield from read_file(path, columns, header)
         except DamagedFile as error:
-            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {run_dir}") from error
+            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {shell_word(run_dir)}") from error

@@ -136,7 +136,7 @@ def _intact_rows(
         if not left:
             return
         try:
-            for row in read_file(path, columns):
+            for row in read_file(path, columns, manifest.header):
                 wanted = left.get(row["id"])
                 if wanted is not None and _is_intact(row, config):
                     yield wanted.id, row_table({**row, **wanted.extra}, schema)

@@ -16,11 +16,20 @@ from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
-from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest, salvage_manifest, write_manifest
+from noisesmith.pipeline.sinks.manifest import (
+    VERSION,
+    Header,
+    Manifest,
+    read_manifest,
+    salvage_manifest,
+    write_manifest,
+)
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import location_of
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
+
+_PATTERNS = ("*", "?", "[", "]", "::")  # what `datasets` and fsspec do not read as part of a name
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
                 path.unlink(missing_ok=True)  # the lock's heartbeat thread may have renamed its own by now
         done = recover(run_dir)
         schema = schema_of(manifest.header.columns, corpus.extra_schema)
-        commit_complete(run_dir, done, manifest.header.formats, schema)
+        commit_complete(run_dir, done, manifest.header, schema)
     return RunState(run_dir, resumed, done)
 
 
@@ -113,7 +122,30 @@ def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:
             return manifest
         if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
+    _check_openable(run_dir)
     return None
+
+
+def _check_openable(run_dir: Path) -> None:
+    """Refuse a new run in a directory from which ``load_dataset`` could not open its dataset.
+
+    ``datasets`` resolves the path, and then reads the result as a pattern.
+    """
+    if is_remote(run_dir):
+        return  # refused with the config
+    path = os.path.realpath(run_dir)
+    for pattern in _PATTERNS:
+        if pattern in path:
+            raise UserError(
+                f"output.dir: `datasets` reads {pattern} in a path as a pattern, and could not open a dataset in "
+                f"{path}; choose an output.dir without it"
+            )
+    expanded = os.path.expandvars(path)
+    if expanded != path:
+        raise UserError(
+            f"output.dir: `datasets` replaces the environment variable in {path}, and could not open a dataset there; "
+            "write the value instead of the variable"
+        )
 
 
 def _check_location(run_dir: Path) -> None:
@@ -136,6 +168,7 @@ def _is_foreign(path: Path) -> bool:
 def _header(config: RunConfig, corpus: CheckedCorpus) -> Header:
     layout = ShardLayout(corpus.size, config.output.rows_per_shard)
     return Header(
+        version=VERSION,
         config=config.semantic(),
         config_digest=config.digest(),
         corpus_digest=corpus.digest,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisesmith.pipeline.schema import image_columns, sample_json, with_features
+from noisesmith.pipeline.schema import image_columns, with_features
+from noisesmith.pipeline.sinks.samples import sample_json
 
 ROW_GROUP_BYTES = 100 * 10**6  # the Hub's viewer refuses groups over 286 MiB; `datasets` aims for 100 MB
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}  # datasets.config
@@ -42,18 +43,21 @@ def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema
         writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
 
 
-def write_tar(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
+def write_tar(file: IO[bytes], tables: Iterable[pa.Table], text: Collection[str]) -> None:
     """Write rows as WebDataset samples. The same rows give the same bytes.
 
     A sample consists of ID.png, ID.txt (the prompt), ID.json (every other column) and, where first images are kept,
     ID.initial.png.
+
+    Args:
+        text: the columns that ID.json holds as JSON text.
     """
     from webdataset import TarWriter  # imports torch, which a Parquet-only run does not need
 
     with TarWriter(file, user="noisesmith", group="noisesmith", mtime=0, encoder=False) as tar:
         for table in tables:
             for row in table.to_pylist():
-                sample = {"__key__": row["id"], "txt": row["prompt"].encode(), "json": sample_json(row)}
+                sample = {"__key__": row["id"], "txt": row["prompt"].encode(), "json": sample_json(row, text)}
                 sample["png"] = row["image"]["bytes"]
                 if "image_initial" in row:
                     sample["initial.png"] = row["image_initial"]["bytes"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pyarrow as pa
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.records import Failure, index_of
-from noisesmith.pipeline.sinks.layout import letters_file, staging_dir
+from noisesmith.pipeline.sinks.layout import letters_file, staging_dir, staging_root
 from noisesmith.pipeline.storage import files
-from noisesmith.pipeline.storage.paths import read_each
+from noisesmith.pipeline.storage.paths import is_remote, read_each
 
 SUFFIX = ".arrow"
 
@@ -66,6 +67,15 @@ def damaged_rows(run_dir: Path, shard: int) -> dict[Path, str]:
 def drop_staged(run_dir: Path, shard: int) -> None:
     """Remove the staging folder of a committed shard."""
     files.remove_tree(staging_dir(run_dir, shard))
+    drop_empty(run_dir)
+
+
+def drop_empty(run_dir: Path) -> None:
+    """Remove the folder of all staged rows where there are none, as in a finished run."""
+    folder = staging_root(run_dir)
+    if not is_remote(folder):  # an object store has no folders
+        with suppress(OSError):  # it holds rows, or is not there
+            folder.rmdir()
 
 
 def add_letter(run_dir: Path, shard: int, failure: Failure) -> None:

@@ -18,7 +18,7 @@ from noisesmith.pipeline.records import Recipe, index_of, row_id
 from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
-from noisesmith.pipeline.sinks.layout import letters_file, manifest_file
+from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
 from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file, read_types
 from noisesmith.pipeline.storage import files
@@ -86,7 +86,7 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
         if problems:
             shards[shard] = problems
     unread: dict[Path, str] = {}
-    for shard in sorted(shards_in(run_dir / "staging")):
+    for shard in sorted(shards_in(staging_root(run_dir))):
         unread |= staging.damaged_rows(run_dir, shard)
     return Findings(manifest, lines, shards, unread)
 
@@ -133,7 +133,10 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collecti
         yield f"shard {entry.shard}: its files {named} are not one for each of the formats {', '.join(header.formats)}"
     for path in whole:
         try:
-            problems = [*_check_rows(run_dir / path, header, entry, replayed), *_check_same(run_dir, whole[0], path)]
+            problems = [
+                *_check_rows(run_dir / path, header, entry, replayed),
+                *_check_same(run_dir, header, whole[0], path),
+            ]
         except DamagedFile as error:
             problems = [f"cannot be read ({error})"]
         for found in problems:
@@ -165,7 +168,7 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
             return
     expected = _written(header, entry)
     ids = []
-    for row in read_file(path, [name for name in CHECKED if name in header.columns]):
+    for row in read_file(path, [name for name in CHECKED if name in header.columns], header):
         ids.append(row["id"])
         for problem in check_row(row):
             yield f"row {row['id']}: {problem}"
@@ -218,12 +221,13 @@ def _written(header: Header, entry: Entry) -> list[int]:
     return [index for index in header.layout.rows(entry.shard) if index not in failed]
 
 
-def _check_same(run_dir: Path, first: str, second: str) -> Iterator[str]:
+def _check_same(run_dir: Path, header: Header, first: str, second: str) -> Iterator[str]:
     """Check that two formats of a shard hold the same ids, prompts and kept images."""
     if first == second:
         return
     columns = ["id", "prompt", "image"]
-    for one, other in zip_longest(read_file(run_dir / first, columns), read_file(run_dir / second, columns)):
+    rows = read_file(run_dir / first, columns, header)
+    for one, other in zip_longest(rows, read_file(run_dir / second, columns, header)):
         if one != other:
             yield f"differs from {first} in row {(one or other)['id']}"
 

@@ -24,10 +24,9 @@ class RunWriter:
         self.run_dir = run_dir
         self.provenance = provenance
         self.done = recover(self.run_dir)
-        header = read_manifest(run_dir).header
-        self.layout = header.layout
-        self.formats = header.formats
-        self.schema = schema_of(header.columns, extra_schema)
+        self.header = read_manifest(run_dir).header
+        self.layout = self.header.layout
+        self.schema = schema_of(self.header.columns, extra_schema)
         if self.layout.size != size:
             raise ValueError(f"{run_dir} is a run of {self.layout.size} rows, not {size}")
 
@@ -67,9 +66,9 @@ class RunWriter:
         Returns:
             The shards that this call has committed.
         """
-        return commit_complete(self.run_dir, self.done, self.formats, self.schema)
+        return commit_complete(self.run_dir, self.done, self.header, self.schema)
 
     def _commit_if_complete(self, shard: int) -> list[int]:
-        if commit_if_complete(self.run_dir, self.done, shard, self.formats, self.schema):
+        if commit_if_complete(self.run_dir, self.done, shard, self.header, self.schema):
             return [shard]
         return []

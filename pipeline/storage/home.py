@@ -1,8 +1,9 @@
-"""Local paths as a user writes them: ``~`` means the home folder, and nothing else is replaced."""
+"""Paths as a user writes them, and as they are shown to be written: ``~`` means the home folder, all else itself."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 
@@ -18,3 +19,9 @@ def location_of(path: Path) -> str:
     """Return a text that a config reads back as this path. A folder may really be called ``~``."""
     text = str(path)
     return f"./{text}" if text.startswith("~") else text
+
+
+def shell_word(path: Path) -> str:
+    """Return the word of a shell command that names this path, for a command that is shown to be typed."""
+    text = location_of(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -102,8 +102,8 @@ def to_path(location: str | Path) -> Path:
         raise ValueError(f"{parts.scheme}:// is no known store; use {known}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("must be a plain URL without credentials; put those into the environment")
-    if "*" in location or "[" in location:
-        raise ValueError("must not hold * or [, which the clients of stores read as patterns")
+    if any(pattern in location for pattern in ("*", "[", "::")):
+        raise ValueError("must not hold *, [ or ::, which the clients of stores read as patterns")
     if not parts.netloc or not parts.path.strip("/"):
         raise ValueError(f"must name a bucket and a folder in it, such as {parts.scheme}://bucket/my-run")
     try:

@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 
 from noisesmith.pipeline.prompts.columns import plain_type
 from noisesmith.pipeline.records import Row
-from noisesmith.pipeline.schema import column_types, row_schema, sample_json, to_table
+from noisesmith.pipeline.schema import column_types, row_schema, to_table
 from noisesmith.pipeline.sinks import shards
+from noisesmith.pipeline.sinks.manifest import VERSION
 from noisesmith.pipeline.sinks.reader import read_tar
+from noisesmith.pipeline.sinks.samples import from_sample_json, sample_json, text_columns
 from tests.sinks.conftest import COLUMNS, PROVENANCE, Run, png, result
 
 
@@ -85,7 +87,8 @@ class TestParquet:
             writer.put(replace(result(row), noise_fp16=bytes([row.index, 255, 0])))
         assert load("parquet", run.dir)["noise_fp16"] == [b"\x00\xff\x00", b"\x01\xff\x00"]
         (tar,) = (run.dir / "data").glob("*.tar")
-        assert [row["noise_fp16"] for row in read_tar(tar, ["noise_fp16"])] == [b"\x00\xff\x00", b"\x01\xff\x00"]
+        noises = [row["noise_fp16"] for row in read_tar(tar, ["noise_fp16"], ["recipe"])]
+        assert noises == [b"\x00\xff\x00", b"\x01\xff\x00"]
 
     def test_layout_is_that_of_datasets_own_writer(self, make_run: Callable[..., Run], tmp_path: Path) -> None:
         ours = make_run(4).write_all().dir / "data" / "train-00000-of-00001.parquet"
@@ -165,7 +168,7 @@ class TestWebDataset:
         tables = [to_table(result(row), PROVENANCE, run.writer().schema) for row in run.rows]
         for name in ("a.tar", "b.tar"):
             with (tmp_path / name).open("wb") as file:
-                shards.write_tar(file, tables)
+                shards.write_tar(file, tables, ["recipe", "topic"])
         assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
     def test_what_json_cannot_hold_becomes_text_or_null(self) -> None:
@@ -176,9 +179,18 @@ class TestWebDataset:
             "d": {"e": Decimal("1.10")},
             "f": "ü",
         }
-        text = sample_json(row | {"prompt": "p", "image": {}, "recipe": {"gammas": [0.5]}})
+        content = sample_json(row | {"prompt": "p", "image": {}, "recipe": {"gammas": [0.5]}}, ["recipe"])
         plain = {"a": None, "b": [1.5, None], "c": "2026-01-02", "d": {"e": "1.10"}, "f": "ü"}
-        assert json.loads(text) == plain | {"recipe": '{"gammas": [0.5]}'}
+        assert json.loads(content) == plain | {"recipe": '{"gammas": [0.5]}'}
+
+    def test_json_text_keeps_numbers_that_are_not_finite(self) -> None:
+        content = sample_json({"a": float("nan"), "b": [1.5, float("-inf")], "c": None, "d": "ü"}, ["a", "b", "c", "d"])
+        assert json.loads(content) == {"a": "NaN", "b": "[1.5, -Infinity]", "c": "null", "d": '"ü"'}
+
+    @pytest.mark.parametrize("content", [b"[]", b"{", b'{"recipe": 5}', b'{"recipe": "{"}', b'{"noise_fp16": [1]}'])
+    def test_damaged_json_is_an_error_that_a_reader_expects(self, content: bytes) -> None:
+        with pytest.raises(ValueError, match=r"."):
+            from_sample_json(content, ["recipe"])
 
 
 SCALARS = {
@@ -239,7 +251,10 @@ def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..
     assert back["extra"].to_pylist() == values
     assert column_types(back.schema) == column_types(schema)
     for row in to_table(result(rows[0]), PROVENANCE, schema).to_pylist():
-        assert json.loads(sample_json(row)).keys() >= {"extra", "id"}
+        text = text_columns(schema.names, VERSION)
+        sample = json.loads(sample_json(row, text))
+        assert sample.keys() == set(schema.names) - {"prompt", "image", "image_initial"}
+        assert all(isinstance(sample[name], str) for name in text)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(str.strip))
@@ -249,7 +264,7 @@ def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, 
     schema = row_schema(run.config, run.corpus.extra_schema)
     row = Row(0, "00000000-0123abcd", f"../../{prompt}", {"topic": prompt, "n": 1})
     with (tmp_path / "x.tar").open("wb") as file:
-        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)])
+        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)], ["recipe"])
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {name.partition(".")[0] for name in tar.getnames()} == {"00000000-0123abcd"}
         text = tar.extractfile("00000000-0123abcd.txt")

@@ -22,6 +22,7 @@ from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
+    RunWriter,
     check_run_dir,
     open_run,
     read_rows,
@@ -31,7 +32,8 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks import run as opening_module
-from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
+from noisesmith.pipeline.sinks.reader import read_tar
 from tests.runs import noisesmith
 from tests.sinks.conftest import PROVENANCE, Run, failure, result
 
@@ -75,6 +77,23 @@ class TestRunOfAnOlderVersion:
         assert replay_row(old.run_dir, old, row["id"]).noise_identical
         assert write_report(old.run_dir, old, PROVENANCE, {}).rows == 4
         assert (old.run_dir / "contact_sheet.png").exists()
+
+    def test_keeps_the_form_of_its_tars(self, old: RunConfig) -> None:
+        """Only the recipe is JSON text in them; a new shard is as the first, and a repaired one too."""
+        corpus = open_corpus(old)
+        open_run(old, corpus)
+        writer = RunWriter(old.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
+        (last,) = corpus.rows(5)
+        writer.put(result(last))
+        (old.run_dir / "data" / "train-00000-of-00002.parquet").unlink()
+        repair_run(old, corpus, print)
+        assert verify_run(old.run_dir, range(5)) == []
+        assert read_manifest(old.run_dir).header.version == 1
+        for shard in range(2):
+            tar = old.run_dir / "data" / f"train-0000{shard}-of-00002.tar"
+            for row in read_tar(tar, ["image_id", "weight", "recipe"], ["recipe"]):
+                assert type(row["image_id"]) is int
+                assert type(row["weight"]) in (float, type(None))
 
     @pytest.mark.slow
     def test_is_resumed_to_its_end(self, old: RunConfig) -> None:
@@ -220,9 +239,18 @@ def test_numbers_as_keys_are_told_apart(make_run: Callable[..., Run]) -> None:
 
 
 def test_a_manifest_has_the_fields_that_older_versions_read(make_run: Callable[..., Run]) -> None:
-    """They refuse a header with other fields."""
+    """They refuse a header with other fields, and one of a newer version with a sentence."""
     run = make_run().write_all()
     old, _ = map(json.loads, (OLD / "run" / "manifest.jsonl").read_text().splitlines())
     line, *_ = map(json.loads, (run.dir / "manifest.jsonl").read_text().splitlines())
     assert list(line) == list(old)
-    assert list(asdict(read_manifest(run.dir).header)) == [name for name in old if name not in ("kind", "version")]
+    assert list(asdict(read_manifest(run.dir).header)) == [name for name in old if name != "kind"]
+    assert (old["version"], line["version"]) == (1, VERSION)
+
+
+def test_a_run_of_a_newer_version_is_refused_and_not_called_damaged(make_run: Callable[..., Run]) -> None:
+    run = make_run().write_all()
+    manifest = run.dir / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION + 1}', 1))
+    with pytest.raises(UserError, match=rf"is of version {VERSION + 1}, .* reads up to version {VERSION}; install"):
+        read_manifest(run.dir)

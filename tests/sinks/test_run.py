@@ -149,7 +149,7 @@ class TestOpen:
             (b"", "is damaged"),
             (b'{"kind": "run"', "is damaged"),
             (b"not json\n", "is damaged .line 1 is no header of version 1"),
-            (b'{"kind": "run", "version": 99}\n', "is damaged .line 1 is no header of version 1"),
+            (b'{"kind": "run", "version": 99}\n', "is of version 99, and"),
             (b'{"kind": "run", "version": 1}\n', "is damaged"),
         ],
     )
