@@ -14,6 +14,7 @@ from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
+from noisesmith.pipeline.sinks import begun_corpus
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
     """
     models = find_models(config)
     check_machine(config)
-    return models, open_corpus(config)
+    return models, open_corpus(config, begun_corpus(config))
 
 
 def check_machine(config: RunConfig) -> None:

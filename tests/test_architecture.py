@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "optimizers": "config errors models noise text",
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",
-    "preflight": "config errors generators machine models optimizers prompts scorers",
+    "preflight": "config errors generators machine models optimizers prompts scorers sinks",
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
     "report": "config errors models records schema sinks storage",

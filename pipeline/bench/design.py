@@ -12,7 +12,7 @@ from noisesmith.pipeline.config import RunConfig, load_config, validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.preflight import FoundModels, find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
-from noisesmith.pipeline.sinks import check_run_dir, open_run
+from noisesmith.pipeline.sinks import begun_corpus, check_run_dir, open_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from noisesmith.pipeline.storage.home import location_of
@@ -52,12 +52,11 @@ class Design:
 
     def parts(self) -> list[tuple[str, int]]:
         """The corpus by source: (name, prompts), in order, each name once."""
-        names = [part.source.name for part in self.corpus.parts]
+        names = [name for name, _, _ in self.corpus.sections]
         parts: list[tuple[str, int]] = []
-        for number, part in enumerate(self.corpus.parts, 1):
-            name = part.source.name
+        for number, (name, size, _) in enumerate(self.corpus.sections, 1):
             unique = name if names.count(name) == 1 else f"{name} ({number})"
-            parts.append((unique, part.size))
+            parts.append((unique, size))
         return parts
 
 
@@ -103,7 +102,8 @@ def make_design(
     # All trials have the same corpus. A method that reads attention also checks the prompts' subjects, so the corpus
     # is opened for such a trial where there is one.
     strictest = max(trials, key=lambda trial: trial.config.optimizer.reads_attention)
-    corpus = open_corpus(strictest.config)
+    begun = (begun_corpus(trial.config) for trial in trials)
+    corpus = open_corpus(strictest.config, next(filter(None, begun), None))
     design = Design(out, rounds, seeds, tuple(variants), trials, corpus, models)
     for trial in trials:
         _done_rows(design, trial)

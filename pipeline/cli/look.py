@@ -88,9 +88,9 @@ def verify(
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     from noisesmith.pipeline.prompts import open_corpus
-    from noisesmith.pipeline.sinks import repair_run
+    from noisesmith.pipeline.sinks import begun_corpus, repair_run
 
-    corpus = open_corpus(settings)
+    corpus = open_corpus(settings, begun_corpus(settings))
     with interruptible():
         found, state = repair_run(settings, corpus, console.print, sample)
     for problem in found.problems:

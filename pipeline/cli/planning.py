@@ -12,6 +12,7 @@ from noisesmith.pipeline.errors import printable
 if TYPE_CHECKING:
     from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
     from noisesmith.pipeline.preflight import FoundModels
+    from noisesmith.pipeline.prompts import Corpus
 
 
 def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -22,11 +23,23 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     settings = read_settings(config, overrides, out)
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
-    lines = _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
+    lines = _corpus_lines(corpus) | _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2
     for name, value in lines.items():
         console.print(f"{name:<{width}}{printable(value)}")
+
+
+def _corpus_lines(corpus: Corpus) -> dict[str, str]:
+    """What is read, and how, as name → text."""
+    sources = []
+    for name, rows, form in corpus.sections:
+        sources.append(f"{name} ({form}, {rows:,} rows)")
+    columns = []
+    for column in corpus.extra_schema:
+        kind = "JSON text" if column.name in corpus.as_json else str(column.type)
+        columns.append(f"{column.name} {kind}")
+    return {"corpus": "; ".join(sources), "columns": ", ".join(columns) or "none except the prompt"}
 
 
 def _output_lines(settings: RunConfig, size: int, done: int) -> dict[str, str]:

@@ -14,32 +14,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from noisesmith.pipeline.config.corpus import CorpusConfig
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.storage.paths import to_path
-
-
-class CorpusConfig(Section):
-    """Where prompts come from: a file, a data set by name or directory (``datasets``), or a built-in grammar."""
-
-    source: str = Field(min_length=1, description="path, dataset name, or embedded/simple, embedded/complex")
-    size: int | None = Field(None, ge=1, le=100_000_000, description="rows to take; required for grammars")
-    seed: int = Field(0, ge=0, description="seed of a grammar")
-    column: str = Field("prompt", min_length=1, description="column that holds the prompt")
-    subjects: str | None = Field(
-        None,
-        min_length=1,
-        description="column that lists the prompt's subjects; when absent, they are found in the prompt",
-    )
-    split: str = Field("train", min_length=1, description="split of a datasets source")
-    revision: str | None = Field(None, description="revision of a datasets source")
-
-    @model_validator(mode="after")
-    def _grammar_has_size(self) -> CorpusConfig:
-        if self.source.startswith("embedded/") and self.size is None:
-            raise ValueError(f"{self.source} is endless, so it needs a size such as size: 100")
-        return self
 
 
 class OutputConfig(Section):

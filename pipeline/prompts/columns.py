@@ -1,62 +1,30 @@
-"""Types of a corpus's extra columns: declared by the source, or inferred from its values."""
+"""Arrow types of a corpus's extra columns: declared by the source, or inferred from its values."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
-from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.errors import reason
 
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zeros: 007 is a name, not a number
-_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_BOOL = re.compile(r"true|false", re.IGNORECASE)
 _WIDER = {pa.time32("s"): pa.time32("ms"), pa.date64(): pa.date32(), pa.duration("s"): pa.duration("ms")}
-_CELL_TYPES = ((pa.bool_(), _BOOL), (pa.int64(), _INT), (pa.float64(), _FLOAT))
+_EXACT = 2**53  # float64 holds every integer up to this one
 
 
 def infer_values(values: Sequence[object]) -> pa.DataType:
     """Return the Arrow type that can hold all of some JSON values.
 
     Raises:
-        ValueError: no single type can, such as for text and numbers.
+        ValueError: no single type holds them exactly, as for text and numbers, or numbers beyond 64 bits.
+        UnicodeEncodeError: a text is not valid Unicode.
     """
     try:
         return pa.array(values).type
     except OverflowError as error:
         raise ValueError("an integer does not fit 64 bits") from error
-    except UnicodeEncodeError as error:
-        raise ValueError("a text is not valid Unicode") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        if all(value is None or type(value) in (int, float) for value in values):
-            return pa.float64()  # Arrow refuses to mix floats with integers beyond 2⁵³
         raise ValueError(reason(error)) from error
-
-
-def infer_cells(values: Sequence[str]) -> pa.DataType:
-    """Return the narrowest of bool, int64, float64 and string that can read every filled CSV cell.
-
-    Where no cell is filled, this is null.
-    """
-    cells = [value for value in values if value]
-    if not cells:
-        return pa.null()
-    for kind, form in _CELL_TYPES:
-        if all(map(form.fullmatch, cells)):
-            return kind
-    return pa.string()
-
-
-def merge_cells(first: pa.DataType, second: pa.DataType) -> pa.DataType:
-    """Return the type of CSV cells of which some have the type ``first`` and some ``second``."""
-    if first == second or pa.types.is_null(second):
-        return first
-    if pa.types.is_null(first):
-        return second
-    if {first, second} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    return pa.string()
 
 
 def merge(first: pa.DataType, second: pa.DataType) -> pa.DataType:
@@ -72,20 +40,28 @@ def merge(first: pa.DataType, second: pa.DataType) -> pa.DataType:
         raise ValueError(f"{first} in one place and {second} in another") from error
 
 
-def parse_cells(values: Sequence[str], kind: pa.DataType) -> list[object]:
-    """Return CSV cells as Python values of the type that :func:`infer_cells` has found. An empty cell is ``None``."""
-    parse: Callable[[str], object] = str
-    if pa.types.is_boolean(kind):
-        parse = _parse_bool
-    elif pa.types.is_integer(kind):
-        parse = int
-    elif pa.types.is_floating(kind):
-        parse = float
-    return [parse(value) if value else None for value in values]
+def is_wide(value: object) -> bool:
+    """Return whether a value is, or holds, an integer that no float64 holds exactly."""
+    if isinstance(value, int):
+        return not -_EXACT <= value <= _EXACT
+    if isinstance(value, list | tuple):
+        return any(map(is_wide, value))
+    return isinstance(value, dict) and any(map(is_wide, value.values()))
 
 
-def _parse_bool(cell: str) -> bool:
-    return cell.lower() == "true"
+def rounds(kind: pa.DataType, target: pa.DataType) -> bool:
+    """Return whether integers of a type, or within it, become floats in the target type."""
+    if pa.types.is_integer(kind):
+        return bool(pa.types.is_floating(target))
+    if _is_list(kind) and _is_list(target):
+        return rounds(kind.value_type, target.value_type)
+    if not pa.types.is_struct(kind) or not pa.types.is_struct(target):
+        return False
+    for field in kind:
+        position = target.get_field_index(field.name)
+        if position >= 0 and rounds(field.type, target.field(position).type):
+            return True
+    return False
 
 
 def conform(values: Sequence[object], kind: pa.DataType) -> list[object]:
@@ -100,7 +76,7 @@ def conform(values: Sequence[object], kind: pa.DataType) -> list[object]:
 def _widen(value: object, kind: pa.DataType) -> object:
     """Turn integers into floats where the type asks for floats.
 
-    Arrow refuses an integer beyond 2⁵³ in a float column; here it is rounded, as JSON readers do.
+    Arrow refuses an integer beyond 2⁵³ in a float column; in runs that earlier versions began it is rounded.
     """
     if isinstance(value, int):
         return float(value) if pa.types.is_floating(kind) else value
@@ -111,37 +87,52 @@ def _widen(value: object, kind: pa.DataType) -> object:
     return value
 
 
-def plain_type(name: str, kind: pa.DataType, where: str) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType | None:
     """Return the type that a column has in the output: one that Parquet and ``datasets`` read back unchanged.
 
-    Dictionaries are decoded, large strings and lists become ordinary ones, and coarse times and narrow decimals are
-    widened.
-
-    Raises:
-        UserError: the values cannot pass through (binary data, maps, extension types).
+    Dictionaries are decoded, large and view types become ordinary ones, and coarse times and narrow decimals are
+    widened. For types that have none, such as maps and objects without fields, the answer is ``None``.
     """
     types = pa.types
-    if types.is_dictionary(kind):
-        return plain_type(name, kind.value_type, where)
+    if isinstance(kind, pa.BaseExtensionType):
+        return None
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
+    if is_bytes(kind):
+        return pa.binary()
     if kind in _WIDER:
         return _WIDER[kind]
     if types.is_decimal32(kind) or types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     if types.is_timestamp(kind) and kind.unit == "s":
         return pa.timestamp("ms", kind.tz)
-    if types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(name, kind.value_type, where), kind.list_size)
     if _is_list(kind):
-        return pa.list_(plain_type(name, kind.value_type, where))
-    if types.is_struct(kind) and kind.num_fields:
-        return pa.struct([pa.field(field.name, plain_type(name, field.type, where)) for field in kind])
-    if _passes(kind):
-        return kind
-    raise UserError(
-        f"{where}: column {name!r} holds {_describe(kind)}, which cannot pass through to the rows; remove that column"
-    )
+        item = plain_type(kind.value_type)
+        if item is None:
+            return None
+        return pa.list_(item, kind.list_size) if types.is_fixed_size_list(kind) else pa.list_(item)
+    if types.is_struct(kind):
+        return _plain_struct(kind)
+    return kind if _passes(kind) else None
+
+
+def _plain_struct(kind: pa.StructType) -> pa.DataType | None:
+    fields = []
+    for field in kind:
+        plain = plain_type(field.type)
+        if plain is None:
+            return None
+        fields.append(pa.field(field.name, plain))
+    return pa.struct(fields) if fields else None
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether values of this type are bytes."""
+    types = pa.types
+    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(check(kind) for check in checks)
 
 
 def _passes(kind: pa.DataType) -> bool:
@@ -170,12 +161,3 @@ def _is_list(kind: pa.DataType) -> bool:
         types.is_large_list_view,
     )
     return any(check(kind) for check in checks)
-
-
-def _describe(kind: pa.DataType) -> str:
-    types = pa.types
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-        return "binary data"
-    if types.is_struct(kind):
-        return "empty objects"
-    return f"{kind} values"

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from noisesmith.pipeline.errors import RunError, UserError
-from noisesmith.pipeline.prompts import columns as cols
+from noisesmith.pipeline.prompts.columns import conform
 from noisesmith.pipeline.prompts.digests import checksum, encode
-from noisesmith.pipeline.prompts.sources import Batch, Source
+from noisesmith.pipeline.prompts.selection import Selection
+from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.records import Row, row_id
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a corpus takes from one source.
+    """What a corpus takes from one source, or from one file of a folder.
 
-    ``size`` counts its rows, ``checksums`` has one entry per batch, ``types`` are those found in the extra columns, and
-    ``subjects`` names the column that lists the prompt's subjects.
+    ``size`` counts its rows, ``checksums`` has one entry per batch, ``columns`` says how the extra columns are read,
+    and ``subjects`` names the column that lists the prompt's subjects.
     """
 
     source: Source
+    selection: Selection
     size: int
     checksums: tuple[bytes, ...]
-    types: dict[str, pa.DataType]
+    columns: Mapping[str, Column]
     subjects: str | None = None
+
+    def with_columns(self, columns: Mapping[str, Column]) -> Part:
+        """Return this part with its columns read in another way."""
+        return replace(self, columns=columns)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches that were read when the corpus was opened.
@@ -37,11 +43,12 @@ class Part:
         batches = first_rows(self.source.batches(), self.size)
         try:
             for expected in self.checksums:
-                batch = next(batches, None)
-                if batch is None:
+                raw = next(batches, None)
+                if raw is None:
                     raise self._changed("it is shorter")
+                batch = self.selection.renamed(self.selection.kept(raw))
                 if checksum(encode(batch)) != expected:
-                    raise self._changed(f"it differs at {self.source.unit} {batch.numbers[0]} or after")
+                    raise self._changed(f"it differs at {batch.unit} {batch.numbers[0]} or after")
                 yield batch
         except UserError as error:  # the source could be read when the corpus was opened
             raise self._changed(str(error).removeprefix("corpus.source: ")) from error
@@ -52,12 +59,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Prompts in a fixed order. ``digest`` is the SHA-256 over prompts, extra columns, their types and the order."""
+    """Prompts in a fixed order.
+
+    ``digest`` is the SHA-256 over prompts, extra columns, their types and the order. ``sections`` has the source,
+    number of rows and format of each corpus section, and ``as_json`` the columns that are written as JSON text.
+    """
 
     digest: str
     size: int
     extra_schema: pa.Schema
     parts: tuple[Part, ...]
+    sections: tuple[tuple[str, int, str], ...]
+    as_json: tuple[str, ...] = ()
 
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
         """Yield rows in order, in constant memory.
@@ -93,14 +106,14 @@ class Corpus:
         """Return the extra columns of each row of a batch; those that this part lacks are ``None``."""
         extras: list[dict[str, object]] = [{} for _ in range(len(batch))]
         for column in self.extra_schema:
-            found = batch.columns.get(column.name)
-            if found is None:
-                values: Sequence[object] = [None] * len(batch)
-            elif part.source.text_cells:
-                values = cols.parse_cells(found, part.types[column.name])
-            else:
-                values = found
-            for extra, value in zip(extras, cols.conform(values, column.type), strict=True):
+            values: Sequence[object] = batch.columns.get(column.name, [None] * len(batch))
+            if part.source.text_cells:
+                values = [value or None for value in values]
+            reading = part.columns.get(column.name)
+            if reading is not None and reading.convert is not None:
+                convert = reading.convert
+                values = [None if value is None else convert(value) for value in values]
+            for extra, value in zip(extras, conform(values, column.type), strict=True):
                 extra[column.name] = value
         return extras
 

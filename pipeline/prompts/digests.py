@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from noisesmith.pipeline.prompts.sources import Batch
+from noisesmith.pipeline.prompts.source import Batch
 
 
 def encode(batch: Batch) -> dict[str | None, bytes]:

@@ -4,33 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from noisesmith.pipeline.config import CorpusConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.prompts import columns as cols
+from noisesmith.pipeline.prompts.column_types import ColumnTypes, converted, lists_text, unite
 from noisesmith.pipeline.prompts.corpus import Corpus, Part, first_rows, subject_list
 from noisesmith.pipeline.prompts.digests import ColumnHash, checksum, encode
-from noisesmith.pipeline.prompts.sources import Batch, Source, open_source
+from noisesmith.pipeline.prompts.prompt import prompt_problem
+from noisesmith.pipeline.prompts.selection import Selection
+from noisesmith.pipeline.prompts.source import Batch, Column, Source
+from noisesmith.pipeline.prompts.sources import open_source
 from noisesmith.pipeline.schema import reserved_columns
 from noisesmith.pipeline.text.subjects import occurrences
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and newline are text
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_REFUSED = re.compile(f"{_CONTROL.pattern}|{_SURROGATE.pattern}")
 
-
-def open_corpus(config: RunConfig) -> Corpus:
+def open_corpus(config: RunConfig, begun: str | None = None) -> Corpus:
     """Read every source of ``config.corpus`` once, and refuse what cannot become a row.
+
+    Args:
+        begun: the digest of the corpus with which a run began that is resumed. Where this version reads another corpus,
+            but the reading of earlier versions gives this one, that is used: a run keeps its columns and types.
 
     Raises:
         UserError: there is no source, or a source, a row or a column is unusable; the message names file and line.
     """
     if not config.corpus:
         raise UserError("corpus: is required; name a source of prompts, such as corpus.source=prompts.txt")
-    scan = _Scan(config)
+    try:
+        corpus = _read(config, earlier=False)
+    except UserError:
+        earlier = _read_as_begun(config, begun)
+        if earlier is None:
+            raise
+        return earlier
+    if begun in (None, corpus.digest):
+        return corpus
+    return _read_as_begun(config, begun) or corpus
+
+
+def _read_as_begun(config: RunConfig, begun: str | None) -> Corpus | None:
+    """Return the corpus as earlier versions read it, if that is the one with which the run began."""
+    if begun is None:
+        return None
+    try:
+        corpus = _read(config, earlier=True)
+    except UserError:
+        return None
+    return corpus if corpus.digest == begun else None
+
+
+def _read(config: RunConfig, earlier: bool) -> Corpus:
+    scan = _Scan(config, earlier)
     for number, section in enumerate(config.corpus):
         scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")
     return scan.corpus()
@@ -39,49 +67,59 @@ def open_corpus(config: RunConfig) -> Corpus:
 class _Scan:
     """Reads the sources in order, and collects what the corpus needs to know of them."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, earlier: bool) -> None:
         self._config = config
+        self._earlier = earlier
         self._reserved = reserved_columns(config)
         self._size = 0  # rows read so far
         self._parts: list[Part] = []
-        self._types: dict[str, pa.DataType] = {}  # of the extra columns of all sources read so far
+        self._sections: list[tuple[str, int, str]] = []
+        self._columns: dict[str, Column] = {}  # the extra columns of all sources read so far
         self._hashes: dict[str | None, ColumnHash] = {}  # by column; the prompts under None
 
     def read(self, section: CorpusConfig, size_field: str) -> None:
-        """Read one source.
+        """Read one section's source.
 
         Args:
             size_field: the config key of its size, for messages.
         """
-        source = open_source(section)
-        types = dict(source.types or {})
-        self._check_names(source, types)
+        source = open_source(section, self._earlier)
+        reading = _Reading(section, self._config, self._reserved, self._earlier)
+        files = []
         start = self._size
-        checksums = []
-        for batch in first_rows(source.batches(), section.size):
-            self._check_prompts(source, batch)
-            self._infer(source, batch, types)
-            self._check_named(source, section, batch, types)
-            checksums.append(self._add_to_hashes(batch))
-            self._size += len(batch)
+        for file in getattr(source, "files", (source,)):
+            left = None if section.size is None else section.size - (self._size - start)
+            if left == 0:
+                break
+            before = self._size
+            checksums = []
+            for batch in reading.batches(file, left):
+                checksums.append(self._add_to_hashes(batch))
+                self._size += len(batch)
+            files.append((file, self._size - before, tuple(checksums)))
         taken = self._size - start
         if not taken:
             raise UserError(f"corpus.source: {source.name}: holds no prompts; add some")
         if section.size is not None and taken < section.size:
             raise UserError(f"{size_field}: asks for {section.size} rows, but {source.name} has {taken}; lower it")
-        for name, kind in types.items():
-            types[name] = cols.plain_type(name, kind, source.name)
-            self._merge(source, self._types, name, types[name])
-        _check_subjects(source, section, types)
-        self._parts.append(Part(source, taken, tuple(checksums), types, section.subjects))
+        reading.check_names(source)
+        for file, size, sums in files:
+            columns = reading.columns(file)
+            self._unite(file, columns)
+            subjects = reading.subjects(source, columns)
+            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects))
+        self._sections.append((source.name, taken, source.form))
 
     def corpus(self) -> Corpus:
         """Return the corpus of all sources read."""
         digest = hashlib.sha256(self._hashes[None].hexdigest(self._size).encode())
-        for name, kind in sorted(self._types.items()):
+        for name, column in sorted(self._columns.items()):
             content = self._hashes[name].hexdigest(self._size) if name in self._hashes else None
-            digest.update(json.dumps([name, str(kind), content]).encode())
-        return Corpus(digest.hexdigest(), self._size, pa.schema(list(self._types.items())), tuple(self._parts))
+            digest.update(json.dumps([name, str(column.type), content]).encode())
+        parts = [part.with_columns(converted(part.columns, self._columns)) for part in self._parts]
+        schema = pa.schema([(name, column.type) for name, column in self._columns.items()])
+        as_json = tuple(name for name, column in self._columns.items() if column.form == "json")
+        return Corpus(digest.hexdigest(), self._size, schema, tuple(parts), tuple(self._sections), as_json)
 
     def _add_to_hashes(self, batch: Batch) -> bytes:
         """Add a batch to the hashes of its columns, and return its checksum."""
@@ -90,93 +128,99 @@ class _Scan:
             self._hashes.setdefault(name, ColumnHash()).add(values, self._size, len(batch))
         return checksum(encoded)
 
-    def _check_prompts(self, source: Source, batch: Batch) -> None:
-        limit = self._config.max_prompt_chars
-        for number, prompt in zip(batch.numbers, batch.prompts, strict=True):
-            problem = prompt_problem(prompt, limit)
-            if problem is not None:
-                raise UserError(f"{source.name}: {source.unit} {number}: {problem}")
-
-    def _infer(self, source: Source, batch: Batch, types: dict[str, pa.DataType]) -> None:
-        """Widen the types of a source's columns so that they hold this batch too, where the source declares none."""
-        if source.types is not None:
-            return
-        for name, values in batch.columns.items():
-            if source.text_cells:
-                kind = cols.infer_cells(values)
-                types[name] = cols.merge_cells(types.get(name, kind), kind)
-                continue
+    def _unite(self, source: Source, columns: dict[str, Column]) -> None:
+        """Widen the corpus's columns so that they hold those of one more source."""
+        for name, column in columns.items():
+            known = self._columns.get(name, column)
             try:
-                kind = cols.infer_values(values)
+                self._columns[name] = unite(known, column, self._earlier)
             except ValueError as error:
-                raise _mixed(source, name, error) from error
-            self._merge(source, types, name, kind)
-        self._check_names(source, types)
+                raise UserError(
+                    f"{source.name}: column {name!r} has no single type ({error}); make its values alike, or read it "
+                    f"as text everywhere with columns: {{types: {{{name}: string}}}} in each corpus section"
+                ) from error
 
-    def _merge(self, source: Source, types: dict[str, pa.DataType], name: str, kind: pa.DataType) -> None:
-        try:
-            types[name] = cols.merge(types.get(name, kind), kind)
-        except ValueError as error:
-            raise _mixed(source, name, error) from error
 
-    def _check_names(self, source: Source, types: dict[str, pa.DataType]) -> None:
-        for name in types:
-            if not name.strip() or _REFUSED.search(name):
-                raise UserError(f"{source.name}: column name {name!r} is empty or no plain text; rename the column")
-            if name in self._reserved:
-                raise UserError(f"{source.name}: column {name!r} is one that the run itself writes; rename it")
+class _Reading:
+    """Reads the files of one section: selects and checks their columns, and infers the types."""
 
-    def _check_named(self, source: Source, section: CorpusConfig, batch: Batch, types: dict[str, pa.DataType]) -> None:
+    def __init__(self, section: CorpusConfig, config: RunConfig, reserved: frozenset[str], earlier: bool) -> None:
+        self.selection = Selection(section)
+        self._section = section
+        self._config = config
+        self._reserved = reserved
+        self._earlier = earlier
+        self._names: dict[str, None] = {}  # the source's own columns, in the order in which they appear
+        self._types = ColumnTypes(section.columns.types, earlier)
+
+    def batches(self, source: Source, size: int | None) -> Iterator[Batch]:
+        """Yield the checked batches of one file, up to ``size`` rows, with the columns that are kept."""
+        if source.columns is not None:
+            self._names |= dict.fromkeys(source.columns)
+            self.check_names(source)
+        for batch in first_rows(source.batches(), size):
+            self._names |= dict.fromkeys(batch.columns)
+            if source.text_cells:
+                self.check_names(source)
+            self._check_prompts(batch)
+            kept = self.selection.kept(batch)
+            self._types.add(kept, source)
+            self._check_subjects(source, kept)
+            yield self.selection.renamed(kept)
+
+    def columns(self, source: Source) -> dict[str, Column]:
+        """Return how the columns of a file are read, by the names that they are written with."""
+        found = {}
+        for name, column in self._types.columns(source).items():
+            if self._section.columns.keeps(name):
+                found[self.selection.name(name)] = column
+        return found
+
+    def check_names(self, source: Source) -> None:
+        """Refuse names of columns that cannot be written, or that the config mentions and the source lacks."""
+        self.selection.check_given(source.name, [*self._names, self._section.column])
+        media = getattr(source, "media", ())
+        self.selection.check_names(source.name, self._names, media, self._reserved, self._earlier)
+
+    def subjects(self, source: Source, columns: dict[str, Column]) -> str | None:
+        """Return the written name of the column that lists the subjects.
+
+        Raises:
+            UserError: there is no such column, or it lists no texts.
+        """
+        name = self._section.subjects
+        if name is None:
+            return None
+        written = self.selection.name(name)
+        column = columns.get(written)
+        if column is None:
+            has = ", ".join(self._names) or "none except the prompt"
+            raise UserError(f"corpus.subjects: {source.name} has no column {name!r}; its columns are {has}")
+        if not lists_text(column):
+            shown = "values of several types" if column.form == "json" else column.type
+            raise UserError(
+                f"corpus.subjects: column {name!r} of {source.name} holds {shown}; "
+                "list the subjects as text, such as cat,dog, or as lists of text"
+            )
+        return written
+
+    def _check_prompts(self, batch: Batch) -> None:
+        limit = self._config.max_prompt_chars
+        for position, prompt in enumerate(batch.prompts):
+            problem = prompt_problem(prompt, limit, self._earlier)
+            if problem is not None:
+                raise UserError(f"{batch.where(position)}: {problem}")
+
+    def _check_subjects(self, source: Source, batch: Batch) -> None:
         """Refuse subjects that their prompt does not name, where the method looks for them in the prompt."""
-        column = section.subjects
-        if column is None or column not in batch.columns or not self._config.optimizer.reads_attention:
+        name = self._section.subjects
+        if name is None or name not in batch.columns or not self._config.optimizer.reads_attention:
             return
-        if not source.text_cells and not _lists_text(types[column]):
-            return  # _check_subjects refuses such a column once the source is read
-        for number, prompt, value in zip(batch.numbers, batch.prompts, batch.columns[column], strict=True):
+        if not source.text_cells and not lists_text(self._types.columns(source)[name]):
+            return  # `subjects` refuses such a column once the source is read
+        values: Any = batch.columns[name]
+        for position, (prompt, value) in enumerate(zip(batch.prompts, values, strict=True)):
             try:
                 occurrences(prompt, subject_list(value))
             except UserError as error:
-                raise UserError(f"{source.name}: {source.unit} {number}: {error}") from error
-
-
-def _mixed(source: Source, name: str, error: ValueError) -> UserError:
-    return UserError(f"{source.name}: column {name!r} has no single type ({error}); make its values alike")
-
-
-def _check_subjects(source: Source, section: CorpusConfig, types: dict[str, pa.DataType]) -> None:
-    """Refuse a column of subjects that is not there, or that lists no texts."""
-    if section.subjects is None:
-        return
-    kind = types.get(section.subjects)
-    if kind is None:
-        has = ", ".join(types) or "none except the prompt"
-        raise UserError(f"corpus.subjects: {source.name} has no column {section.subjects!r}; its columns are {has}")
-    if not _lists_text(kind):
-        raise UserError(
-            f"corpus.subjects: column {section.subjects!r} of {source.name} holds {kind}; "
-            "list the subjects as text, such as cat,dog, or as lists of text"
-        )
-
-
-def _lists_text(kind: pa.DataType) -> bool:
-    text = kind.value_type if pa.types.is_list(kind) else kind
-    return bool(pa.types.is_string(text) or pa.types.is_null(text))
-
-
-def prompt_problem(prompt: object, limit: int) -> str | None:
-    """Return why a value cannot be a prompt, with the remedy, or ``None`` for a text of 1 to ``limit`` characters."""
-    if prompt is None:
-        return "has no prompt; write one or remove the row"
-    if not isinstance(prompt, str):
-        return f"the prompt is {json.dumps(prompt, default=str)[:40]}, but must be text"
-    if not prompt.strip():
-        return "the prompt is empty; write one or remove the row"
-    if len(prompt) > limit:
-        return f"the prompt has {len(prompt)} characters, above max_prompt_chars={limit}; shorten it or raise the limit"
-    if not _REFUSED.search(prompt):
-        return None
-    control = _CONTROL.search(prompt)
-    if control:
-        return f"the prompt holds the control character U+{ord(control[0]):04X}; remove it"
-    return "the prompt holds half a surrogate pair, which is not valid Unicode; remove it"
+                raise UserError(f"{batch.where(position)}: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +107,22 @@ def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
     if manifest is None:
         return 0
     return len(read_done(config.run_dir, manifest))
+
+
+def begun_corpus(config: RunConfig) -> str | None:
+    """Return the digest of the corpus with which the run of a config began; ``None`` where there is none to resume.
+
+    What is wrong with the directory is left for :func:`open_run` to refuse.
+    """
+    run_dir = config.run_dir
+    if "\0" in str(run_dir):
+        return None
+    with suppress(UserError), writing(run_dir):
+        if is_remote(run_dir):
+            run_dir.check()
+        if manifest_file(run_dir).exists():
+            return read_manifest(run_dir).header.corpus_digest
+    return None
 
 
 def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:

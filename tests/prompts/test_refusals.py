@@ -28,11 +28,9 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "escape": ("p.txt", "\x1b[31ma cat\n", r"control character U\+001B"),
     "mac line ends": ("p.txt", "a cat\ra dog\r", r"control character U\+000D"),
     "long prompt": ("p.txt", "a cat\n" + "x" * 10_000, r"line 2: .* has 10000 characters, above max_prompt_chars=2000"),
-    "json array": ("p.json", '[{"prompt": "a"}]', r"line 1: holds no JSON object; write one object per line"),
     "bad json": ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"line 2: is not valid JSON \(.*\); write one object"),
     "deep json": ("p.jsonl", '{"prompt":' + "[" * 100_000, r"line 1: cannot be read as JSON"),
     "huge json number": ("p.jsonl", '{"prompt": "a", "n": ' + "1" * 5000 + "}", r"line 1: cannot be read as JSON"),
-    "wide json number": ("p.jsonl", '{"prompt": "a", "n": 9223372036854775808}', r"'n' .* does not fit 64 bits"),
     "surrogate": ("p.jsonl", r'{"prompt": "a \ud800"}', r"line 1: .*half a surrogate pair"),
     "surrogate next to it": ("p.jsonl", r'{"prompt": "a", "n": "\ud800"}', r"'n' .*not valid Unicode"),
     "surrogate name": ("p.jsonl", r'{"prompt": "a", "\ud800": 1}', r"column name '\\ud800' is .* no plain text"),
@@ -41,24 +39,12 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "number prompt": ("p.jsonl", '{"prompt": 7}\n', r"line 1: the prompt is 7, but must be text"),
     "missing column": ("p.jsonl", '{"prompts": "a", "n": 1}\n', r"no column 'prompt' but 'prompts', 'n'; did you mean"),
     "no column at all": ("p.jsonl", "{}\n", r"has no column 'prompt', nor any other"),
-    "mixed types": (
-        "p.jsonl",
-        '{"prompt": "a", "n": 1}\n{"prompt": "b", "n": "x"}\n',
-        r"column 'n' has no single type",
-    ),
-    "late mixed types": (
-        "p.jsonl",
-        '{"prompt": "a", "n": 1}\n' * 2048 + '{"prompt": "b", "n": "x"}\n',
-        r"column 'n' has no single type \(int64 in one place and string in another\)",
-    ),
-    "empty objects": ("p.jsonl", '{"prompt": "a", "n": {}}\n', r"column 'n' holds empty objects"),
     "output column": ("p.jsonl", '{"prompt": "a", "score": 1}\n', r"column 'score' is one that the run .*; rename it"),
     "first image column": ("p.csv", "prompt,image_initial\na,b\n", r"column 'image_initial' is one that the run"),
     "csv without header": ("p.csv", "", r"has no header line"),
     "csv without column": ("p.csv", "caption,n\na,1\n", r"has no column 'prompt' but 'caption', 'n'"),
     "csv header alone": ("p.csv", "prompt,n\n", r"holds no prompts"),
     "csv column twice": ("p.csv", "prompt,n,n\na,1,2\n", r"names column 'n' twice"),
-    "csv nameless column": ("p.csv", ",prompt\n0,a\n", r"column name '' is empty"),
     "ragged csv": ("p.csv", "prompt,n\na cat,1\na dog\n", r"line 3: has 1 cell where the header has 2"),
     "open quote": ("p.csv", 'prompt,n\n"a cat,1\n', r"line 2: is not valid CSV"),
     "csv empty prompt": ("p.csv", "prompt,n\na,1\n,2\n", r"line 3: the prompt is empty"),
@@ -131,10 +117,9 @@ class TestRefusals:
         for table, message in (
             ({"prompt": [1, 2]}, r"column 'prompt' holds int64 values, but prompts must be text"),
             ({"prompt": ["a", None]}, r"row 2: has no prompt"),
-            ({"prompt": ["a", "b"], "raw": [b"x", b"y"]}, r"column 'raw' holds binary data"),
+            ({"prompt": [b"a", b"\xff"]}, r"row 2: the prompt is stored as bytes that are not UTF-8 at byte 1"),
             ({"text": ["a"]}, r"has no column 'prompt' but 'text'"),
             ({"prompt": pa.array([], pa.string())}, r"holds no prompts"),
-            ({"prompt": ["a"], "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8()))}, r"'m' holds map<"),
         ):
             pq.write_table(pa.table(table), path)
             with pytest.raises(UserError, match=message):
@@ -160,9 +145,9 @@ class TestRefusals:
 
     def test_columns_of_two_sources_that_cannot_be_united(self, tmp_path: Path) -> None:
         first = write(tmp_path / "a.csv", "prompt,n\na cat,1\n")
-        second = write(tmp_path / "b.csv", "prompt,n\na dog,x\n")
+        second = write(tmp_path / "b.jsonl", '{"prompt": "a dog", "n": "x"}\n')
         sections = [{"source": str(path)} for path in (first, second)]
-        with pytest.raises(UserError, match=r"b\.csv: column 'n' has no single type"):
+        with pytest.raises(UserError, match=r"b\.jsonl: column 'n' has no single type .*types: {n: string}"):
             open_corpus(RunConfig.model_validate({"corpus": sections}))
 
     def test_a_judges_column_is_reserved(self, tmp_path: Path) -> None:

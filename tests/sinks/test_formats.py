@@ -238,7 +238,7 @@ def typed_columns(draw: st.DrawFn) -> tuple[pa.DataType, list[Any]]:
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..., Run], column: Any) -> None:
     kind, values = column
-    kind = plain_type("extra", kind, "corpus")
+    kind = plain_type(kind)
     run = make_run(3)
     schema = row_schema(run.config, run.corpus.extra_schema).append(pa.field("extra", kind))
     rows = [

@@ -17,12 +17,13 @@ import pytest
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
     RunWriter,
+    begun_corpus,
     check_run_dir,
     open_run,
     read_rows,
@@ -50,6 +51,11 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return load_config("config.yaml")
 
 
+def _corpus(config: RunConfig) -> Corpus:
+    """The corpus as a command opens it to resume a run."""
+    return open_corpus(config, begun_corpus(config))
+
+
 def _hashes(run_dir: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (run_dir / "data").iterdir()}
 
@@ -57,15 +63,23 @@ def _hashes(run_dir: Path) -> dict[str, str]:
 class TestRunOfAnOlderVersion:
     def test_has_the_digests_that_this_version_computes(self, old: RunConfig) -> None:
         header = read_manifest(old.run_dir).header
-        corpus = open_corpus(old)
+        corpus = _corpus(old)
         assert header.config_digest == old.digest() == CONFIG_DIGEST
         assert header.corpus_digest == corpus.digest == CORPUS_DIGEST
         assert header.columns == column_types(row_schema(old, corpus.extra_schema))
 
+    def test_keeps_its_column_types_where_a_new_run_reads_others(self, old: RunConfig) -> None:
+        """A new run does not take 2 and 0.5 for the same kind of number, since 2.0 does not print as 2."""
+        assert _corpus(old).extra_schema.field("weight").type == pa.float64()
+        assert [row.extra["weight"] for row in _corpus(old).rows()] == [0.5, None, 2.0, 1.25, None, 3.0]
+        elsewhere = RunConfig.model_validate(old.model_dump() | {"output": {"dir": "new"}})
+        assert _corpus(elsewhere).extra_schema.field("weight").type == pa.string()
+        assert _corpus(elsewhere).extra_schema.field("image_id").type == pa.int64()
+
     def test_has_its_rows_done_and_its_files_intact(self, old: RunConfig) -> None:
         before = _hashes(old.run_dir)
-        assert check_run_dir(old, open_corpus(old)) == 5
-        state = open_run(old, open_corpus(old))
+        assert check_run_dir(old, _corpus(old)) == 5
+        state = open_run(old, _corpus(old))
         assert (state.resumed, list(state.done)) == (True, [0, 1, 2, 3, 4])
         sample = sample_rows(old.run_dir, 4)
         assert verify_run(old.run_dir, sample) == ["1 of 2 shards are not committed yet: run the config again"]

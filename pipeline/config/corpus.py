@@ -1,0 +1,80 @@
+"""Where prompts come from, and which of a corpus's other columns are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from noisesmith.pipeline.config.section import Section
+
+ColumnType = Literal["string", "int64", "float64", "bool"]
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    repeated = []
+    for name in names:
+        if name in seen:
+            repeated.append(name)
+        seen.add(name)
+    return repeated
+
+
+class ColumnsConfig(Section):
+    """What becomes of a corpus's columns. All names are those of the source; the prompt's column is not among them."""
+
+    keep: tuple[str, ...] | None = Field(None, description="the columns to write; all when absent")
+    drop: tuple[str, ...] = Field((), description="columns to leave out")
+    rename: dict[str, str] = Field({}, description="column → the name that it is written with")
+    types: dict[str, ColumnType] = Field({}, description="column → its type, where the values should not decide")
+
+    @model_validator(mode="after")
+    def _agree(self) -> ColumnsConfig:
+        for name in _repeated(self.rename.values()):
+            raise ValueError(f"rename gives the name {name!r} twice; choose another")
+        for field, names in (("rename", self.rename), ("types", self.types)):
+            for name in names:
+                if not self.keeps(name):
+                    raise ValueError(f"{field} names {name!r}, which keep or drop leaves out; remove it from one")
+        return self
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a column of this name is written."""
+        return name not in self.drop and (self.keep is None or name in self.keep)
+
+
+class CorpusConfig(Section):
+    """Where prompts come from: a file, a data set by name or directory (``datasets``), or a built-in grammar."""
+
+    source: str = Field(min_length=1, description="path, dataset name, or embedded/simple, embedded/complex")
+    size: int | None = Field(None, ge=1, le=100_000_000, description="rows to take; required for grammars")
+    seed: int = Field(0, ge=0, description="seed of a grammar")
+    column: str = Field("prompt", min_length=1, description="column that holds the prompt")
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="which other columns are written, and how")
+    subjects: str | None = Field(
+        None,
+        min_length=1,
+        description="column that lists the prompt's subjects; when absent, they are found in the prompt",
+    )
+    split: str = Field("train", min_length=1, description="split of a datasets source")
+    revision: str | None = Field(None, description="revision of a datasets source")
+    config: str | None = Field(None, min_length=1, description="configuration of a datasets source that has several")
+
+    @model_validator(mode="after")
+    def _grammar_has_size(self) -> CorpusConfig:
+        if self.source.startswith("embedded/") and self.size is None:
+            raise ValueError(f"{self.source} is endless, so it needs a size such as size: 100")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_others(self) -> CorpusConfig:
+        """Refuse what would leave out or rename the prompt, or leave out the subjects."""
+        columns = self.columns
+        for field, names in (("drop", columns.drop), ("rename", columns.rename), ("types", columns.types)):
+            if self.column in names:
+                raise ValueError(f"columns.{field} names {self.column!r}, which is the prompt; remove it there")
+        if self.subjects is not None and not columns.keeps(self.subjects):
+            raise ValueError(f"columns leaves out {self.subjects!r}, which lists the subjects; keep that column")
+        return self
