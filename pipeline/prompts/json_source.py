@@ -44,9 +44,10 @@ class JsonSource(FileSource):
     def _is_document(self) -> bool:
         """Return whether the file is one JSON value: a list, or an object without the prompt's column.
 
-        A first line that is a whole value is a document only if no other line follows.
+        A first line that is a whole value is a document only if no other line follows. Files that are named as JSON
+        lines are never documents.
         """
-        if self.earlier:
+        if self.earlier or ".json" not in [suffix.lower() for suffix in self.path.suffixes]:
             return False
         with opened(self.path, self.name) as file:
             first = file.readline(MAX_DOCUMENT).removeprefix(BOM.encode()).lstrip()
