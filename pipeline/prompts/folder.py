@@ -6,7 +6,6 @@ that a text such as 007 or 2024-01-01 keeps its form, and columns may be null in
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import sys
@@ -26,6 +25,7 @@ from noisesmith.pipeline.prompts.source import Batch, Column, Source
 MAX_FILES = 10_000  # in a directory that is opened as a data set
 _READ_HERE = ("csv", "json", "parquet")  # the library's names of formats that are read as single files are
 _OF_THE_FILES = {"name", "version", "data_dir", "data_files", "description", "sep"}  # say nothing on how to read them
+_PATTERNS = ("*", "?", "[", "]", "::", "$")  # what `datasets` and fsspec do not read as part of a name
 OpenFile = Callable[[Path, str], Source]
 
 
@@ -153,12 +153,12 @@ def _check_split(section: CorpusConfig, splits: Any) -> None:
 
 @contextmanager
 def _without_patterns(directory: Path) -> Iterator[Path]:
-    """Yield a directory of the same files whose path has no ``[``, ``*`` or ``?``, which the library reads as patterns.
+    """Yield a directory of the same files whose path holds nothing that the library takes for a pattern.
 
     It is the directory itself where that can be, else a temporary one with links.
     """
     path = str(directory.resolve())
-    if glob.escape(path) == path:
+    if not any(pattern in path for pattern in _PATTERNS):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="noisesmith-corpus-") as name:

@@ -94,7 +94,7 @@ class TestRunOfAnOlderVersion:
 
     def test_keeps_the_form_of_its_tars(self, old: RunConfig) -> None:
         """Only the recipe is JSON text in them; a new shard is as the first, and a repaired one too."""
-        corpus = open_corpus(old)
+        corpus = _corpus(old)
         open_run(old, corpus)
         writer = RunWriter(old.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
         (last,) = corpus.rows(5)
