@@ -121,12 +121,14 @@ class Searcher:
             UserError: a prompt is empty or not text, or the searcher is closed.
             RunError: the first image of a prompt is unusable.
         """
+        from noisesmith.pipeline.lengths import refuse_long
         from noisesmith.pipeline.search.loop import search_rows
         from noisesmith.pipeline.telemetry.console import search_progress
 
         if self._models is None:
             raise UserError("searcher: it is closed; make another one with noisesmith.load")
         rows = _rows(prompts, self.config.max_prompt_chars)
+        refuse_long(rows, self._models.generator)
         most_images = len(rows) * self.config.most_per_row()[0]
         display = search_progress(most_images) if progress else nullcontext(lambda _: None)
         with display as advance:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
+from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
 from noisesmith.pipeline.models.runtime import quiet_libraries
@@ -75,7 +76,9 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
     """
     models = find_models(config)
     check_machine(config)
-    return models, open_corpus(config, begun_corpus(config))
+    corpus = open_corpus(config, begun_corpus(config))
+    check_lengths(config, models.generator, corpus)
+    return models, corpus
 
 
 def check_machine(config: RunConfig) -> None:

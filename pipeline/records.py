@@ -90,7 +90,8 @@ class Result:
     ``scores[i]``, ``steps[i]`` and ``evaluations[i]`` describe image i, in the order the images were made: its score,
     its sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
     denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a preview
-    rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it.
+    rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it. ``prompt_tokens_cut``
+    counts the tokens at the prompt's end that no text encoder of the generator has read.
     """
 
     row: Row
@@ -109,6 +110,7 @@ class Result:
     recipe: Recipe
     noise: NoiseStats
     noise_fp16: bytes | None = None
+    prompt_tokens_cut: int | None = None
 
     @property
     def score_initial(self) -> float:

@@ -28,6 +28,7 @@ RECIPE = pa.struct(
     ]
 )
 NOISE_BYTES = "noise_fp16"
+TOKENS_CUT = "prompt_tokens_cut"
 NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks")])
 
 
@@ -55,7 +56,7 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
     if config.stores_noise:
         columns.append((NOISE_BYTES, pa.binary()))
     columns += [(name, pa.string()) for name in Provenance.__dataclass_fields__]
-    columns += [("width", pa.int32()), ("height", pa.int32())]
+    columns += [("width", pa.int32()), ("height", pa.int32()), (TOKENS_CUT, pa.int32())]
     return pa.schema([*columns, *extra_schema])
 
 
@@ -166,6 +167,7 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         NOISE_BYTES: result.noise_fp16,
         "width": result.width,
         "height": result.height,
+        TOKENS_CUT: result.prompt_tokens_cut,
         **asdict(provenance),
         **result.row.extra,
     }

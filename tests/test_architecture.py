@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "optimizers": "config errors models noise text",
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",
-    "preflight": "config errors generators machine models optimizers prompts scorers sinks",
+    "lengths": "config errors generators models prompts records scorers text",
+    "preflight": "config errors generators lengths machine models optimizers prompts scorers sinks",
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
     "report": "config errors models records schema sinks storage",
@@ -54,11 +55,11 @@ MAY_IMPORT = {
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "actors bench config cost embedded errors models "
+        "actors bench config cost embedded errors lengths models "
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (
-        "actors config errors generators models preflight prompts "
+        "actors config errors generators lengths models preflight prompts "
         "records replay report scorers search sinks storage telemetry"
     ),
     "noisesmith": "api config errors records",

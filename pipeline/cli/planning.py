@@ -24,6 +24,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
     lines = _corpus_lines(corpus) | _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
+    lines |= _length_lines(settings, models, corpus)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2
     for name, value in lines.items():
@@ -71,6 +72,17 @@ def _model_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
         "scorer": f"{scorer.id} ({scorer.class_name}), readout {settings.scorers.readout}",
         "judges": ", ".join(judges) or "none",
     }
+
+
+def _length_lines(settings: RunConfig, models: FoundModels, corpus: Corpus) -> dict[str, str]:
+    """How much of the prompts each model reads, as name → text."""
+    from noisesmith.pipeline.lengths import list_lengths
+
+    scorers = {"scorers.model": models.scorer}
+    for judge, found in zip(settings.judges, models.judges, strict=True):
+        scorers[f"judges.{judge.name}"] = found
+    listed = list_lengths(settings, models.generator, scorers, corpus)
+    return {f"prompts for {field}": "; ".join(texts) for field, texts in listed.items()}
 
 
 def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:

@@ -49,6 +49,9 @@ class GeneratorConfig(Actors):
     max_sequence_length: int | None = Field(
         None, ge=1, le=512, description="tokens of Stable Diffusion 3's T5 encoder; 256 when absent"
     )
+    max_prompt_tokens: Literal["cut", "refuse"] = Field(
+        "cut", description="a prompt that is longer than the text encoders read is cut there, or refused"
+    )
     drop_t5: bool = Field(
         False, description="run Stable Diffusion 3 without its T5 encoder: about 10 GB less, but long prompts suffer"
     )

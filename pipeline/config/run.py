@@ -232,6 +232,7 @@ OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle", "scorers.allow_code",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
+    "generators.max_prompt_tokens",  # it refuses a run, and changes none
 )  # fmt: skip
 
 

@@ -14,8 +14,11 @@ from noisesmith.pipeline.generators.checks import check_components, check_lora, 
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
+from noisesmith.pipeline.models.libraries import Tokenizer
+from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate
 from noisesmith.pipeline.storage.home import user_path
+from noisesmith.pipeline.text.limits import TextLimit
 
 __all__ = [
     "Decoder",
@@ -26,6 +29,7 @@ __all__ = [
     "load_decoder",
     "load_generator",
     "model_parts",
+    "read_text_limits",
 ]
 
 FAMILIES = {
@@ -63,6 +67,25 @@ def load_generator(found: FoundGenerator, device: str) -> Generator:
 def model_parts(found: FoundGenerator) -> dict[str, tuple[str, str]]:
     """The library and class of every part that has weights, by its folder: the denoiser, the VAE, the text encoders."""
     return with_weights(components(found.source, found.family, found.config), found.family)
+
+
+def read_text_limits(found: FoundGenerator) -> list[TextLimit]:
+    """What each text encoder of a generator reads of a prompt, by its tokenizer's files.
+
+    Raises:
+        UserError: a tokenizer cannot be loaded.
+    """
+    import transformers
+
+    source = found.source
+    where = {"revision": source.revision, "local_files_only": source.local}
+    tokenizers: dict[str, Tokenizer] = {}
+    for name, (_, class_name) in components(source, found.family, found.config).items():
+        if name.startswith("tokenizer"):
+            with explained(f"{source.field}: {name} of {source.id!r} cannot be loaded"):
+                tokenizer_class = getattr(transformers, class_name)
+                tokenizers[name] = tokenizer_class.from_pretrained(source.location, subfolder=name, **where)
+    return found.family.text_limits(tokenizers, found.config)
 
 
 def _family(source: ModelSource) -> type[Adapter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,11 @@ from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
-from noisesmith.pipeline.models.libraries import Options, Pipeline
+from noisesmith.pipeline.models.libraries import Options, Pipeline, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.control_tokens import plain
+from noisesmith.pipeline.text.limits import tokens_cut
 
 
 class Adapter(Family):
@@ -36,7 +38,12 @@ class Adapter(Family):
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
         self._gains: dict[int, float] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
+        for name, part in self.pipe.components.items():
+            if name.startswith("tokenizer") and part is not None:
+                self._tokenizers[name] = part
         self._try_text(device)
+        self._limits = self.text_limits(self._tokenizers, config)
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:
@@ -45,9 +52,10 @@ class Adapter(Family):
         return self._gains[steps]
 
     def plain(self, text: str) -> str:
-        parts = self.pipe.components.items()
-        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
-        return plain(text, *tokenizers)
+        return plain(text, *self._tokenizers.values())
+
+    def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
+        return tokens_cut(self._limits, prompts)
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:

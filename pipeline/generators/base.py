@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,10 @@ class Generator(Protocol):
 
     def plain(self, text: str) -> str:
         """The text with no token in it that would steer a text encoder, as :func:`plain`."""
+        ...
+
+    def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens at the end of each prompt no text encoder reads; 0 where all of it is read."""
         ...
 
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.base import LatentSpec
-from noisesmith.pipeline.models.libraries import Model, Options
+from noisesmith.pipeline.models.libraries import Model, Options, Tokenizer
+from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 
 class Family:
@@ -36,6 +38,25 @@ class Family:
         No part that reads images is needed: they serve the safety checker and image prompts.
         """
         return {"feature_extractor": None, "image_encoder": None}
+
+    @classmethod
+    def text_limits(cls, tokenizers: Mapping[str, Tokenizer], config: GeneratorConfig) -> list[TextLimit]:
+        """What each text encoder reads of a prompt.
+
+        Args:
+            tokenizers: by the pipeline's names for them: ``tokenizer``, ``tokenizer_2``.
+        """
+        limits = []
+        for name, tokenizer in tokenizers.items():
+            encoder = name.replace("tokenizer", "text_encoder")
+            tokens = cls.own_limits(config).get(encoder) or stated_limit(tokenizer)
+            limits.append(TextLimit(encoder, tokens, tokenizer))
+        return limits
+
+    @classmethod
+    def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
+        """Tokens that the pipeline gives an encoder, where its tokenizer does not say it, by the encoder's name."""
+        return {}
 
     @classmethod
     def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:

@@ -28,6 +28,10 @@ class StableDiffusion3(Adapter):
         return {**super().without(config), **dropped}
 
     @classmethod
+    def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
+        return {"text_encoder_3": config.max_sequence_length or T5_TOKENS}
+
+    @classmethod
     def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
         settings = denoiser.config
         tokens += config.max_sequence_length or T5_TOKENS

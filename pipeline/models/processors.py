@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from noisesmith.pipeline.models.libraries import ImageProcessor, Options
+from noisesmith.pipeline.models.libraries import ImageProcessor, Options, Tokenizer
+from noisesmith.pipeline.models.locate import ModelSource
 
 _RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # the name of it that files of 2022 and 2023 have
 
@@ -31,6 +32,23 @@ def auto_image_processor(location: str, where: Options) -> ImageProcessor:
     _restore_names()
     processor: ImageProcessor = AutoImageProcessor.from_pretrained(location, **where)
     return processor
+
+
+def auto_tokenizer(source: ModelSource, **options: object) -> Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Args:
+        options: such as ``subfolder``, where it is not at the top.
+
+    Raises:
+        OSError, ValueError: its files are not here, or not understood.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        source.location, revision=source.revision, local_files_only=source.local, **options
+    )
+    return tokenizer
 
 
 def _restore_names() -> None:

@@ -13,6 +13,7 @@ from noisesmith.pipeline.report.card import describes, write_card
 from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
 from noisesmith.pipeline.report.sample import spread_rows
 from noisesmith.pipeline.report.summary import Summary, columns, summarise, summary_table
+from noisesmith.pipeline.schema import TOKENS_CUT
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.storage.files import write_atomic
@@ -36,8 +37,12 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
         RunError: a file cannot be written.
     """
     judges = [judge.name for judge in config.judges]
-    summary = summarise(read_rows(run_dir, columns(judges)), judges)
-    failed = sum(len(entry.failed) for entry in read_manifest(run_dir).entries.values())
+    manifest = read_manifest(run_dir)
+    names = columns(judges)
+    if TOKENS_CUT in manifest.header.columns:
+        names.append(TOKENS_CUT)
+    summary = summarise(read_rows(run_dir, names), judges)
+    failed = sum(len(entry.failed) for entry in manifest.entries.values())
     stats = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
     pictures = spread_rows(run_dir, _sheet_columns(config), SHEET_ROWS)
     try:

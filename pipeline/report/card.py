@@ -46,6 +46,8 @@ _MEANINGS = {
     "readout": "how the model's answer became a score",
     "width": "pixels",
     "height": "pixels",
+    "prompt_tokens_cut": "tokens at the end of the prompt that no text encoder of the diffusion model has read: for it "
+    "the prompt is truncated, while the scoring model may read all of it",
 }
 _RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"

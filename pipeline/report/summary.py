@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from noisesmith.pipeline.schema import TOKENS_CUT
+
 RESAMPLES = 10_000
 BOOTSTRAP_ROWS = 5_000  # above this many rows the mean is normal to within the resampling noise, at no cost
 _CHUNK_VALUES = 2_000_000  # values resampled at once: 16 MB of float64
@@ -52,6 +54,7 @@ class Summary:
 
     ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best score, and a
     preview counts for nothing until it is rendered again at full steps.
+    ``truncated`` counts the rows whose prompt the diffusion model has not read to its end.
     ``noise_norm`` (‖z_T‖/√D) and ``noise_std`` are means over the kept noises; both are 1 under N(0, I).
     """
 
@@ -63,6 +66,7 @@ class Summary:
     noise_norm: float | None
     noise_std: float | None
     curve: tuple[float, ...]
+    truncated: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The same figures as dictionaries, lists, strings and numbers, equal to what JSON reads back."""
@@ -86,7 +90,8 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
     """The figures of ``rows``, read in one pass.
 
     Args:
-        rows: with the :func:`columns` of these judges; scores in [0, 1], judge scores may be null.
+        rows: with the :func:`columns` of these judges; scores in [0, 1], judge scores may be null. A run of an older
+            version has no ``prompt_tokens_cut``.
     """
     steering = _Pairs()
     judged = {judge: _Pairs() for judge in judges}
@@ -95,6 +100,7 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
     deviations: list[float] = []
     reasons: Counter[str] = Counter()
     curve = _Curve()
+    cut: list[int] = []
     for row in rows:
         guide = (row["score_initial"], row["score"])
         steering.add(guide)
@@ -103,6 +109,8 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
         deviations.append(row["noise"]["std"])
         reasons[row["stop_reason"]] += 1
         curve.add(row["scores"], row["steps"])
+        if row.get(TOKENS_CUT) is not None:
+            cut.append(row[TOKENS_CUT])
         for judge, pairs in judged.items():
             first, kept = row[f"judge_{judge}_initial"], row[f"judge_{judge}"]
             # A judge that cannot read one of the two images says nothing about the change.
@@ -117,6 +125,7 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
         noise_norm=_mean(norms),
         noise_std=_mean(deviations),
         curve=curve.mean(),
+        truncated=sum(1 for tokens in cut if tokens) if cut else None,
     )
 
 
@@ -199,6 +208,11 @@ def notes(summary: Summary) -> list[str]:
         f"{counted}, {summary.mean_rounds:.1f} rounds per row; stopped by: {reasons}.",
         f"Kept noise: norm {summary.noise_norm:.3f}, std {summary.noise_std:.3f} (1 and 1 for fresh noise).",
     ]
+    if summary.truncated:
+        lines.append(
+            f"{summary.truncated} of {summary.rows} prompts are longer than the diffusion model reads, and were "
+            "truncated for it (prompt_tokens_cut)."
+        )
     for name, change in summary.judges.items():
         if change is None:
             continue

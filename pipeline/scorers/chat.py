@@ -68,6 +68,10 @@ class ChatScorer(VisionLanguageModel):
     def vision_inputs(self, images: Tensor) -> VisionInputs:
         """What the family's own processor makes of images ``[B, 3, H, W]`` in [0, 1], with a gradient."""
 
+    @classmethod
+    def wrap(cls, question: str) -> str:
+        return question  # the template around it is in the checkpoint's files, and takes a few tokens
+
     def text_inputs(self, prompts: list[str], image_tokens: int) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``[B, L]`` of the questions, padded on the left."""
         texts = [self._conversation(self.ask(prompt)) for prompt in prompts]

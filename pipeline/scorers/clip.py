@@ -15,12 +15,14 @@ from torch import Tensor
 
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.loading import explained
-from noisesmith.pipeline.models.processors import auto_processor
+from noisesmith.pipeline.models.processors import auto_processor, auto_tokenizer
+from noisesmith.pipeline.models.weightless import transformers_config
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
 from noisesmith.pipeline.text.control_tokens import plain
+from noisesmith.pipeline.text.limits import TextLimit
 
 EDGE = 1e-6  # the cosine's distance from −1 below which log s is held, so that it stays finite
 
@@ -59,6 +61,12 @@ class _Contrastive(LoadedScorer):
     @abstractmethod
     def read(output: Settings, dtype: torch.dtype) -> Tensor:
         """log s ``[B]`` in ``dtype`` of the forward's output for B texts and B images."""
+
+    @classmethod
+    def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
+        config = transformers_config(found.source, found.source.class_name)
+        tokens = config.text_config.max_position_embeddings
+        return [TextLimit("text model", tokens, auto_tokenizer(found.source))]
 
     @classmethod
     def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:

@@ -23,12 +23,14 @@ from transformers import (
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor
 from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.processors import auto_tokenizer
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.llava import SYSTEM
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens, refuse_layout
 from noisesmith.pipeline.scorers.preprocess import pad_to_square
 from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel, decoder_inputs
+from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
@@ -146,6 +148,13 @@ class ClipFlanT5(VisionLanguageModel):
         if self.readout == "reference":  # the official implementation drops the padding of the vocabulary
             return logits[..., : len(tokenizer)]
         return logits
+
+    @classmethod
+    def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
+        """T5 has no positions that end; its tokenizer names the length that it was trained with, without the image."""
+        tokenizer = auto_tokenizer(found.source)
+        template = cls.wrap(found.question)
+        return [TextLimit("language model", stated_limit(tokenizer), tokenizer, truncates=False, template=template)]
 
     @classmethod
     def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:

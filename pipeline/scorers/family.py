@@ -11,6 +11,7 @@ import torch
 
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.text.limits import TextLimit
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ class ScorerFamily(ABC):
     def revision_of(cls, found: FoundScorer) -> str:
         """A commit or a fingerprint of the weights that were found."""
         return found.source.resolved_revision()
+
+    @classmethod
+    def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
+        """What each part of the model reads of the text about a prompt; empty where that is not known here.
+
+        Raises:
+            OSError, ValueError: a tokenizer's files are not here, or not understood.
+            UserError: ``config.json`` is not here.
+        """
+        return []
 
     @classmethod
     @abstractmethod

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.models.libraries import Model, Processor, Tokenizer, WholeProcessor
+from noisesmith.pipeline.models.libraries import Model, Processor, Settings, Tokenizer, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.processors import auto_tokenizer
+from noisesmith.pipeline.models.weightless import transformers_config
+from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
+from noisesmith.pipeline.text.limits import TextLimit
 
 
 class InstructBlip(VisionLanguageModel):
@@ -35,6 +39,21 @@ class InstructBlip(VisionLanguageModel):
 
     def tokenizers(self) -> list[Tokenizer]:
         return [self.processor.tokenizer, self.processor.qformer_tokenizer]
+
+    @classmethod
+    def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
+        config = transformers_config(found.source, found.source.class_name)
+        questions = auto_tokenizer(found.source, subfolder="qformer_tokenizer")
+        tokens = config.qformer_config.max_position_embeddings
+        return [
+            TextLimit("Q-Former", tokens, questions, template=cls.wrap(found.question)),
+            *super().text_limits(found),
+        ]
+
+    @classmethod
+    def image_tokens(cls, config: Settings) -> int:
+        tokens: int = config.num_query_tokens
+        return tokens
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
         config = self.model.config

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ImageCounts, Model, Processor, WholeProcessor
+from noisesmith.pipeline.models.libraries import ImageCounts, Model, Processor, Settings, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.fit import fit_image_counts
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, force_after
@@ -36,6 +36,12 @@ class Llava(VisionLanguageModel):
         processor.tokenizer.padding_side = "left"
         fit_image_counts(cast(ImageCounts, processor), model)
         return processor, model
+
+    @classmethod
+    def image_tokens(cls, config: Settings) -> int:
+        vision = config.vision_config
+        side: int = vision.image_size // vision.patch_size
+        return side**2
 
     def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
         blanks = [Image.new("RGB", (8, 8))] * len(prompts)

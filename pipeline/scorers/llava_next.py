@@ -47,6 +47,18 @@ class LlavaNext(ChatScorer):
     def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:
         fit_tiles(processor, config)
 
+    @classmethod
+    def image_tokens(cls, config: Settings) -> int:
+        """Those of the whole image and, at the resolution with the most tiles, of each tile and of every line's end."""
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size
+        tiles = []
+        for height, width in config.image_grid_pinpoints:
+            rows = height // vision.patch_size
+            columns = width // vision.patch_size
+            tiles.append(rows * (columns + 1))
+        return int(side**2 + max(tiles))
+
     def _measure(self, blank: Image.Image) -> tuple[int, ...]:
         """Tokens of an image, which depend on the padding that the model will remove."""
         tokens = self.templated(text=self.image_token, images=blank, return_tensors="pt").input_ids

@@ -24,12 +24,14 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
-from noisesmith.pipeline.models.processors import auto_processor
+from noisesmith.pipeline.models.processors import auto_processor, auto_tokenizer
+from noisesmith.pipeline.models.weightless import transformers_config
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
+from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,25 @@ class VisionLanguageModel(LoadedScorer):
             both = _exact(logits[:, 0, [self.yes, self.no]])
             return torch.log_softmax(both, dim=-1)[:, 0]
         return mean_log_probability(logits, self.labels)
+
+    @classmethod
+    def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
+        """The language model's: its context, less what the image takes of it. A longer question is not cut."""
+        config = transformers_config(found.source, found.source.class_name)
+        tokenizer = auto_tokenizer(found.source)
+        context = getattr(config.get_text_config(), "max_position_embeddings", None) or stated_limit(tokenizer)
+        tokens = context - cls.image_tokens(config) if context else None
+        return [TextLimit("language model", tokens, tokenizer, truncates=False, template=cls.wrap(found.question))]
+
+    @classmethod
+    def image_tokens(cls, config: Settings) -> int:
+        """The most tokens that an image takes of the language model's context; 0 where that is not known."""
+        return 0
+
+    @classmethod
+    def wrap(cls, question: str) -> str:
+        """A question, with ``{prompt}`` in it, inside the family's template."""
+        return cls.template.replace("{question}", question)
 
     @classmethod
     def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:

@@ -46,7 +46,10 @@ def generate(
     noise = torch.stack([proposal.state[0] for proposal in proposals])
     latents, evaluations = optimizer.denoise(requests, noise, generator)
     check_finite("z_0", latents)
-    records = [_record(proposal, spent, len(tasks)) for proposal, spent in zip(proposals, evaluations, strict=True)]
+    cut = generator.tokens_cut([request.prompt for request in requests])
+    records = []
+    for proposal, spent, tokens in zip(proposals, evaluations, cut, strict=True):
+        records.append(_record(proposal, spent, len(tasks), tokens))
     return Generated([proposal.state for proposal in proposals], latents, records)
 
 
@@ -57,7 +60,7 @@ def denoise(config: OptimizerConfig, generator: Generator, tasks: Sequence[Gener
     return latents
 
 
-def _record(proposal: Proposal, denoising: float, batch_size: int) -> ImageRecord:
+def _record(proposal: Proposal, denoising: float, batch_size: int, tokens_cut: int) -> ImageRecord:
     noise = proposal.state[0]
     return ImageRecord(
         gamma=proposal.gamma,
@@ -66,4 +69,5 @@ def _record(proposal: Proposal, denoising: float, batch_size: int) -> ImageRecor
         digest=digest(noise),
         batch_size=batch_size,
         evaluations=proposal.evaluations + denoising,
+        tokens_cut=tokens_cut,
     )

@@ -162,6 +162,7 @@ class RowSearch(Generic[T, P]):
             seed=self.config.seed,
             recipe=self._recipe(shape),
             noise=kept.noise,
+            prompt_tokens_cut=kept.tokens_cut,
         )
 
     def _recipe(self, shape: tuple[int, ...]) -> Recipe:

@@ -28,7 +28,8 @@ class NextImage:
 class ImageRecord:
     """How one image was made: the (γ, index) of its move, its noise's statistics and digest, its batch and its cost.
 
-    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included.
+    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included. ``tokens_cut``
+    counts the tokens at the end of the prompt that no text encoder has read.
     """
 
     gamma: float
@@ -37,6 +38,7 @@ class ImageRecord:
     digest: str
     batch_size: int
     evaluations: float
+    tokens_cut: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ COLUMNS = [
     "readout",
     "width",
     "height",
+    "prompt_tokens_cut",
     "topic",
     "n",
 ]

@@ -66,7 +66,9 @@ class TestRunOfAnOlderVersion:
         corpus = _corpus(old)
         assert header.config_digest == old.digest() == CONFIG_DIGEST
         assert header.corpus_digest == corpus.digest == CORPUS_DIGEST
-        assert header.columns == column_types(row_schema(old, corpus.extra_schema))
+        now = column_types(row_schema(old, corpus.extra_schema))
+        del now["prompt_tokens_cut"]  # newer than the run
+        assert header.columns == now
 
     def test_keeps_its_column_types_where_a_new_run_reads_others(self, old: RunConfig) -> None:
         """A new run does not take 2 and 0.5 for the same kind of number, since 2.0 does not print as 2."""

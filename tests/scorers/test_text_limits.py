@@ -1,0 +1,55 @@
+"""How many tokens of a question or a caption each scorer family reads, by its files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from noisesmith.pipeline.config import ScorerConfig
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
+from tests import tiny, tiny_families, tiny_scorers
+
+Build = Callable[[Path], Path]
+
+# The parts that read text, the tokens that each reads (without those of the image), and whether the rest is cut off.
+FAMILIES: dict[str, tuple[Build, list[tuple[str, int | None, bool]]]] = {
+    "llava": (tiny.llava, [("language model", 512 - 4, False)]),
+    "llava_next": (tiny_families.llava_next, [("language model", 512 - 4 - 4 * 5, False)]),
+    "qwen2_5_vl": (tiny_families.qwen2_5_vl, [("language model", 1024, False)]),
+    "clip": (tiny_families.clip, [("text model", 16, True)]),
+    "siglip": (tiny_families.siglip, [("text model", 16, True)]),
+    "clip_flant5": (tiny_scorers.clip_flant5, [("language model", None, False)]),
+    "instructblip": (
+        lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
+        [("Q-Former", 64, True), ("language model", 2048 - 5, False)],
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scorer_says_what_it_reads(family: str, tmp_path: Path) -> None:
+    build, expected = FAMILIES[family]
+    found = find_scorer(ScorerConfig(model=str(build(tmp_path))))
+    limits = found.family.text_limits(found)
+    assert [(limit.reader, limit.tokens, limit.truncates) for limit in limits] == expected
+    for limit in limits:
+        long = " ".join(["cat dog"] * 2000)
+        (excess,) = limit.excess([long])
+        assert limit.excess(["a cat"]) == [0]
+        assert (excess > 0) is (limit.tokens is not None)
+
+
+def test_the_image_takes_of_the_context_what_the_model_makes_of_it(tmp_path: Path) -> None:
+    found = find_scorer(ScorerConfig(model=str(tiny_families.llava_next(tmp_path))))
+    scorer = load_scorer(found, "cpu")
+    assert isinstance(scorer, VisionLanguageModel)
+    counted = scorer.image_tokens(scorer.model.config)
+    measured = []
+    for size in ((32, 32), (37, 53), (64, 16), (16, 64)):
+        vision = scorer.vision_inputs(torch.rand(1, 3, *size))  # type: ignore[attr-defined]
+        measured.append(vision.image_tokens)
+    assert max(measured) == counted
