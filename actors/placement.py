@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -57,12 +58,25 @@ def _set_environment() -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
+def _set_token() -> None:
+    """Give our own cluster a password where Ray could not: it keeps one in ``~/.ray``, and stops if it cannot."""
+    folder = os.path.expanduser("~/.ray")
+    try:
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 (Path expands ~ only where there is a home folder)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable and not os.path.exists(f"{folder}/auth_token"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None]) -> None:
     """Start a cluster of this machine's resources, which only this machine can reach and which ends with us."""
     resources = machine_resources()
     check_resources(config, resources, "this machine")
     # Ray records every call for the dashboard, which we do not start: megabytes per minute, up to 100,000 records.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    _set_token()
     metrics_port = _free_metrics_port(config.ray.metrics_port, note)
     with _private_cluster():
         try:

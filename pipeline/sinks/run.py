@@ -130,6 +130,13 @@ def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:
     run_dir = config.run_dir
     if "\0" in str(run_dir):
         raise UserError(f"output.dir: {str(run_dir)!r} holds a NUL character; choose another output.dir")
+    try:
+        os.fsencode(str(run_dir))
+    except UnicodeEncodeError as error:  # Python's encoding of file names follows the locale
+        raise UserError(
+            f"output.dir: {str(run_dir)!r} is no file name in {error.encoding}, the encoding of this locale; "
+            "set LC_ALL=C.UTF-8, or choose another output.dir"
+        ) from error
     with writing(run_dir):
         _check_location(run_dir)
         if manifest_file(run_dir).exists():
