@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
 from noisesmith.pipeline.sinks import read_rows
+
+pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(sys.executable).parent
 # Whichever of these is imported leaves a trace.
@@ -125,25 +128,31 @@ def head_node(folder: Path) -> Iterator[str]:
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def check_commands(folder: Path, *overrides: str) -> None:
-    """Run every command that loads our modules, in a folder full of others of the same names."""
-    assert "rows" in noisesmith(folder, "plan", "config.yaml", *overrides)
+def check_workers(folder: Path, *overrides: str) -> list[str]:
+    """Run the commands that start workers, in a folder full of modules of our names; returns the rows' ids."""
     (folder / "broken").touch()
     noisesmith(folder, "run", "config.yaml", *overrides, code=1)
     (folder / "broken").unlink()
     assert "2 failed rows" in noisesmith(folder, "retry", "run", *overrides)
     row_ids = [row["id"] for row in read_rows(folder / "run", ["id"])]
     assert len(row_ids) == len(PROMPTS)
-    assert "bit-identical" in noisesmith(folder, "replay", "run", row_ids[0])
+    check_trace(folder)
+    return row_ids
+
+
+def check_trace(folder: Path) -> None:
     assert not (folder / "trace").exists(), (folder / "trace").read_text()
 
 
 def test_no_command_imports_what_lies_in_the_current_folder(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     write_folder(tmp_path, tiny_sd, tiny_llava)
-    check_commands(tmp_path)
+    assert "rows" in noisesmith(tmp_path, "plan", "config.yaml")
+    row_ids = check_workers(tmp_path)
+    assert "bit-identical" in noisesmith(tmp_path, "replay", "run", row_ids[0])
+    check_trace(tmp_path)
 
 
 def test_nor_do_the_workers_of_a_joined_cluster(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     write_folder(tmp_path, tiny_sd, tiny_llava)
     with head_node(tmp_path) as address:
-        check_commands(tmp_path, f"ray.address={address}")
+        check_workers(tmp_path, f"ray.address={address}")

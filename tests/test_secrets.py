@@ -14,6 +14,8 @@ import pytest
 from noisesmith.pipeline.sinks import read_rows
 from tests.runs import noisesmith, write_config
 
+pytestmark = pytest.mark.slow
+
 STUB = Path(__file__).parent / "scorers" / "stub_server.py"
 SECRETS = {name: f"planted-{name.lower()}-4ad586" for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")}
 

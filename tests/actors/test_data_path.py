@@ -35,6 +35,8 @@ from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests.runs import write_config
 from tests.sessions import one_process_per_worker
 
+pytestmark = pytest.mark.slow
+
 LATENT_BYTES = 4 * 64 * 64 * 4
 INLINE_BYTES = 100 * 1024  # Ray's max_direct_call_object_size
 RECEIVED_PER_ROW = 4096  # bytes that may reach the driver per row and round

@@ -28,6 +28,8 @@ from tests import tiny, tiny_families, tiny_generators, tiny_scorers
 from tests.runs import PROMPTS, write_config
 from tests.sessions import one_process_per_worker
 
+pytestmark = pytest.mark.slow
+
 GENERATORS = tiny_generators.FAMILIES
 SCORERS: dict[str, Callable[[Path], Path]] = {
     "clip_flant5": tiny_scorers.clip_flant5,

@@ -17,6 +17,8 @@ import pytest
 
 from tests.runs import await_written_row, finish, noisesmith, start, write_config
 
+pytestmark = pytest.mark.slow
+
 PROMETHEUS = ("rows_total", "rounds_total", "queue_length", "busy_share", "rows_in_flight", "row_seconds_bucket")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,20 @@ import pytest
 import torch
 import webdataset
 from datasets import load_dataset
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from noisesmith.actors.session import Session
+from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.noise import digest, replay
+from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
-from noisesmith.pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests.runs import PROMPTS, noisesmith, write_config
+from tests.sessions import one_process_per_worker
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +64,6 @@ def test_every_reader_gives_the_same_rows(finished: tuple[Path, str]) -> None:
         assert row["image"].tobytes() == sample["png"].tobytes()
         assert sample["txt"] == row["prompt"]
         assert sample["json"]["score"] == row["score"]
-
-
-def test_duplicates_keep_their_ids_and_extra_columns_arrive(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    path = write_config(tmp_path, tiny_sd, tiny_llava, optimizer={"rounds": 0})
-    (tmp_path / "own.csv").write_text('caption,source,weight\na dog,web,1\na dog,book,2\n"a cat, a dog",web,3\n')
-    code, output = noisesmith("run", path, f"corpus={{source: {tmp_path / 'own.csv'}, column: caption}}")
-    assert code == 0, output
-    rows = load_dataset(str(tmp_path / "run"), split="train")
-    assert rows["prompt"] == ["a dog", "a dog", "a cat, a dog"]
-    assert len(set(rows["id"])) == 3
-    assert list(zip(rows["source"], rows["weight"], strict=True)) == [("web", 1), ("book", 2), ("web", 3)]
 
 
 def test_the_kept_score_is_the_best_of_all_rounds(finished: tuple[Path, str]) -> None:
@@ -115,33 +114,10 @@ def test_a_finished_run_has_nothing_left_to_do(finished: tuple[Path, str], tmp_p
     assert {path: path.stat().st_mtime_ns for path in (finished[0] / "data").iterdir()} == before
 
 
-def test_batch_size_one_is_bit_identical_whatever_the_actors(
-    finished: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
-) -> None:
-    """Two runs of the same seed, with another number of rows in flight and other shards, agree in every bit."""
-    one = {"batch_size": 1}
-    path = write_config(tmp_path, tiny_sd, tiny_llava, generators=one, scorers=one, rows_in_flight=1)
-    assert noisesmith("run", path)[0] == 0
-    same = ["id", "image", "image_initial", "scores", "recipe", "noise"]
-    ours, theirs = _rows(tmp_path / "run"), _rows(finished[0])
-    assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
-
-
-def test_larger_batches_draw_the_same_candidates(
-    finished: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
-) -> None:
-    assert noisesmith("run", write_config(tmp_path, tiny_sd, tiny_llava))[0] == 0
-    for ours, theirs in zip(_rows(tmp_path / "run"), _rows(finished[0]), strict=True):
-        assert ours["id"] == theirs["id"]
-        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)
-
-
 def test_a_row_that_cannot_be_scored_is_a_dead_letter_until_retried(
     tmp_path: Path, tiny_sd: Path, tiny_llava: Path
 ) -> None:
     """A scorer whose weights are not a number: no row is lost in silence, and mended weights make all of them."""
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llava, broken)
     weights = load_file(broken / "model.safetensors")
@@ -169,8 +145,6 @@ def test_a_row_that_cannot_be_scored_is_a_dead_letter_until_retried(
 
 
 def test_an_unreadable_model_is_one_sentence(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llava, broken)
     (broken / "model.safetensors").write_bytes(b"not safetensors")
@@ -178,3 +152,54 @@ def test_an_unreadable_model_is_one_sentence(tmp_path: Path, tiny_sd: Path, tiny
     assert code == 2, output
     assert "error: scorers.model" in output
     assert "Traceback" not in output
+
+
+@pytest.fixture(scope="module")
+def runs(
+    finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Path
+) -> Iterator[Session]:
+    """One cluster for the tests below, which look at rows alone."""
+    config = load_config(write_config(tmp_path_factory.mktemp("any"), tiny_sd, tiny_llava))
+    with one_process_per_worker(config) as session:
+        yield session
+
+
+def drive(runs: Session, path: Path) -> None:
+    """Make the run of a config file."""
+    config = load_config(path)
+    corpus = open_corpus(config)
+    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
+    assert outcome.complete
+
+
+def test_duplicates_keep_their_ids_and_extra_columns_arrive(
+    runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text('caption,source,weight\na dog,web,1\na dog,book,2\n"a cat, a dog",web,3\n')
+    corpus = [{"source": str(own), "column": "caption"}]
+    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, corpus=corpus, optimizer={"rounds": 0}))
+    rows = load_dataset(str(tmp_path / "run"), split="train")
+    assert rows["prompt"] == ["a dog", "a dog", "a cat, a dog"]
+    assert len(set(rows["id"])) == 3
+    assert list(zip(rows["source"], rows["weight"], strict=True)) == [("web", 1), ("book", 2), ("web", 3)]
+
+
+def test_batch_size_one_is_bit_identical_whatever_the_actors(
+    finished: tuple[Path, str], runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """Two runs of the same seed, with another number of rows in flight and other shards, agree in every bit."""
+    one = {"batch_size": 1}
+    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, generators=one, scorers=one, rows_in_flight=1))
+    same = ["id", "image", "image_initial", "scores", "recipe", "noise"]
+    ours, theirs = _rows(tmp_path / "run"), _rows(finished[0])
+    assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
+
+
+def test_larger_batches_draw_the_same_candidates(
+    finished: tuple[Path, str], runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava))
+    for ours, theirs in zip(_rows(tmp_path / "run"), _rows(finished[0]), strict=True):
+        assert ours["id"] == theirs["id"]
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.fuzz.cases import check_case, check_process
 
+pytestmark = pytest.mark.slow
+
 SEED = 1
 CASES = 200
 

@@ -20,6 +20,8 @@ from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests.runs import write_config
 from tests.sessions import one_process_per_worker
 
+pytestmark = pytest.mark.slow
+
 ONE = {"batch_size": 1}
 READS_ATTENTION = ("initno", "attend_and_excite")
 VARIANTS: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS} | {

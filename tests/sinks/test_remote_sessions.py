@@ -28,6 +28,8 @@ from tests.runs import PROMPTS, finish, noisesmith, start, write_config
 from tests.s3 import S3
 from tests.sinks.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 MakeRun = Callable[..., Run]
 
 
