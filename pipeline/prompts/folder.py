@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import islice
@@ -94,7 +94,7 @@ def dataset_source(section: CorpusConfig, directory: Path | None, open_file: Ope
         return DatasetSource(section, data, earlier)
     if (directory / "state.json").exists() or (directory / "dataset_dict.json").exists():
         return DatasetSource(section, _from_disk(section, directory), earlier)
-    with _without_patterns(directory) as opened:
+    with _without(_PATTERNS, directory) as opened:
         return _folder(section, directory, opened, open_file, earlier)
 
 
@@ -104,7 +104,8 @@ def _from_disk(section: CorpusConfig, directory: Path) -> Any:
 
     if section.config is not None:
         raise UserError(f"corpus.config: {section.source} has no configurations; remove corpus.config")
-    data = _guarded(section, None, lambda: datasets.load_from_disk(str(directory.absolute())))
+    with _without(("::",), directory) as opened:  # the files stay open, also where the links to them are gone
+        data = _guarded(section, None, lambda: datasets.load_from_disk(str(opened.absolute())))
     if isinstance(data, dict):
         _check_split(section, data)
         return data[section.split]
@@ -152,13 +153,13 @@ def _check_split(section: CorpusConfig, splits: Any) -> None:
 
 
 @contextmanager
-def _without_patterns(directory: Path) -> Iterator[Path]:
-    """Yield a directory of the same files whose path holds nothing that the library takes for a pattern.
+def _without(patterns: Iterable[str], directory: Path) -> Iterator[Path]:
+    """Yield a directory of the same files whose path holds none of these patterns.
 
     It is the directory itself where that can be, else a temporary one with links.
     """
     path = str(directory.resolve())
-    if not any(pattern in path for pattern in _PATTERNS):
+    if not any(pattern in path for pattern in patterns):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="noisesmith-corpus-") as name:

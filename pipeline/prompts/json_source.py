@@ -18,8 +18,8 @@ MAX_DOCUMENT = 1 << 28  # bytes; a document is parsed as a whole, in about ten t
 class JsonSource(FileSource):
     """A file with one JSON object per line, or one JSON document, in UTF-8 text.
 
-    A document is a list of objects, a list of prompts, or an object with one list of objects that have the prompt's
-    column (as the captions of COCO are).
+    A document is a list of objects, a list of prompts, an object with one list of objects that have the prompt's column
+    (as the captions of COCO are), or an object of such objects, whose keys become the column ``key``.
     """
 
     def batches(self) -> Iterator[Batch]:
@@ -59,7 +59,7 @@ class JsonSource(FileSource):
             return bool(rest) and (first.startswith(b"[") or not rest.startswith(b"{"))
         if rest or not isinstance(value, dict):
             return not rest and isinstance(value, list)
-        return self.column not in value and any(isinstance(item, list) for item in value.values())
+        return self.column not in value and any(isinstance(item, list | dict) for item in value.values())
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in filled_lines(self.path, self.name, self.earlier):
@@ -103,6 +103,8 @@ class JsonSource(FileSource):
         """Return the list in a document that holds the prompts."""
         if isinstance(document, list):
             return document
+        if document and all(isinstance(item, dict) and self.column in item for item in document.values()):
+            return [{"key": key, **item} for key, item in document.items()]
         found = {}
         for key, value in document.items():
             first = value[0] if isinstance(value, list) and value else None
