@@ -76,7 +76,8 @@ class Selection:
             twins = [name for name in kept if letters.count(self.name(name).lower()) > 1 and name not in own]
         problems = []
         if own:
-            problems.append(f"{_columns(own)} {_is(own)} that the run itself writes")
+            aside = "" if all(self.name(name) in reserved for name in own) else ", letter case aside"
+            problems.append(f"{_columns(own)} {_is(own)} that the run itself writes{aside}")
         if twins:
             problems.append(f"{_columns(twins)} differ only in letter case, which many readers do not see")
         if unclear:
