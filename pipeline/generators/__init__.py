@@ -10,13 +10,15 @@ from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator
 from noisesmith.pipeline.generators.base import Generator, LatentSpec
-from noisesmith.pipeline.generators.checks import check_components, check_lora, check_options, components, with_weights
+from noisesmith.pipeline.generators.checks import check_components, check_options, components, with_weights
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
+from noisesmith.pipeline.generators.lora import check_lora
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.models.libraries import Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate
+from noisesmith.pipeline.models.weights import is_pointer
 from noisesmith.pipeline.storage.home import user_path
 from noisesmith.pipeline.text.limits import TextLimit
 
@@ -114,6 +116,10 @@ def _locate(config: GeneratorConfig) -> ModelSource:
         )
     if file.suffix not in {".safetensors", *PICKLED}:
         raise UserError(f"generators.model: {config.model!r} is no weights file; give a .safetensors file or a folder")
+    if is_pointer(file):
+        raise UserError(
+            f"generators.model: {config.model!r} is a Git LFS pointer and no weights; fetch them with `git lfs pull`"
+        )
     if config.config is None:
         raise UserError(
             f"generators.config: {config.model!r} has only weights; give the folder or Hub id whose model_index.json "

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command
-from noisesmith.pipeline.storage.home import user_path
+from noisesmith.pipeline.models.weights import weights_problem
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)
@@ -90,11 +88,14 @@ def _check_weights(source: ModelSource, folder: Path, part: str) -> None:
     tensors = [name for name in names if name.endswith(".safetensors")]
     shard = r"(-\d+-of-\d+)?"
     mark = rf"({shard}\.{source.variant}|\.{source.variant}{shard})" if source.variant else shard
-    if any(re.fullmatch(rf"[a-z_]+{mark}\.safetensors", name) for name in tensors):
+    fitting = [name for name in tensors if re.fullmatch(rf"[a-z_]+{mark}\.safetensors", name)]
+    if fitting:
+        _refuse_incomplete(source, folder, part, [*fitting, *_indexes(names, "safetensors", source.variant)])
         return
     pickles = [name for name in names if name.endswith(PICKLED)]
     if pickles and not tensors:
         if source.allow_pickle:
+            _refuse_incomplete(source, folder, part, [*pickles, *_indexes(names, "bin", source.variant)])
             return
         raise UserError(
             f"generators.allow_pickle: {part} of {source.id!r} has only pickled weights ({pickles[0]}), which can run "
@@ -106,26 +107,22 @@ def _check_weights(source: ModelSource, folder: Path, part: str) -> None:
             f"{f'of variant {source.variant}' if source.variant else 'without one'} but {', '.join(tensors[:3])}; "
             "name the variant that it has, or leave the field out for none"
         )
-    remedy = (
-        "save the model again" if source.local else f"fetch it with `{download_command(source.id, source.revision)}`"
-    )
-    raise UserError(f"{source.field}: {part} of {source.id!r} has no weight file in {folder / part}; {remedy}")
+    raise UserError(f"{source.field}: {part} of {source.id!r} has no weight file in {folder / part}; {_remedy(source)}")
 
 
-def check_lora(config: GeneratorConfig) -> None:
-    """Refuse LoRA files that are not there or pickled, and any without peft.
+def _indexes(names: Sequence[str], kind: str, variant: str | None) -> list[str]:
+    """The indexes of sharded weights of one kind and variant among file names."""
+    ending = f".{kind}.index.{variant}.json" if variant else f".{kind}.index.json"
+    return [name for name in names if name.endswith(ending)]
 
-    Raises:
-        UserError: names the entry.
-    """
-    for position, lora in enumerate(config.lora):
-        path = user_path(lora.path)
-        if path.suffix != ".safetensors":
-            raise UserError(f"generators.lora.{position}.path: {lora.path!r} is no .safetensors file; give one")
-        if not os.path.isfile(path):
-            raise UserError(
-                f"generators.lora.{position}.path: no file {lora.path!r}; "
-                "fetch it with `hf download REPO FILE --local-dir DIR` and give its path"
-            )
-    if config.lora and find_spec("peft") is None:
-        raise UserError("generators.lora: needs the peft package; install it with `pip install peft`")
+
+def _refuse_incomplete(source: ModelSource, folder: Path, part: str, names: Sequence[str]) -> None:
+    problem = weights_problem(folder / part, names)
+    if problem:
+        raise UserError(f"{source.field}: {part} of {source.id!r} is incomplete: {problem}; {_remedy(source)}")
+
+
+def _remedy(source: ModelSource) -> str:
+    if source.local:
+        return "fetch or save the model again"
+    return f"fetch it with `{download_command(source.id, source.revision)}`"

@@ -11,6 +11,7 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.weights import weights_problem
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
@@ -120,6 +121,24 @@ def _find(
             f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
             f"use one of {', '.join(families)}"
         )
-    if source.local and source.class_name not in DETECTOR:
-        source.has_safetensors()
+    if source.class_name not in DETECTOR:
+        _check_weights(source)
     return source, resolve_name(families[source.class_name])
+
+
+def _check_weights(source: ModelSource) -> None:
+    """Refuse a stored model whose weights are pickled and not allowed, or incomplete.
+
+    Raises:
+        UserError: names the field and the file.
+    """
+    folder = source.stored_folder()
+    if folder is None:
+        return
+    name = "model.safetensors"
+    if source.local and not source.has_safetensors():
+        name = "pytorch_model.bin"
+    stored = [file for file in (name, f"{name}.index.json") if (folder / file).is_file()]
+    problem = weights_problem(folder, stored) if stored else None
+    if problem:
+        raise UserError(f"{source.field}: {source.id!r} is incomplete: {problem}; fetch the model again")

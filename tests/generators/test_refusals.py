@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from noisesmith.pipeline.config import GeneratorConfig, RunConfig, load_config
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import checks, find_generator
+from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, lora
 from noisesmith.pipeline.models import locate as models
+from tests.tiny_generators import single_file
 
 Case = tuple[str, dict[str, Any], str]
 
@@ -86,7 +89,44 @@ def _rename_weights(part: str, name: str | None) -> Callable[[Path], None]:
     return change
 
 
-MODELS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+def _shard(part: str, *, lose: str, end: str = "") -> Callable[[Path], None]:
+    """Two files and an index, as large models are stored; files whose names hold ``lose`` are missing."""
+
+    def change(copy: Path) -> None:
+        (weights,) = (copy / part).glob("*.safetensors")
+        tensors = load_file(weights)
+        weights.unlink()
+        names = sorted(tensors)
+        weight_map: dict[str, str] = {}
+        for number, taken in enumerate((names[::2], names[1::2]), 1):
+            file = f"{weights.stem}-0000{number}-of-00002.safetensors"
+            save_file({name: tensors[name] for name in taken}, copy / part / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(taken, file)
+        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        (copy / part / f"{weights.name}.index.json").write_text(json.dumps(index) + end)
+        for path in (copy / part).glob(f"*{lose}*"):
+            path.unlink()
+
+    return change
+
+
+def _pointer(file: str) -> Callable[[Path], object]:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n"
+    return lambda copy: (copy / file).write_text(pointer)
+
+
+MODELS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a shard is missing": (
+        "sdxl", _shard("text_encoder", lose="00002-of"),
+        "is incomplete: model.safetensors.index.json names 2 files, of which 1 are missing, first "
+        "model-00002-of-00002.safetensors; fetch or save the model again",
+    ),
+    "the denoiser's shard is missing": ("sd3", _shard("transformer", lose="00001-of"), "first diffusion_pytorch_model"),
+    "the index of shards is missing": ("sd1", _shard("unet", lose="index"), "is a shard, and its index is missing"),
+    "the index of shards is damaged": ("sd1", _shard("unet", lose="none", end="}"), "is no index of weights"),
+    "weights in Git LFS": (
+        "sd1", _pointer("vae/diffusion_pytorch_model.safetensors"), "is a Git LFS pointer and no weights (`git lfs",
+    ),
     "code of its own": ("sd1", _edit("model_index.json", unet=["my_unet", "MyUNet"]), "MyUNet of my_unet"),
     "no weights": ("sdxl", _rename_weights("text_encoder_2", None), "text_encoder_2 of"),
     "half-precision files only": (
@@ -115,6 +155,66 @@ def test_a_model_that_does_not_fit(case: str, families: Mapping[str, Path], tmp_
     options = {"scheduler": "flow_euler"} if family == "sd3" else {}
     options |= {"negative_prompt": "blur"} if case == "distilled guidance" else {}
     assert named in _refusal(model=str(copy), **options)
+
+
+def test_shards_that_are_all_there_are_loaded(families: Mapping[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(families["sd1"], tmp_path / "copy"))
+    for part in ("unet", "text_encoder"):
+        _shard(part, lose="none")(copy)
+    load_generator(find_generator(GeneratorConfig(model=str(copy))), "cpu")
+
+
+ADAPTERS: dict[str, tuple[list[str], str]] = {
+    "LoHa": (["lora_unet_down.hada_w1_a", "lora_unet_down.alpha"], "is a LoHa and no LoRA"),
+    "LoKr": (["lora_unet_down.lokr_w1"], "is a LoKr and no LoRA"),
+    "DoRA": (["lora_unet_down.lora_up.weight", "lora_unet_down.dora_scale"], "is a DoRA and no LoRA"),
+    "OFT": (["oft_unet_down.oft_blocks"], "is a OFT and no LoRA"),
+    "a whole model": (["model.diffusion_model.out.0.weight"], "is a whole model and no LoRA"),
+    "something else": (["down.weight"], "is no LoRA (it has the tensor down.weight)"),
+    "nothing": ([], "is no LoRA (it has no tensors)"),
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_an_adapter_of_another_kind_is_named(case: str, families: Mapping[str, Path], tmp_path: Path) -> None:
+    names, named = ADAPTERS[case]
+    path = tmp_path / "style.safetensors"
+    save_file({name: torch.zeros(1) for name in names}, path)
+    message = _refusal(model=str(families["sd1"]), lora=[{"path": str(path)}])
+    assert message.startswith("generators.lora.0.path: ")
+    assert named in message
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "cannot be read"),
+        (b"<!doctype html><html>", "cannot be read"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_a_lora_that_is_no_safetensors(
+    content: bytes, named: str, families: Mapping[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "style.safetensors"
+    path.write_bytes(content)
+    assert named in _refusal(model=str(families["sd1"]), lora=[{"path": str(path)}])
+
+
+@pytest.mark.parametrize("length", [255, 200])
+def test_a_single_file_may_have_the_longest_name_that_the_system_takes(
+    length: int, families: Mapping[str, Path], tmp_path: Path
+) -> None:
+    name = "é" * 20
+    name += "x" * (length - len(f"{name}.safetensors".encode()))
+    path = tmp_path / f"{name}.safetensors"
+    single_file(families["sd1"], path)
+    config = GeneratorConfig(model=str(path), config=str(families["sd1"]))
+    generator = load_generator(find_generator(config), "cpu")
+    assert generator.id == str(path)
+    load_decoder(find_generator(config), "cpu")
 
 
 FILES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -174,7 +274,7 @@ def test_a_hub_model_half_in_the_cache_says_which_weights_are_missing(
 @pytest.mark.usefixtures("no_model")
 def test_a_lora_without_peft(families: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "style.safetensors").write_bytes(b"")
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
     message = _refusal(model=str(families["sd1"]), lora=[{"path": str(tmp_path / "style.safetensors")}])
     assert "pip install peft" in message
 

@@ -168,3 +168,33 @@ def test_scores_that_are_not_numbers_are_refused(folders: dict[str, Path], tmp_p
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"^scorers\.model: .* a score that is not a number, in float32"):
         load_scorer(find_scorer(ScorerConfig(model=str(copy))), "cpu", TRIAL)
+
+
+def _in_shards(folder: Path) -> list[Path]:
+    """Store the weights as two files and an index, as those of large models are."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    weight_map: dict[str, str] = {}
+    for number, taken in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: weights[name] for name in taken}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(taken, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_a_missing_shard_is_found_before_anything_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folders["llava"], tmp_path / "copy"))
+    shards = _in_shards(copy)
+    assert _score(copy) == pytest.approx(_score(folders["llava"]), abs=1e-7)
+    shards[1].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n")
+    with pytest.raises(UserError, match=r"^scorers\.model: .* model-00002-of-00002\.safetensors is a Git LFS pointer"):
+        find_scorer(ScorerConfig(model=str(copy)))
+    shards[1].unlink()
+    with pytest.raises(
+        UserError, match=r"^judges\.eye\.model: .* names 2 files, of which 1 are missing, first model-0"
+    ):
+        find_judge(JudgeConfig(name="eye", model=str(copy)), ScorerConfig())
