@@ -1,0 +1,80 @@
+"""What a run does about a machine on which Ray cannot start as asked. No Ray is started here."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from noisesmith.actors.placement import cluster
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import RunError
+from tests.actors.world import config
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of each start of a cluster, which has whatever a run needs."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return calls
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another process listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def with_port(port: int) -> RunConfig:
+    return config(generators={"num_cpus": 0.5}, scorers={"num_cpus": 0.5}, ray={"metrics_port": port})
+
+
+def test_a_metrics_port_that_is_taken_is_left_and_said(started: list[dict[str, Any]], taken: int) -> None:
+    said: list[str] = []
+    with cluster(with_port(taken), said.append):
+        pass
+    assert started[0]["_metrics_export_port"] is None
+    (sentence,) = said
+    assert sentence.startswith(f"ray.metrics_port: {taken} cannot be used (Address already in use)")
+
+
+def test_a_free_metrics_port_is_used(started: list[dict[str, Any]], taken: int) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    said: list[str] = []
+    with cluster(with_port(port), said.append):
+        pass
+    assert started[0]["_metrics_export_port"] == port
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out during startup. Why."), OSError(28, "No space left on device")]
+)
+def test_a_ray_that_does_not_start_is_one_sentence(
+    error: Exception, started: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def fail(**arguments: Any) -> None:
+        folders.append(Path(arguments["_temp_dir"]))
+        folders[0].mkdir()
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    sentence = r"^Ray does not start on this machine, with its files in .*/noisesmith-.*/ray \(.*(timed out|space)"
+    with pytest.raises(RunError, match=sentence), cluster(with_port(8080), print):
+        pass
+    assert not folders[0].parent.exists()
