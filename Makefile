@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz chaos check clean
+.PHONY: help demo test fuzz chaos check gpu-bundle clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## make the 24-image quickstart dataset in runs/quickstart
 	$(BIN)/noisesmith run configs/quickstart.yaml
@@ -31,8 +31,20 @@ check: $(VENV)/.installed-dev  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What tests/gpu needs next to torch, transformers, accelerate, pyarrow, typer and pytest, which a GPU machine has.
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := diffusers importlib_metadata zipp httpx2 httpcore2 truststore pydantic pydantic_core annotated-types \
+	typing-inspection universal_pathlib pathlib-abc
+
+gpu-bundle: $(VENV)/.installed-dev  ## wheels for tests/gpu/run on a machine with GPU_PYTHON, in gpu-bundle/
+	rm -rf gpu-bundle
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d gpu-bundle \
+		--python-version $(GPU_PYTHON) --implementation cp --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 $(GPU_PACKAGES)
+	du -sh gpu-bundle
+
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build gpu-bundle *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

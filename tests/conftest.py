@@ -21,6 +21,7 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seeds", type=int, default=3, help="seeds of the tests that kill processes")
+    parser.addoption("--device", default="cuda", choices=("cuda", "cpu"), help="where the tests in tests/gpu run")
     parser.addoption("--no-skips", action="store_true", help="a skipped test fails, except those that need a GPU")
 
 
