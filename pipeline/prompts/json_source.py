@@ -64,7 +64,7 @@ class JsonSource(FileSource):
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in filled_lines(self.path, self.name, self.earlier):
             where = f"{self.name}: line {number}"
-            record = self._parsed(line, where, "write one object per line")
+            record = self._parsed(line, where)
             if not isinstance(record, dict):
                 raise UserError(
                     f'{where}: holds no JSON object; write one object per line, such as {{"prompt": "a cat"}}'
@@ -87,7 +87,7 @@ class JsonSource(FileSource):
                 f"{self.name}: is not UTF-8 at byte {error.start + 1}; save the file as UTF-8 text"
             ) from error
         del content
-        items = self._items(self._parsed(text, self.name, "write one object per line"))
+        items = self._items(self._parsed(text, self.name))
         for number, item in enumerate(items, 1):
             where = f"{self.name}: item {number}"
             if isinstance(item, str):
@@ -122,17 +122,17 @@ class JsonSource(FileSource):
             "name the prompts' column in corpus.column, or write one object per line"
         )
 
-    def _parsed(self, text: str, where: str, remedy: str) -> Any:
+    def _parsed(self, text: str, where: str) -> Any:
         """Return the value of JSON text, exactly: no key may be there twice, and no number becomes infinite."""
         try:
-            if self.earlier:
-                return json.loads(text)
-            return json.loads(text, object_pairs_hook=_object, parse_float=_float)
+            return json.loads(text) if self.earlier else _EXACT.decode(text)
         except json.JSONDecodeError as error:
             place = (
                 f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.pos + 1}"
             )
-            raise UserError(f"{where}: is not valid JSON ({error.msg} at {place}); {remedy}") from error
+            raise UserError(
+                f"{where}: is not valid JSON ({error.msg} at {place}); write one object per line"
+            ) from error
         except (RecursionError, ValueError) as error:
             raise UserError(
                 f"{where}: cannot be read as JSON ({error}); write plain objects with few levels"
@@ -153,3 +153,6 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:40]} is too large for a float64")
     return value
+
+
+_EXACT = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float)

@@ -158,7 +158,21 @@ class TestRefusals:
             open_corpus(RunConfig.model_validate(judged))
 
 
-@given(st.binary(max_size=200), st.sampled_from(["p.txt", "p.csv", "p.jsonl", "p.parquet"]))
+ANY_NAME = ("p.txt", "p.csv", "p.tsv", "p.jsonl", "p.json", "p.parquet", "p.txt.gz", "p.csv.zst")
+MAGIC = (
+    b"",
+    b"\x1f\x8b\x08",
+    b"BZh9",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+    b"PAR1",
+    b"prompt\t",
+    b'{"prompt": ',
+    b"[",
+)
+
+
+@given(st.builds(bytes.__add__, st.sampled_from(MAGIC), st.binary(max_size=200)), st.sampled_from(ANY_NAME))
 @FILES_ONCE
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
     source = write(tmp_path / name, content)
