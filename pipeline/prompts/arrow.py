@@ -22,10 +22,7 @@ T = TypeVar("T")
 
 
 class ArrowSource:
-    """The base of sources that give Arrow batches of declared types.
-
-    ``media`` names the columns that hold images, audio or video.
-    """
+    """The base of sources that give Arrow batches of declared types."""
 
     text_cells = False
     form = ""

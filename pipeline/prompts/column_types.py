@@ -29,7 +29,8 @@ class ColumnTypes:
         for name, type_name in chosen.items():
             kind, convert = chosen_type(type_name)
             self._chosen[name] = Column(kind, convert)
-        self._found: dict[str, Column] = {}  # by the names of the source
+        self._names: dict[str, None] = {}  # of the source, in the order in which they appear
+        self._found: dict[str, Column] = {}  # by these names, where the source declares no types
         self._wide: set[str] = set()
 
     def add(self, batch: Batch, source: Source) -> None:
@@ -39,8 +40,9 @@ class ColumnTypes:
             UserError: a value does not fit the type that the config gives its column, or is no valid Unicode.
         """
         for name, values in batch.columns.items():
+            self._names[name] = None
             if name in self._chosen:
-                self._check_chosen(batch, name, values)
+                self._check_chosen(batch, name, values, source.text_cells)
                 continue
             if source.text_cells:
                 kind = self._cells.infer_cells(values)
@@ -56,17 +58,22 @@ class ColumnTypes:
     def columns(self, source: Source) -> dict[str, Column]:
         """Return how each column of a file is read, by the names of the source."""
         found = {}
-        for name, column in (self._found if source.columns is None else source.columns).items():
-            wide = name in self._wide
-            if column.form == "cells":
-                parser = self._cells.cell_parser(column.type)
-                found[name] = Column(column.type, parser, "plain" if self._earlier else "cells", wide)
-            elif source.columns is None and column.form == "plain":
-                plain = plain_type(column.type)
-                found[name] = _JSON if plain is None else Column(plain, wide=wide)
-            else:
-                found[name] = replace(column, wide=wide)
-        return {**found, **self._chosen}
+        for name in self._names if source.columns is None else source.columns:
+            found[name] = self._chosen.get(name) or self._column(name, source)
+        return found
+
+    def _column(self, name: str, source: Source) -> Column:
+        wide = name in self._wide
+        if source.columns is not None:
+            return replace(source.columns[name], wide=wide)
+        column = self._found[name]
+        if column.form == "cells":
+            parser = self._cells.cell_parser(column.type)
+            return Column(column.type, parser, "plain" if self._earlier else "cells")
+        plain = plain_type(column.type)
+        if plain is None or column.form == "json":
+            return _JSON
+        return Column(plain, wide=wide)
 
     def _with_json_values(self, batch: Batch, name: str, values: Sequence[Any]) -> Column:
         """Return how a column is read that also holds these JSON values: as JSON text where no type holds all."""
@@ -91,13 +98,14 @@ class ColumnTypes:
                 return _JSON
         return Column(merged)
 
-    def _check_chosen(self, batch: Batch, name: str, values: Sequence[Any]) -> None:
+    def _check_chosen(self, batch: Batch, name: str, values: Sequence[Any], text_cells: bool) -> None:
         column = self._chosen[name]
         assert column.convert is not None
         for position, value in enumerate(values):
+            if value is None or (text_cells and not value):
+                continue
             try:
-                if value is not None and value != "":
-                    column.convert(value)
+                column.convert(value)
             except (ValueError, TypeError, OverflowError) as error:
                 raise UserError(
                     f"{batch.where(position)}: column {name!r} holds {str(value)[:40]!r}, which is no {column.type} as "

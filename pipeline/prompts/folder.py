@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from noisesmith.pipeline.config import CorpusConfig
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.prompts.arrow import DatasetSource
-from noisesmith.pipeline.prompts.source import Batch, Column, Source
+from noisesmith.pipeline.prompts.source import Source
 
 MAX_FILES = 10_000  # in a directory that is opened as a data set
 _READ_HERE = ("csv", "json", "parquet")  # the library's names of formats that are read as single files are
@@ -29,34 +29,23 @@ _PATTERNS = ("*", "?", "[", "]", "::", "$")  # what `datasets` and fsspec do not
 OpenFile = Callable[[Path, str], Source]
 
 
-class FolderSource:
+@dataclass(frozen=True)
+class Folder:
     """Several files of one folder, in order. Their columns are united."""
 
-    columns: dict[str, Column] | None = None
-
-    def __init__(self, name: str, files: list[Source]) -> None:
-        self.name = name
-        self.text_cells = files[0].text_cells
-        self._files = files
-        if files[0].columns is not None:
-            self.columns = {}
+    name: str
+    files: tuple[Source, ...]
 
     @property
     def form(self) -> str:
-        forms = sorted({file.form for file in self._files})
-        count = len(self._files)
+        forms = sorted({file.form for file in self.files})
+        count = len(self.files)
         return f"{count} {'file' if count == 1 else 'files'}: {' and '.join(forms)}"
 
-    @property
-    def files(self) -> list[Source]:
-        return self._files
 
-    def batches(self) -> Iterator[Batch]:
-        for file in self._files:
-            yield from file.batches()
-
-
-def dataset_source(section: CorpusConfig, directory: Path | None, open_file: OpenFile, earlier: bool) -> Source:
+def dataset_source(
+    section: CorpusConfig, directory: Path | None, open_file: OpenFile, earlier: bool
+) -> Source | Folder:
     """Open a directory written by ``save_to_disk``, or any directory or Hub name that ``load_dataset`` opens.
 
     Args:
@@ -112,7 +101,9 @@ def _from_disk(section: CorpusConfig, directory: Path) -> Any:
     return data
 
 
-def _folder(section: CorpusConfig, directory: Path, opened: Path, open_file: OpenFile, earlier: bool) -> Source:
+def _folder(
+    section: CorpusConfig, directory: Path, opened: Path, open_file: OpenFile, earlier: bool
+) -> Source | Folder:
     """Open a folder of files.
 
     Args:
@@ -130,7 +121,7 @@ def _folder(section: CorpusConfig, directory: Path, opened: Path, open_file: Ope
             for file in splits[section.split]:
                 inside = Path(file).relative_to(opened.resolve())
                 sources.append(open_file(directory / inside, str(Path(section.source) / inside)))
-            return FolderSource(section.source, sources)
+            return Folder(section.source, tuple(sources))
     data = _guarded(section, path, lambda: datasets.load_dataset(path, section.config, split=section.split))
     return DatasetSource(section, data, earlier)
 

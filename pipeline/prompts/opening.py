@@ -14,6 +14,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts.column_types import ColumnTypes, converted, lists_text, unite
 from noisesmith.pipeline.prompts.corpus import Corpus, Part, first_rows, subject_list
 from noisesmith.pipeline.prompts.digests import ColumnHash, checksum, encode
+from noisesmith.pipeline.prompts.folder import Folder
 from noisesmith.pipeline.prompts.prompt import prompt_problem
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
@@ -87,7 +88,7 @@ class _Scan:
         reading = _Reading(section, self._config, self._reserved, self._earlier)
         files = []
         start = self._size
-        for file in getattr(source, "files", (source,)):
+        for file in source.files if isinstance(source, Folder) else (source,):
             left = None if section.size is None else section.size - (self._size - start)
             if left == 0:
                 break
@@ -102,11 +103,11 @@ class _Scan:
             raise UserError(f"corpus.source: {source.name}: holds no prompts; add some")
         if section.size is not None and taken < section.size:
             raise UserError(f"{size_field}: asks for {section.size} rows, but {source.name} has {taken}; lower it")
-        reading.check_names(source)
+        reading.check_names(source.name)
         for file, size, sums in files:
             columns = reading.columns(file)
             self._unite(file, columns)
-            subjects = reading.subjects(source, columns)
+            subjects = reading.subjects(source.name, columns)
             self._parts.append(Part(file, reading.selection, size, sums, columns, subjects))
         self._sections.append((source.name, taken, source.form))
 
@@ -151,17 +152,19 @@ class _Reading:
         self._reserved = reserved
         self._earlier = earlier
         self._names: dict[str, None] = {}  # the source's own columns, in the order in which they appear
+        self._media: set[str] = set()
         self._types = ColumnTypes(section.columns.types, earlier)
 
     def batches(self, source: Source, size: int | None) -> Iterator[Batch]:
         """Yield the checked batches of one file, up to ``size`` rows, with the columns that are kept."""
         if source.columns is not None:
             self._names |= dict.fromkeys(source.columns)
-            self.check_names(source)
+            self._media |= set(source.media)
+            self.check_names(source.name)
         for batch in first_rows(source.batches(), size):
             self._names |= dict.fromkeys(batch.columns)
             if source.text_cells:
-                self.check_names(source)
+                self.check_names(source.name)
             self._check_prompts(batch)
             kept = self.selection.kept(batch)
             self._types.add(kept, source)
@@ -176,13 +179,12 @@ class _Reading:
                 found[self.selection.name(name)] = column
         return found
 
-    def check_names(self, source: Source) -> None:
+    def check_names(self, source: str) -> None:
         """Refuse names of columns that cannot be written, or that the config mentions and the source lacks."""
-        self.selection.check_given(source.name, [*self._names, self._section.column])
-        media = getattr(source, "media", ())
-        self.selection.check_names(source.name, self._names, media, self._reserved, self._earlier)
+        self.selection.check_given(source, [*self._names, self._section.column])
+        self.selection.check_names(source, self._names, self._media, self._reserved, self._earlier)
 
-    def subjects(self, source: Source, columns: dict[str, Column]) -> str | None:
+    def subjects(self, source: str, columns: dict[str, Column]) -> str | None:
         """Return the written name of the column that lists the subjects.
 
         Raises:
@@ -195,11 +197,11 @@ class _Reading:
         column = columns.get(written)
         if column is None:
             has = ", ".join(self._names) or "none except the prompt"
-            raise UserError(f"corpus.subjects: {source.name} has no column {name!r}; its columns are {has}")
+            raise UserError(f"corpus.subjects: {source} has no column {name!r}; its columns are {has}")
         if not lists_text(column):
             shown = "values of several types" if column.form == "json" else column.type
             raise UserError(
-                f"corpus.subjects: column {name!r} of {source.name} holds {shown}; "
+                f"corpus.subjects: column {name!r} of {source} holds {shown}; "
                 "list the subjects as text, such as cat,dog, or as lists of text"
             )
         return written

@@ -76,12 +76,13 @@ class Source(Protocol):
     """Where prompts come from.
 
     ``form`` describes the format for ``plan``. ``columns`` are the extra columns that the source declares, by name, or
-    ``None`` where their types are inferred from the values. ``text_cells`` means that all values are text, and that an
-    empty one is null.
+    ``None`` where their types are inferred from the values; ``media`` names those that hold images or the like.
+    ``text_cells`` means that all values are text, and that an empty one is null.
     """
 
     name: str
     columns: dict[str, Column] | None
+    media: tuple[str, ...]
     text_cells: bool
 
     @property
@@ -97,6 +98,7 @@ class FileSource:
     """
 
     columns: dict[str, Column] | None = None
+    media: tuple[str, ...] = ()
     text_cells = False
     form = ""
 

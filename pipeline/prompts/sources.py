@@ -9,6 +9,7 @@ from pathlib import Path
 from noisesmith.pipeline.config import CorpusConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts.files import COMPRESSED, refuse_other_content
+from noisesmith.pipeline.prompts.folder import Folder, dataset_source
 from noisesmith.pipeline.prompts.source import Source
 from noisesmith.pipeline.prompts.text import GrammarSource, TextSource
 from noisesmith.pipeline.storage.home import user_path
@@ -17,8 +18,8 @@ _FILE_NAME = re.compile(r".*\.[A-Za-z][A-Za-z0-9]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def open_source(section: CorpusConfig, earlier: bool = False) -> Source:
-    """Return the source that a corpus section names. Only what determines its kind is read.
+def open_source(section: CorpusConfig, earlier: bool = False) -> Source | Folder:
+    """Return the source, or the folder of sources, that a section names. Only what determines its kind is read.
 
     Args:
         earlier: read it as earlier versions did, for a run that one of them began.
@@ -26,7 +27,6 @@ def open_source(section: CorpusConfig, earlier: bool = False) -> Source:
     Raises:
         UserError: there is no such source, or its kind is unknown.
     """
-    from noisesmith.pipeline.prompts.folder import dataset_source
 
     def open_file(path: Path, name: str) -> Source:
         return _open_file(section, path, name, earlier)

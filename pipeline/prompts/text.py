@@ -24,6 +24,7 @@ class GrammarSource:
     """Prompts of a built-in grammar."""
 
     columns: dict[str, Column] | None = {}  # noqa: RUF012
+    media: tuple[str, ...] = ()
     text_cells = False
     form = "built-in grammar"
 

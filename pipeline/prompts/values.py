@@ -22,7 +22,12 @@ def json_text(value: object) -> str:
 
     Bytes become base64, a map becomes a list of pairs, and what else has no JSON form becomes its text.
     """
-    return json.dumps(value, ensure_ascii=False, default=_without_json)
+    text = json.dumps(value, ensure_ascii=False, default=_without_json)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair can only be written as an escape
+        return json.dumps(value, default=_without_json)
+    return text
 
 
 def _without_json(value: object) -> str:
@@ -33,11 +38,14 @@ def text_of(value: object) -> str:
     """Return a text as it is, bytes decoded as UTF-8, and any other value as JSON text.
 
     Raises:
-        ValueError: the bytes are not UTF-8.
+        ValueError: the bytes are not UTF-8, or the text is not valid Unicode.
     """
     if isinstance(value, bytes):
         return value.decode()
-    return value if isinstance(value, str) else json_text(value)
+    if not isinstance(value, str):
+        return json_text(value)
+    value.encode()
+    return value
 
 
 def chosen_type(name: ColumnType) -> tuple[pa.DataType, Convert]:

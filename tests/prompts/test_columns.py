@@ -98,6 +98,12 @@ class TestTypes:
         with pytest.raises(UserError, match=rf"p\.csv: line 3: column 'x' holds '{cell}', which is no \w+ as"):
             corpus(path, columns={"types": {"x": kind}})
 
+    def test_an_empty_text_is_null_only_in_a_table(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "p.jsonl", '{"prompt": "a cat", "x": ""}\n')
+        assert next(corpus(path, columns={"types": {"x": "string"}}).rows()).extra == {"x": ""}
+        with pytest.raises(UserError, match=r"line 1: column 'x' holds '', which is no int64"):
+            corpus(path, columns={"types": {"x": "int64"}})
+
     def test_bytes_can_be_read_as_text(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"prompt": [b"a cat"], "tag": [b"x"]}), tmp_path / "p.parquet")
         (row,) = corpus(tmp_path / "p.parquet").rows()

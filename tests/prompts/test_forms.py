@@ -201,7 +201,9 @@ class TestJson:
         with pytest.raises(UserError, match=message):
             corpus(write(tmp_path / "p.jsonl", f"{line}\n"))
 
-    @pytest.mark.parametrize("values", [[1, "x"], [{}, {}], [2**64, 1], [[1, "a"], [2]], [True, 1], [2**53 + 1, 0.5]])
+    @pytest.mark.parametrize(
+        "values", [[1, "x"], [{}, {}], [2**64, 1], [[1, "a"], [2]], [True, 1], [2**53 + 1, 0.5], [1, "\ud800"]]
+    )
     def test_what_has_no_single_type_is_json_text(self, tmp_path: Path, values: list[Any]) -> None:
         """Also where that shows only in a later batch."""
         rows = [*values, *[values[0]] * 1100, values[1]]
