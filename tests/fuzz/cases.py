@@ -13,22 +13,26 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import FrameType
+from typing import Any
 from unittest import mock
 
 import yaml
 
 from noisesmith.pipeline import cli
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.api import load_models
+from noisesmith.pipeline.config import RunConfig, load_config
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunState, RunWriter, verify_run
-from tests.fuzz.corpora import write_corpus
-from tests.fuzz.models import damage_model
+from tests.fuzz.corpora import columns, write_corpus
+from tests.fuzz.models import MODEL, damage_model
 from tests.fuzz.mutations import mutated_config, override, plain_config, value
+from tests.fuzz.paths import move_corpus, set_output
 
 SECONDS = 60  # a command that takes longer counts as hanging
 WRITTEN = 64  # larger corpora are read to their end, but not written
@@ -61,23 +65,36 @@ def make_case(seed: int, number: int, folder: Path) -> list[str]:
     if kind == "model":
         damage_model(random, config, folder)
     if kind == "corpus":
-        section = {"source": write_corpus(random, folder)}
+        source = write_corpus(random, folder)
+        section: dict[str, Any] = {"source": move_corpus(random, source) if random.random() < 0.15 else source}
+        if random.random() < 0.25:
+            section["columns"] = columns(random)
         if random.random() < 0.1:
-            section[random.choice(("column", "subjects", "size", "split", "revision", "seed"))] = value(random)
+            field = random.choice(("column", "subjects", "size", "split", "revision", "seed", "config"))
+            section[field] = value(random)
         config["corpus"] = [section]
+    arguments = ["config.yaml"]
+    if random.random() < 0.15:
+        set_output(random, config, arguments)
     content = yaml.safe_dump(config).encode()
     if kind == "config" or random.random() < 0.1:
         content = mutated_config(random, config)
     (folder / "config.yaml").write_bytes(content)
-    arguments = [override(random) for _ in range(random.choice((0,) * 9 + (1, 2)))]
-    return ["config.yaml", *(argument for argument in arguments if not argument.startswith("-"))]
+    overrides = [override(random) for _ in range(random.choice((0,) * 9 + (1, 2)))]
+    return [*arguments, *(text for text in overrides if not text.startswith("-"))]
 
 
 def check_case(seed: int, number: int, folder: Path) -> list[Outcome]:
-    """Make one case in ``folder``; give it to ``plan``, and twice to ``run``, of which only the search is left out."""
-    with contextlib.chdir(_inner(folder)):
+    """Make one case in ``folder``; give it to ``plan``, and twice to ``run``, of which only the search is left out.
+
+    The home folder is ``folder``, so that what ``~`` names is seen too.
+    """
+    with contextlib.chdir(_inner(folder)), mock.patch.dict(os.environ, HOME=str(folder)):
         arguments = make_case(seed, number, Path())
-        return [_command(verb, arguments, folder) for verb in ("plan", "run", "run")]
+        outcomes = [_command(verb, arguments, folder) for verb in ("plan", "run", "run")]
+        if outcomes[0].code == 0 and os.path.isdir(MODEL):
+            outcomes[0] = replace(outcomes[0], fault=outcomes[0].fault or _loading_fault(arguments))
+        return outcomes
 
 
 def check_process(seed: int, number: int, folder: Path) -> Outcome:
@@ -86,7 +103,8 @@ def check_process(seed: int, number: int, folder: Path) -> Outcome:
     with contextlib.chdir(inner):
         arguments = make_case(seed, number, Path())
     command = [sys.executable, "-c", "from noisesmith.pipeline.cli import main; main()", "plan", *arguments]
-    ended = subprocess.run(command, cwd=inner, capture_output=True, text=True, timeout=10 * SECONDS)
+    environment = {**os.environ, "HOME": str(folder)}
+    ended = subprocess.run(command, cwd=inner, env=environment, capture_output=True, text=True, timeout=10 * SECONDS)
     return Outcome(ended.returncode, ended.stderr, judge(ended.returncode, ended.stderr))
 
 
@@ -117,6 +135,18 @@ def judge(code: object, err: str) -> str | None:
     if code == 2 and not ONE_SENTENCE.fullmatch(err):
         return "no one sentence on stderr"
     return "words on stderr" if code == 0 and err else None
+
+
+def _loading_fault(arguments: list[str]) -> str | None:
+    """What goes wrong where the damaged model of a case is loaded: it works, or is refused."""
+    try:
+        with _limited():
+            load_models(load_config(arguments[0]), "cpu")
+    except UserError:
+        return None
+    except BaseException:
+        return f"load_models {arguments}: {traceback.format_exc()}"
+    return None
 
 
 def _call(verb: str, arguments: list[str]) -> tuple[object, str, str, str | None]:

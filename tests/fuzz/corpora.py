@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +18,13 @@ import pyarrow.parquet as pq
 
 from tests.fuzz.mutations import NUMBERS, TEXTS, mutated_bytes, value
 
-FILES = ("p.txt", "p.csv", "p.jsonl", "p.ndjson", "p.json", "p.parquet")
+FILES = ("p.txt", "p.csv", "p.tsv", "p.jsonl", "p.ndjson", "p.json", "p.parquet")
+CODECS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": lambda content: gzip.compress(content, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: pa.Codec("zstd").compress(content, asbytes=True),
+}
 PROMPTS = (
     "a cat and a red car", "a dog", "ein Bär", "猫", "{prompt}", "{", "}{", "{prompt.__class__}", "%s", "'", '"',
     "../../etc/passwd", "<script>alert(1)</script>", "[/bold] a cat", "<image> a cat", "</s>", "=cmd()", "a\tcat",
@@ -40,8 +50,39 @@ def write_corpus(random: Random, folder: Path) -> str:
     if random.random() < 0.05:
         return _dataset(random, folder / "folder")
     name = random.choice(FILES)
-    (folder / name).write_bytes(_content(random, name))
+    content = _content(random, name)
+    if random.random() < 0.15:
+        name, content = _compressed(random, name, content)
+    (folder / name).write_bytes(content)
     return name
+
+
+def columns(random: Random) -> Any:
+    """A section ``corpus.columns``, most often of columns that a corpus has."""
+    if random.random() < 0.1:
+        return value(random)
+    names = COLUMNS if random.random() < 0.5 else COLUMNS[:3]
+    section: dict[str, Any] = {}
+    for key in random.sample(("keep", "drop", "rename", "types"), random.randint(1, 3)):
+        some = random.sample(names, random.randint(0, 2))
+        if key == "rename":
+            section[key] = {name: random.choice((*COLUMNS, "prompt", *TEXTS)) for name in some}
+        elif key == "types":
+            section[key] = {name: random.choice(("string", "int64", "float64", "bool", "date")) for name in some}
+        else:
+            section[key] = some
+    return section
+
+
+def _compressed(random: Random, name: str, content: bytes) -> tuple[str, bytes]:
+    """A compressed file, now and then twice, damaged, or with a name that does not say so or lies."""
+    suffix = random.choice(list(CODECS))
+    for _ in range(random.choice((1, 1, 1, 2))):
+        content = CODECS[suffix](content)
+    if random.random() < 0.3:
+        content = mutated_bytes(random, content)
+    named = random.choice((suffix, suffix, suffix, "", random.choice(list(CODECS))))
+    return f"{name}{named}", content
 
 
 def _content(random: Random, name: str) -> bytes:
@@ -56,9 +97,10 @@ def _text(random: Random, kind: str, count: int) -> bytes:
     rows = _rows(random, count)
     if kind == "txt":
         text = "".join(f"{row['prompt']}\n" for row in rows)
-    elif kind == "csv":
+    elif kind in ("csv", "tsv"):
         sheet = io.StringIO()
-        writer = csv.writer(sheet, lineterminator=random.choice(("\n", "\r\n")))
+        delimiter = "\t" if kind == "tsv" and random.random() < 0.8 else random.choice(",,,;|\t")
+        writer = csv.writer(sheet, delimiter=delimiter, lineterminator=random.choice(("\n", "\r\n")))
         names = list(dict.fromkeys(name for row in rows for name in row))
         writer.writerow(names)
         writer.writerows([row.get(name, "") for name in names] for row in rows)
