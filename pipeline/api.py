@@ -248,9 +248,9 @@ def read_rows(run_dir: str | Path, columns: list[str] | None = None) -> Iterator
         UserError: the directory is no run, has no such column, or a shard is missing or damaged.
     """
     from noisesmith.pipeline.sinks import read_rows as read
-    from noisesmith.pipeline.storage.paths import to_path
+    from noisesmith.pipeline.storage.paths import given_path
 
-    return read(to_path(run_dir), columns)
+    return read(given_path(run_dir, "run_dir"), columns)
 
 
 def replay(run_dir: str | Path, row_id: str) -> Replay:
@@ -262,10 +262,10 @@ def replay(run_dir: str | Path, row_id: str) -> Replay:
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
     from noisesmith.pipeline.sinks import config_of_run
-    from noisesmith.pipeline.storage.paths import to_path
+    from noisesmith.pipeline.storage.paths import given_path
 
     quiet_libraries()
-    path = to_path(run_dir)
+    path = given_path(run_dir, "run_dir")
     return replay_row(path, config_of_run(path), row_id)
 
 

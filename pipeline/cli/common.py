@@ -14,17 +14,14 @@ import typer
 
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError, printable
-from noisesmith.pipeline.storage.paths import is_remote, to_path
+from noisesmith.pipeline.storage.paths import given_path, is_remote
 from noisesmith.pipeline.telemetry.console import plain_console
 
 console = plain_console()
 
 
 def _run_dir(text: str) -> Path:
-    try:
-        return to_path(text)
-    except ValueError as error:
-        raise UserError(f"RUN: {error}") from None
+    return given_path(text, "RUN")
 
 
 def local_path(text: str) -> Path:
@@ -33,10 +30,7 @@ def local_path(text: str) -> Path:
     Raises:
         UserError: it is a URL, or ``~`` names no home folder.
     """
-    try:
-        path = to_path(text)
-    except ValueError as error:
-        raise UserError(f"{text}: {error}") from None
+    path = given_path(text, text)
     if is_remote(path):
         raise UserError(f"{text}: must be on this machine; give a local path")
     return path

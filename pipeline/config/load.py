@@ -14,7 +14,7 @@ from noisesmith.pipeline.config.optimizers import METHODS
 from noisesmith.pipeline.config.run import RunConfig
 from noisesmith.pipeline.config.unique import KeyTwice, load_unique
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.storage.paths import to_path
+from noisesmith.pipeline.storage.paths import given_path
 
 # Fields that hold a path: an override's text is taken as it is, where YAML would read `#`, `: `, quotes and braces.
 _PATHS = frozenset(
@@ -38,7 +38,7 @@ def load_config(
     Raises:
         UserError: the file, a key or a value is wrong; the message names it.
     """
-    path = to_path(path)
+    path = given_path(path, "config")
     raw = read_yaml(path, "config", "see configs/ for ready ones")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold a mapping of sections such as corpus: and generators:")

@@ -15,7 +15,7 @@ from noisesmith.pipeline.schema import IMAGES, column_types
 from noisesmith.pipeline.sinks.manifest import DataFile, Header, read_manifest
 from noisesmith.pipeline.sinks.samples import from_sample_json
 from noisesmith.pipeline.storage.home import shell_word
-from noisesmith.pipeline.storage.paths import to_path
+from noisesmith.pipeline.storage.paths import given_path
 
 BATCH = 64
 
@@ -39,7 +39,7 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     Raises:
         UserError: the directory is no run, has no such column, or a shard is missing or damaged.
     """
-    run_dir = to_path(run_dir)
+    run_dir = given_path(run_dir, "run_dir")
     manifest = read_manifest(run_dir)
     known = list(manifest.header.columns)
     wanted = known if columns is None else list(columns)

@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 from upath.extensions import ProxyUPath
 from upath.types import StatResultType
 
-from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.storage.home import user_path
 
 BLOCK_BYTES = 8 * 2**20
@@ -112,6 +112,14 @@ def to_path(location: str | Path) -> Path:
         message = f"{parts.scheme}:// needs {store.package}; run pip install '{store.install}'"
         raise ValueError(message) from error
     return cast(Path, StorePath(parts.geturl().rstrip("/"), **store.options))
+
+
+def given_path(location: str | Path, what: str) -> Path:
+    """Return :func:`to_path` of an argument, or raise a ``UserError`` whose sentence begins with ``what``."""
+    try:
+        return to_path(location)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}") from None
 
 
 def is_remote(path: object) -> TypeGuard[StorePath]:

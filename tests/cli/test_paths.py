@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import noisesmith as ns
 from noisesmith.pipeline.cli import app
 from noisesmith.pipeline.cli.bench import _config_and_overrides
 from noisesmith.pipeline.cli.common import local_path, read_settings
@@ -132,6 +133,12 @@ def test_a_local_path_is_refused_if_it_is_elsewhere(text: str) -> None:
     with pytest.raises(UserError) as caught:
         local_path(text)
     assert str(caught.value).startswith(f"{text}: ")
+
+
+def test_python_functions_refuse_it_in_a_sentence_too() -> None:
+    for call in (ns.read_rows, lambda location: ns.replay(location, "id"), ns.load_config):
+        with pytest.raises(ns.UserError, match=r"^(run_dir|config): ~no-such-user is the home folder of no user; "):
+            call("~no-such-user/x")
 
 
 def test_urls_stay_urls() -> None:
