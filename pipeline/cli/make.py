@@ -113,5 +113,8 @@ def _debug_failures(tally: Tally, run_dir: Path) -> None:
 def _hint(run_dir: Path) -> None:
     """Print where the dataset is and what one may do with it next."""
     from noisesmith.pipeline.report.usage import open_command
+    from noisesmith.pipeline.sinks.layout import unopenable
 
-    console.print(f"dataset: {run_dir}\nnext: {open_command(run_dir)}\n      noisesmith verify {shell_word(run_dir)}")
+    problem = unopenable(run_dir)  # a run that an earlier version has begun may be in such a folder
+    first = open_command(run_dir) if problem is None else f"rename the folder: {problem}"
+    console.print(f"dataset: {run_dir}\nnext: {first}\n      noisesmith verify {shell_word(run_dir)}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from noisesmith.pipeline.storage.paths import is_remote
+
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
 DATA_FILE = re.compile(r"train-\d{5,}-of-\d{5,}\.(parquet|tar)")
+_PATTERNS = ("*", "?", "[", "]", "::")  # what `datasets` and fsspec do not read as part of a name
 SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
 
@@ -40,6 +44,22 @@ class ShardLayout:
     def data_file(self, shard: int, kind: str) -> str:
         """Return the name of a shard's file, relative to the run directory; ``kind`` is a key of ``EXTENSIONS``."""
         return f"data/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
+
+
+def unopenable(run_dir: Path) -> str | None:
+    """Return why ``load_dataset`` could not open a dataset in a directory, as half a sentence; ``None`` where it can.
+
+    ``datasets`` resolves the path, replaces environment variables, and reads the result as a pattern.
+    """
+    if is_remote(run_dir):
+        return None  # such a URL is refused with the config
+    path = os.path.realpath(run_dir)
+    for pattern in _PATTERNS:
+        if pattern in path:
+            return f"`datasets` reads {pattern} in a path as a pattern, and could not open a dataset in {path}"
+    if os.path.expandvars(path) != path:
+        return f"`datasets` replaces the environment variable in a path, and could not open a dataset in {path}"
+    return None
 
 
 def shard_name(shard: int) -> str:

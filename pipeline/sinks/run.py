@@ -15,7 +15,7 @@ from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
-from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
+from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, unopenable
 from noisesmith.pipeline.sinks.manifest import (
     VERSION,
     Header,
@@ -28,8 +28,6 @@ from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import location_of
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
-
-_PATTERNS = ("*", "?", "[", "]", "::")  # what `datasets` and fsspec do not read as part of a name
 
 
 @dataclass(frozen=True)
@@ -150,25 +148,10 @@ def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:
 
 
 def _check_openable(run_dir: Path) -> None:
-    """Refuse a new run in a directory from which ``load_dataset`` could not open its dataset.
-
-    ``datasets`` resolves the path, and then reads the result as a pattern.
-    """
-    if is_remote(run_dir):
-        return  # refused with the config
-    path = os.path.realpath(run_dir)
-    for pattern in _PATTERNS:
-        if pattern in path:
-            raise UserError(
-                f"output.dir: `datasets` reads {pattern} in a path as a pattern, and could not open a dataset in "
-                f"{path}; choose an output.dir without it"
-            )
-    expanded = os.path.expandvars(path)
-    if expanded != path:
-        raise UserError(
-            f"output.dir: `datasets` replaces the environment variable in {path}, and could not open a dataset there; "
-            "write the value instead of the variable"
-        )
+    """Refuse a new run in a directory from which ``load_dataset`` could not open its dataset."""
+    problem = unopenable(run_dir)
+    if problem is not None:
+        raise UserError(f"output.dir: {problem}; choose an output.dir without it")
 
 
 def _check_location(run_dir: Path) -> None:

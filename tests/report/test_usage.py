@@ -99,7 +99,7 @@ def test_a_run_of_tars_alone_is_opened_with_the_types_that_its_card_states(make_
 @pytest.mark.parametrize("formats", [["parquet", "webdataset"], ["webdataset"], ["parquet"]])
 def test_the_card_names_the_columns_that_are_json_text(make_run: MakeRun, formats: list[str]) -> None:
     card = card_of(make_run(2, output={"formats": formats})).replace("\\", "")
-    sentence = re.search(r"to be read with `json\.loads`: (.*)\.", card)
+    sentence = re.search(r"are read with `json\.loads`: (.*)\.", card)
     if "webdataset" not in formats:
         assert sentence is None
         return
