@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 
 from noisesmith.pipeline.config.section import Section
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
 
@@ -32,6 +34,9 @@ class ColumnsConfig(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> ColumnsConfig:
+        names_given = [*(self.keep or ()), *self.drop, *self.rename, *self.rename.values(), *self.types]
+        if any(_SURROGATE.search(name) for name in names_given):
+            raise ValueError("a name holds half a surrogate pair, which is not valid Unicode; remove it")
         for name in _repeated(self.rename.values()):
             raise ValueError(f"rename gives the name {name!r} twice; choose another")
         for field, names in (("rename", self.rename), ("types", self.types)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from noisesmith.pipeline.prompts.files import BOM, MAX_LINE, numbered_lines
 from noisesmith.pipeline.prompts.source import BATCH, Batch, FileSource, missing_column
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_HINT = re.compile('"?sep=(.)"?')  # a first line by which Excel is told the delimiter
 
 
 class DelimitedSource(FileSource):
@@ -22,6 +24,7 @@ class DelimitedSource(FileSource):
 
     def __init__(self, section: CorpusConfig, path: Path, name: str, earlier: bool) -> None:
         super().__init__(section, path, name, earlier)
+        self._has_hint = False
         csv.field_size_limit(MAX_LINE)  # the default, 128 KiB, is less than a thumbnail as text
         self.delimiter = "," if earlier else self._sniffed("\t" if ".tsv" in name.lower() else ",")
         self.quoting = csv.QUOTE_MINIMAL
@@ -63,6 +66,8 @@ class DelimitedSource(FileSource):
 
     def _header(self, records: Iterator[tuple[int, list[str]]]) -> list[str]:
         """Return the names of the columns. One without a name is called as pandas calls it."""
+        if self._has_hint:
+            next(records)
         _, header = next(records, (0, []))
         if not header:
             raise UserError(f"{self.name}: has no header line; its first line must name the columns")
@@ -103,6 +108,10 @@ class DelimitedSource(FileSource):
         """Return what separates the cells: the usual delimiter where it finds the prompt's column in the header."""
         _, header = next(numbered_lines(self.path, self.name), (0, ""))
         header = header.removeprefix(BOM).strip("\r\n")
+        hint = _HINT.fullmatch(header)
+        if hint is not None and hint[1] in SEPARATORS:
+            self._has_hint = True
+            return hint[1]
         try:
             cells = next(csv.reader([header], delimiter=usual), [])
             if len(cells) > 1 and self.column in cells:

@@ -79,7 +79,7 @@ class Selection:
             aside = "" if all(self.name(name) in reserved for name in own) else ", letter case aside"
             problems.append(f"{_columns(own)} {_is(own)} that the run itself writes{aside}")
         if twins:
-            problems.append(f"{_columns(twins)} differ only in letter case, which many readers do not see")
+            problems.append(f"{_columns(twins)} have the same name, letter case aside")
         if unclear:
             problems.append(f"{_columns(unclear, 'column name')} {_are(unclear)} empty or no plain text")
         if pictures:

@@ -62,6 +62,7 @@ class TestChoosing:
             ({"drop": ["n"], "types": {"n": "int64"}}, "types names 'n', which keep or drop leaves out"),
             ({"rename": {"n": "x", "tag": "x"}}, "rename gives the name 'x' twice"),
             ({"types": {"n": "date"}}, "string"),
+            ({"rename": {"n": "\ud800"}}, "half a surrogate pair"),
         ],
     )
     def test_contradictions_are_refused(self, columns: dict[str, Any], message: str) -> None:
@@ -160,6 +161,11 @@ class TestNames:
     def test_of_two_columns_that_differ_in_letter_case_only(self, tmp_path: Path) -> None:
         path = write(tmp_path / "p.csv", "prompt,Note,note\na cat,1,2\n")
         assert self.repaired(path, "Note", "note") == ["Note", "corpus_note"]
+
+    def test_of_a_new_name_that_another_column_has(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "p.csv", "prompt,n,tag\na cat,1,2\n")
+        names = self.repaired(path, "n", "tag", columns={"rename": {"n": "tag"}})
+        assert names == ["tag", "corpus_tag"]
 
     def test_of_clashes_that_show_late_and_with_what_the_config_has(self, tmp_path: Path) -> None:
         lines = (

@@ -53,6 +53,11 @@ class TestDelimiters:
         ]
         assert plural in opened.sections[0][2]
 
+    @pytest.mark.parametrize("hint", ["sep=;", '"sep=;"', "\ufeffsep=;"])
+    def test_may_be_given_in_a_first_line_as_for_excel(self, tmp_path: Path, hint: str) -> None:
+        (row,) = corpus(write(tmp_path / "p.csv", f"{hint}\r\nprompt;tag\r\na cat, a dog;x\r\n")).rows()
+        assert (row.prompt, row.extra) == ("a cat, a dog", {"tag": "x"})
+
     def test_a_column_is_not_suggested_that_holds_several(self, tmp_path: Path) -> None:
         source = write(tmp_path / "p.csv", "prompt;tag\na cat;x\n")
         with pytest.raises(UserError, match=r"has no column 'prompt;tag' but 'prompt', 'tag'"):
