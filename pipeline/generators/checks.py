@@ -69,13 +69,23 @@ def check_components(source: ModelSource, family: type[Family], config: Generato
 
 
 def components(source: ModelSource, family: type[Family], config: GeneratorConfig) -> dict[str, tuple[str, str]]:
-    """The library and class of every component that is loaded, by its folder."""
+    """The library and class of every component that is loaded, by its folder.
+
+    Raises:
+        UserError: ``model_index.json`` names a class that is no name.
+    """
     dropped = {*_NEVER_LOADED, *family.without(config)}
-    return {
-        name: (entry[0], entry[1])
-        for name, entry in source.read_json("model_index.json").items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] is not None and name not in dropped
-    }
+    found: dict[str, tuple[str, str]] = {}
+    for name, entry in source.read_json("model_index.json").items():
+        if not (isinstance(entry, list) and len(entry) == 2) or entry[0] is None or name in dropped:
+            continue
+        library, class_name = entry
+        if not (isinstance(library, str) and isinstance(class_name, str)):
+            raise UserError(
+                f"{source.field}: model_index.json of {source.id!r} names no class for {name}; save the model again"
+            )
+        found[name] = (library, class_name)
+    return found
 
 
 def with_weights(parts: Mapping[str, tuple[str, str]], family: type[Family]) -> dict[str, tuple[str, str]]:

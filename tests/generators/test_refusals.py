@@ -127,6 +127,9 @@ MODELS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "weights in Git LFS": (
         "sd1", _pointer("vae/diffusion_pytorch_model.safetensors"), "is a Git LFS pointer and no weights (`git lfs",
     ),
+    "a class that is no name": (
+        "sd1", _edit("model_index.json", unet=["diffusers", ["UNet2DConditionModel"]]), "names no class for unet; save",
+    ),
     "code of its own": ("sd1", _edit("model_index.json", unet=["my_unet", "MyUNet"]), "MyUNet of my_unet"),
     "no weights": ("sdxl", _rename_weights("text_encoder_2", None), "text_encoder_2 of"),
     "half-precision files only": (

@@ -17,7 +17,7 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer
-from tests import tiny, tiny_families
+from tests import tiny, tiny_families, tiny_scorers
 
 Change = Callable[[Path], None]
 
@@ -198,3 +198,24 @@ def test_a_missing_shard_is_found_before_anything_is_loaded(folders: dict[str, P
         UserError, match=r"^judges\.eye\.model: .* names 2 files, of which 1 are missing, first model-0"
     ):
         find_judge(JudgeConfig(name="eye", model=str(copy)), ScorerConfig())
+
+
+def _as_sentencepiece(tokenizer: Any) -> bytes:
+    """A tokenizer of pieces and scores in the form in which it was trained."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    kinds = {"<unk>": 2, "<pad>": 3, "</s>": 3}
+    for piece, score in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]:
+        model.pieces.add(piece=piece, score=score, type=kinds.get(piece, 1))
+    settings = model.trainer_spec
+    settings.model_type, settings.pad_id, settings.eos_id, settings.unk_id, settings.bos_id = 1, 0, 1, 2, -1
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def test_a_tokenizer_that_is_stored_as_sentencepiece_alone_is_read(tiny_clip_flant5: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_clip_flant5, tmp_path / "copy"))
+    (copy / "tokenizer.json").unlink()
+    (copy / "spiece.model").write_bytes(_as_sentencepiece(tiny_scorers.t5_tokenizer()))
+    assert _score(copy) == pytest.approx(_score(tiny_clip_flant5), abs=1e-7)
