@@ -60,12 +60,10 @@ def write_trial(design: Design, trial: Trial, scores: Sequence[float], provenanc
 @pytest.fixture
 def config_path(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Path:
     """A config of two sources with two prompts each, T = 4."""
-    path = write_config(tmp_path, tiny_sd, tiny_llava, generators={"steps": T})
     for name in ("plain.txt", "hard.txt"):
         (tmp_path / name).write_text("a cat\na dog\na bowl\n")
     sources = [{"source": str(tmp_path / name), "size": 2} for name in ("plain.txt", "hard.txt")]
-    path.write_text(path.read_text() + f"corpus: {sources}\n")
-    return path
+    return write_config(tmp_path, tiny_sd, tiny_llava, generators={"steps": T}, corpus=sources)
 
 
 @pytest.fixture
