@@ -17,16 +17,21 @@ from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import TextLimit, tokens_cut
 from noisesmith.pipeline.text.subjects import token_indices
 
-LISTED = 100_000  # prompts that a plan counts; all of a million would take minutes
+LISTED = 20_000  # prompts that a plan counts: a tokenizer takes a second for some thousand long ones
 _BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How many prompts are longer than what one part of a model reads, and by how many tokens the longest is."""
+    """How many prompts are longer than what one part of a model reads, and by how many tokens the longest is.
+
+    Attributes:
+        prompts: those that were counted; ``all_counted`` tells whether they are all.
+    """
 
     limit: TextLimit
     prompts: int
+    all_counted: bool
     longer: int
     longest: int
 
@@ -35,10 +40,13 @@ class Reading:
         if limit.tokens is None:
             return f"{limit.reader} states no limit"
         reads = f"{limit.reader} reads {limit.tokens} tokens"
+        counted = f"{self.prompts:,}" if self.all_counted else f"the first {self.prompts:,}"
         if not self.longer:
-            return f"{reads}: no prompt is longer"
+            return (
+                f"{reads}: no prompt is longer" if self.all_counted else f"{reads}: none of {counted} prompts is longer"
+            )
         fate = "truncated" if limit.truncates else "beyond what the model was made for"
-        return f"{reads}: {self.longer:,} of {self.prompts:,} prompts {fate}, by up to {self.longest} tokens"
+        return f"{reads}: {self.longer:,} of {counted} prompts {fate}, by up to {self.longest} tokens"
 
 
 def check_lengths(config: RunConfig, generator: FoundGenerator, corpus: Corpus) -> None:
@@ -117,7 +125,10 @@ def _count(limits: Sequence[TextLimit], corpus: Corpus) -> list[Reading]:
             excess = limit.excess(prompts)
             longer[place] += sum(1 for tokens in excess if tokens)
             longest[place] = max(longest[place], *excess)
-    return [Reading(limit, counted, longer[place], longest[place]) for place, limit in enumerate(limits)]
+    readings = []
+    for place, limit in enumerate(limits):
+        readings.append(Reading(limit, counted, counted == corpus.size, longer[place], longest[place]))
+    return readings
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noisesmith as ns
+from noisesmith.pipeline import lengths
 from noisesmith.pipeline.cli import main
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
@@ -63,6 +64,18 @@ def test_a_plan_lists_what_each_model_does_not_read(
     assert about["scorers.model"] == "language model reads 508 tokens: no prompt is longer"
     assert about["judges.similar"] == "text model reads 16 tokens: 2 of 4 prompts truncated, by up to 24 tokens"
     assert about["judges.eye"] == "the model's own limit, unknown here"
+
+
+def test_a_plan_of_a_long_corpus_says_which_prompts_it_has_counted(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lengths, "LISTED", 2)
+    path = write_config(tmp_path, tiny_sd, tiny_llava)
+    (tmp_path / "prompts.txt").write_text(f"a cat\n{LONG}\n{LONG}\n")
+    assert _plan(path, monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "1 of the first 2 prompts truncated, by up to 5 tokens" in shown
+    assert "reads 508 tokens: none of the first 2 prompts is longer" in shown
 
 
 def test_long_prompts_are_refused_where_the_config_says_so(
