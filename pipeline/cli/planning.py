@@ -35,7 +35,7 @@ def _corpus_lines(corpus: Corpus) -> dict[str, str]:
     """What is read, and how, as name → text."""
     sources = []
     for name, rows, form in corpus.sections:
-        sources.append(f"{name} ({form}, {rows:,} rows)")
+        sources.append(f"{name} ({form}, rows: {rows:,})")
     columns = []
     for column in corpus.extra_schema:
         kind = "JSON text" if column.name in corpus.as_json else str(column.type)
