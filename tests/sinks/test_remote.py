@@ -34,7 +34,7 @@ class TestPlaces:
                 "must be a plain URL without credentials; put those into the environment",
             ),
             ("s3://bucket/run?versionId=3", "must be a plain URL"),
-            ("s3://bucket/run*", "must not hold * or ["),
+            ("s3://bucket/run*", "must not hold *, [ or ::"),
             ("s3://bucket", "must name a bucket and a folder in it, such as s3://bucket/my-run"),
             ("s3:///run", "must name a bucket"),
             ("ftp://host/run", "ftp:// is no known store; use s3://, gs://, hf://"),
