@@ -91,8 +91,9 @@ def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None])
                 _temp_dir=str(folder),
             )
         except Exception as error:  # Ray has no class of its own for a cluster that does not start
+            remedy = "; RAY_TMPDIR can name another folder" if isinstance(error, OSError) else ""
             raise RunError(
-                f"Ray does not start on this machine, with its files in {folder} ({reason(error)})"
+                f"Ray does not start on this machine, with its files in {folder} ({reason(error)}){remedy}"
             ) from error
 
 
