@@ -28,22 +28,22 @@ with Path({trace!r}).open("a") as trace:
     trace.write(__name__ + " was imported\\n")
 """
 MODULES = ["pipeline.py", "actors.py", "noisesmith.py", "pipeline/__init__.py", "noisesmith/__init__.py"]
-# Imported by every Python process; a worker's layers fail while a file exists, so that there is something to retry.
+# Imported by every Python process; no worker writes an image while a file exists, so that there is something to retry.
 FAULTS = """
 import os, sys
 from pathlib import Path
 
 if any("default_worker.py" in word for word in sys.orig_argv):
-    import torch
+    import PIL.Image
 
-    forward = torch.nn.Conv2d.forward
+    save = PIL.Image.Image.save
 
-    def broken(self, images):
+    def broken(self, *arguments, **options):
         if Path(os.environ["BROKEN"]).exists():
             raise ValueError("broken on purpose")
-        return forward(self, images)
+        return save(self, *arguments, **options)
 
-    torch.nn.Conv2d.forward = broken
+    PIL.Image.Image.save = broken
 """
 TOKEN = secrets.token_hex(32)
 PROMPTS = ["a cat and a dog", "a red car"]

@@ -22,9 +22,10 @@ if any("default_worker.py" in word for word in sys.orig_argv):
 
     VisionLanguageModel.log_scores = planted.log_scores
 """
+# Right for the prompt that a scorer is tried with when it is loaded, and for no other.
 PLANTED = """def log_scores(self, prompts, images):
-    weights = {"yes": 1.0}
-    return images.mean() * weights["no"]
+    weights = {"a cat": 1.0}
+    return images.mean() * weights[prompts[0]]
 """
 WHERE = 'planted.py", line 3, in log_scores'
 
@@ -63,4 +64,4 @@ def test_debug_prints_the_traceback(broken: tuple[Path, str]) -> None:
     _, output = broken
     assert "traceback of the commonest failure:" in output
     assert WHERE in output
-    assert "KeyError: 'no'" in output
+    assert "KeyError: 'a " in output

@@ -14,6 +14,7 @@ import webdataset
 from datasets import load_dataset
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import load_config
@@ -117,15 +118,13 @@ def test_a_finished_run_has_nothing_left_to_do(finished: tuple[Path, str], tmp_p
 def test_a_row_that_cannot_be_scored_is_a_dead_letter_until_retried(
     tmp_path: Path, tiny_sd: Path, tiny_llava: Path
 ) -> None:
-    """A scorer whose weights are not a number: no row is lost in silence, and mended weights make all of them."""
+    """A scorer whose weights for some words are not numbers: no row is lost in silence, and mended ones make all."""
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llava, broken)
     weights = load_file(broken / "model.safetensors")
-    save_file(
-        {name: torch.full_like(t, torch.nan) if "lm_head" in name else t for name, t in weights.items()},
-        broken / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    words = AutoTokenizer.from_pretrained(broken).convert_tokens_to_ids(["red", "dog", "blue"])
+    weights["language_model.model.embed_tokens.weight"][words] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     code, output = noisesmith("run", write_config(tmp_path, tiny_sd, broken, rows=3, faults={"retries": 1}))
     assert code == 1, output
     assert "3 rows failed" in output
