@@ -20,6 +20,8 @@ from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.machine import machine_resources, ray_folder
 from noisesmith.pipeline.preflight import check_resources
 
+START_ATTEMPTS = 3  # of a cluster of our own: Ray gives up after 30 seconds, which a busy machine may need
+
 
 @contextmanager
 def cluster(config: RunConfig, note: Callable[[str], None]) -> Iterator[None]:
@@ -79,22 +81,28 @@ def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None])
     _set_token()
     metrics_port = _free_metrics_port(config.ray.metrics_port, note)
     with _private_cluster():
-        try:
-            ray.init(
-                address="local",
-                num_cpus=int(resources["CPU"]),
-                job_config=_InstalledCode(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _metrics_export_port=metrics_port,
-                _temp_dir=str(folder),
-            )
-        except Exception as error:  # Ray has no class of its own for a cluster that does not start
-            remedy = "; RAY_TMPDIR can name another folder" if isinstance(error, OSError) else ""
-            raise RunError(
-                f"Ray does not start on this machine, with its files in {folder} ({reason(error)}){remedy}"
-            ) from error
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=int(resources["CPU"]),
+                    job_config=_InstalledCode(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _metrics_export_port=metrics_port,
+                    _temp_dir=str(folder),
+                )
+                return
+            except Exception as error:  # Ray has no class of its own for a cluster that does not start
+                ray.shutdown()
+                if "timed out" in str(error) and attempt < START_ATTEMPTS:
+                    note("Ray did not start within its 30 seconds; trying again")
+                    continue
+                remedy = "; RAY_TMPDIR can name another folder" if isinstance(error, OSError) else ""
+                raise RunError(
+                    f"Ray does not start on this machine, with its files in {folder} ({reason(error)}){remedy}"
+                ) from error
 
 
 def _free_metrics_port(port: int | None, note: Callable[[str], None]) -> int | None:

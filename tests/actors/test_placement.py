@@ -69,7 +69,7 @@ def test_a_ray_that_does_not_start_is_one_sentence(
 
     def fail(**arguments: Any) -> None:
         folders.append(Path(arguments["_temp_dir"]))
-        folders[0].mkdir()
+        folders[0].mkdir(exist_ok=True)
         raise error
 
     monkeypatch.setattr(ray, "init", fail)
@@ -78,3 +78,20 @@ def test_a_ray_that_does_not_start_is_one_sentence(
     with pytest.raises(RunError, match=sentence), cluster(with_port(8080), print):
         pass
     assert not folders[0].parent.exists()
+
+
+def test_a_ray_that_starts_too_slowly_is_started_again(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [Exception("The current node timed out during startup. Why.")]
+
+    def init(**arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        started.append(arguments)
+
+    monkeypatch.setattr(ray, "init", init)
+    said: list[str] = []
+    with cluster(with_port(8080), said.append):
+        assert len(started) == 1
+    assert said == ["Ray did not start within its 30 seconds; trying again"]
