@@ -16,7 +16,8 @@ pytestmark = pytest.mark.chaos
 ROWS = 8
 GIB = 2**30
 ROOM = 3.5  # GiB that the run may use until the monitor acts: it takes about 2.5
-BALLAST = 3.5  # GiB that one worker takes at most; the monitor acts in the middle
+EXCESS = 0.3  # GiB beyond that which one worker takes, whatever other processes take or free meanwhile
+MOST = 10  # GiB that it takes at all
 
 # Imported by every Python process of a run. The first call of a generator fills the memory, once.
 SABOTAGE = """
@@ -24,15 +25,22 @@ import os, sys
 from pathlib import Path
 
 if any("default_worker.py" in word for word in sys.orig_argv):
+    import psutil
     from noisesmith.pipeline.search import generate as module
 
     generate = module.generate
+
+    def used():
+        memory = psutil.virtual_memory()
+        return memory.total - memory.available
 
     def sabotaged(*arguments):
         once = Path(os.environ["ONCE"])
         if not once.exists():
             once.touch()
-            held = [b"x" * 2**26 for _ in range(int(os.environ["BALLAST"]) >> 26)]
+            held = []
+            while used() < int(os.environ["FILL_TO"]) and len(held) < int(os.environ["MOST"]):
+                held.append(b"x" * 2**26)
         return generate(*arguments)
 
     module.generate = sabotaged  # Ray's workers look it up there when they unpickle the actor
@@ -46,14 +54,15 @@ def test_workers_killed_for_memory_are_replaced_and_cost_no_row(
     few = {"generators": {"batch_size": 4}, "optimizer": {"rounds": 1}}
     config = write_config(tmp_path, tiny_sd, tiny_llava, rows=ROWS, **few)
     memory = psutil.virtual_memory()
-    used = memory.total - memory.available
+    limit = memory.total - memory.available + ROOM * GIB
     code, output = noisesmith(
         "run",
         config,
         PYTHONPATH=os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))),
         ONCE=str(tmp_path / "once"),
-        BALLAST=str(int(BALLAST * GIB)),
-        RAY_memory_usage_threshold=f"{(used + ROOM * GIB) / memory.total:.4f}",
+        FILL_TO=str(int(limit + EXCESS * GIB)),
+        MOST=str(MOST * 2**4),  # pieces of 64 MiB
+        RAY_memory_usage_threshold=f"{limit / memory.total:.4f}",
         RAY_memory_monitor_refresh_ms="50",
     )
     assert code == 0, output
