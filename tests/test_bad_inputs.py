@@ -152,10 +152,9 @@ def test_a_name_is_shown_as_it_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
-    model = shutil.copytree(tiny_sd, "[bold]sd")
-    path = write_config(
-        tmp_path, tiny_sd, tiny_llava, generators={"model": str(model)}, output={"dir": "[/red]:smile:"}
-    )
+    generator = shutil.copytree(tiny_sd, "[bold]sd")
+    scorer = shutil.copytree(tiny_llava, "[/red]:smile:")
+    path = write_config(tmp_path, Path(generator), Path(scorer))
     assert _command(monkeypatch, "plan", str(path)) == 0
     shown = capsys.readouterr()
     assert "[bold]sd" in shown.out

@@ -2,8 +2,8 @@
 
 It sees in an image how red it is: P(yes) is the mean red level / 255, spread over three spellings. ``STUB_KEY``, where
 set, is the key it wants. Modes: good, slow, busy (503 and 429 twice each, then good), down (always 503), and the
-nonsense of chatty, no_logprobs, html, echo (an error that repeats the key) and
-echo_once (then good).
+nonsense of chatty, no_logprobs, html, echo (an error that repeats the key) and echo_once (at the second request alone:
+the first is that of loading).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image, ImageStat
 
 MODE, MODELS = sys.argv[1], sys.argv[2:]
 REFUSALS = [503, 429, 503, 429]
-ECHOES = [True]
+ECHOES = [True, False]  # from its end
 
 
 def tokens(red: float) -> dict[str, float]:
