@@ -1,4 +1,4 @@
-"""A key that stands twice in one mapping is refused, wherever the product reads YAML."""
+"""What YAML may hold: no key twice in one mapping, and no integer of thousands of digits, wherever it is read."""
 
 from __future__ import annotations
 
@@ -82,3 +82,12 @@ def test_a_variant_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("slow: {method: pgd, step: 0.01}\nslow: {method: pgd, step: 0.02}\n")
     with pytest.raises(UserError, match=r"variants\.yaml: 'slow' stands twice \(lines 1 and 2\)"):
         choose(None, path)
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "0b" + "1" * 20_000, "1" * 5000])
+def test_an_integer_that_python_does_not_print_is_refused(tmp_path: Path, number: str) -> None:
+    """Libraries that print it in a message would fail instead of showing the message."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"name: x\nseed: {number}\n")
+    with pytest.raises(UserError, match=r"config.yaml: is not valid YAML \(.*digits"):
+        load_config(path)

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+MOST_BITS = 10_000  # of an integer: Python prints none of more than 4,300 digits, which hexadecimal ones can have
+
 
 class KeyTwice(ValueError):  # noqa: N818
     """A mapping has a key twice; the message names the key and both lines."""
@@ -41,6 +43,12 @@ class _UniqueKeys(yaml.SafeLoader):
             lines[key] = line
         return node
 
+    def construct_yaml_int(self, node: ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        if number.bit_length() > MOST_BITS:
+            raise ValueError(f"line {node.start_mark.line + 1} has an integer of thousands of digits")
+        return number
+
     def _key(self, node: Node) -> Hashable:
         """Return the value of a key, so that ``0.5`` and ``0.50`` are one key, as they are in a mapping of Python."""
         if node.tag == "tag:yaml.org,2002:merge":
@@ -52,3 +60,6 @@ class _UniqueKeys(yaml.SafeLoader):
 def _twice(key: str, first: int, second: int) -> str:
     where = f"lines {first} and {second}" if first != second else f"line {first}"
     return f"{key!r} stands twice ({where}), and only the last one would count; remove one"
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _UniqueKeys.construct_yaml_int)

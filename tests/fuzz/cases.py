@@ -123,7 +123,7 @@ def _command(verb: str, arguments: list[str], folder: Path) -> Outcome:
         trouble = judge(code, err)
     if trouble is None and new and (verb == "plan" or code == 2):
         trouble = f"it wrote {sorted(new)[:3]}"
-    if any("pwned" in name for name in new):
+    if any(Path(name).name == "pwned" for name in new):
         trouble = "it ran code of its input"
     return Outcome(code, err or out, trouble and f"{verb} {arguments}: {trouble}\n{out}{err}")
 
