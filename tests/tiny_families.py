@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from transformers import (
     SiglipProcessor,
 )
 
+from tests import tiny, tiny_scorers
 from tests.tiny import tokenizer
 
 LLAVA_TEMPLATE = (
@@ -170,3 +172,18 @@ def _siglip(
 
 def _captions(length: int) -> PreTrainedTokenizerFast:
     return tokenizer(length, template=True)
+
+
+SCORERS: dict[str, Callable[[Path], Path]] = {  # every local scorer family, by name
+    "llava": tiny.llava,
+    "llava_next": llava_next,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "clip": clip,
+    "siglip": siglip,
+    "siglip2": siglip2,
+    "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
+    "instructblip_vicuna": lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
+    "clip_flant5": tiny_scorers.clip_flant5,
+}

@@ -13,7 +13,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts.files import BOM, MAX_LINE, numbered_lines
 from noisesmith.pipeline.prompts.source import BATCH, Batch, FileSource, missing_column
 
-SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
 _HINT = re.compile('"?sep=(.)"?')  # a first line by which Excel is told the delimiter
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from noisesmith.pipeline.prompts import cells
 from noisesmith.pipeline.prompts.columns import infer_values
 
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -19,33 +20,25 @@ _BOOL = re.compile(r"true|false", re.IGNORECASE)
 
 def infer_cells(values: Sequence[str]) -> pa.DataType:
     """Return the narrowest of bool, int64, float64 and string that can read every filled cell, else null."""
-    cells = [value for value in values if value]
-    if not cells:
+    filled = [value for value in values if value]
+    if not filled:
         return pa.null()
     for kind, form in ((pa.bool_(), _BOOL), (pa.int64(), _INT), (pa.float64(), _FLOAT)):
-        if all(map(form.fullmatch, cells)):
+        if all(map(form.fullmatch, filled)):
             return kind
     return pa.string()
 
 
 def merge_cells(first: pa.DataType, second: pa.DataType) -> pa.DataType:
     """Return the type of cells of which some have the type ``first`` and some ``second``."""
-    if first == second or pa.types.is_null(second):
-        return first
-    if pa.types.is_null(first):
-        return second
     if {first, second} == {pa.int64(), pa.float64()}:
         return pa.float64()
-    return pa.string()
+    return cells.merge_cells(first, second)
 
 
 def cell_parser(kind: pa.DataType) -> Callable[[str], object] | None:
     """Return what turns a filled cell into a value of the type that was inferred; ``None`` for text."""
-    if pa.types.is_boolean(kind):
-        return _parse_bool
-    if pa.types.is_integer(kind):
-        return int
-    return float if pa.types.is_floating(kind) else None
+    return _parse_bool if pa.types.is_boolean(kind) else cells.cell_parser(kind)
 
 
 def infer_json(values: Sequence[object]) -> pa.DataType:

@@ -12,11 +12,11 @@ from pathlib import Path
 from noisesmith.pipeline.config import CorpusConfig
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.prompts.delimited import SEPARATORS
 from noisesmith.pipeline.prompts.files import BOM, beginning, filled_lines
 from noisesmith.pipeline.prompts.source import Batch, Column, FileSource, chunks
 
 _PROMPT_NAMES = {"prompt", "prompts", "caption", "captions"}  # how prompt sets call their column
-_DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -84,7 +84,7 @@ def _refuse_table(path: Path, name: str, column: str) -> None:
         )
     if _is_json(lines[0]):
         raise UserError(f"{name}: line 1: holds JSON, not a prompt; give the file the extension .jsonl or .json")
-    for delimiter, plural in _DELIMITERS.items():
+    for delimiter, plural in SEPARATORS.items():
         if _is_table(lines, delimiter, names):
             extension = ".tsv" if delimiter == "\t" else ".csv"
             raise UserError(

@@ -25,8 +25,9 @@ from noisesmith.pipeline.generators import find_generator, load_decoder, load_ge
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.loaded import LoadedScorer
-from tests import published, tiny, tiny_families, tiny_generators, tiny_scorers
+from tests import published, tiny_generators
 from tests.runs import write_config
+from tests.tiny_families import SCORERS
 
 _aten = torch.ops.aten
 CPU_ATTENTION = {  # the counter knows CUDA's kernels alone
@@ -34,19 +35,6 @@ CPU_ATTENTION = {  # the counter knows CUDA's kernels alone
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
         *shapes[:4]
     ),
-}
-SCORERS: dict[str, Callable[[Path], Path]] = {
-    "llava": tiny.llava,
-    "llava_next": tiny_families.llava_next,
-    "qwen2_vl": tiny_families.qwen2_vl,
-    "qwen2_5_vl": tiny_families.qwen2_5_vl,
-    "qwen3_vl": tiny_families.qwen3_vl,
-    "clip": tiny_families.clip,
-    "siglip": tiny_families.siglip,
-    "siglip2": tiny_families.siglip2,
-    "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
-    "instructblip_vicuna": lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
-    "clip_flant5": tiny_scorers.clip_flant5,
 }
 BILLIONS = {  # parameters in the published files, of the denoiser and of the scorer without the decoder
     "sd15-clipflant5": (0.859520964, 2.849757184 + 0.303507456),

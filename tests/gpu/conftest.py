@@ -8,21 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny, tiny_families, tiny_generators, tiny_scorers
+from tests import tiny_generators
+from tests.tiny_families import SCORERS
 
-SCORERS = {
-    "llava": tiny.llava,
-    "clip_flant5": tiny_scorers.clip_flant5,
-    "llava_next": tiny_families.llava_next,
-    "qwen2_vl": tiny_families.qwen2_vl,
-    "qwen2_5_vl": tiny_families.qwen2_5_vl,
-    "qwen3_vl": tiny_families.qwen3_vl,
-    "clip": tiny_families.clip,
-    "siglip": tiny_families.siglip,
-    "siglip2": tiny_families.siglip2,
-    "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
-    "instructblip_llama": lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
-}
 BUILDERS = tiny_generators.FAMILIES | SCORERS
 
 

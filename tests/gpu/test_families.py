@@ -10,8 +10,9 @@ from noisesmith.pipeline.scorers import find_judge, load_judge
 from noisesmith.pipeline.scorers.base import Scores
 from noisesmith.pipeline.search.score import score_latents
 from tests import tiny_generators
-from tests.gpu.conftest import SCORERS, Folders
+from tests.gpu.conftest import Folders
 from tests.gpu.models import PROMPTS, STEPS, decoder, distance, load, noise, scorer
+from tests.tiny_families import SCORERS
 
 pytestmark = pytest.mark.gpu
 
