@@ -94,7 +94,7 @@ def list_lengths(
     for field, found in models.items():
         try:
             lines[field] = _sentences(found, config, corpus)
-        except Exception as error:
+        except BaseException as error:  # a Rust panic is no Exception
             if not (isinstance(error, UserError) or is_models_fault(error)):
                 raise
             lines[field] = [f"unknown ({reason(error)})"]

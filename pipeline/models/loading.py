@@ -74,13 +74,20 @@ class explained:  # noqa: N801, a context manager reads as a verb
 def is_models_fault(error: BaseException) -> bool:
     """Whether an error that was caught while a library read a model's files lies with the files, not with our code.
 
-    The tokenizers library raises plain ``Exception``, nothing more specific, for a file that it cannot parse.
+    The tokenizers library raises plain ``Exception``, nothing more specific, for a file that it cannot parse, and lets
+    a Rust panic through for sizes that nobody has.
     """
-    if isinstance(error, OSError | MemoryError):
+    if isinstance(error, OSError | MemoryError) or _is_rust_panic(error):
         return True
     if type(error) is not Exception and not isinstance(error, (*LOADER_ERRORS, *_AMBIGUOUS_ERRORS)):
         return False
     return not _raised_by_us(error)
+
+
+def _is_rust_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust panicked. PyO3's class for it is a ``BaseException`` and cannot be imported."""
+    kind = type(error)
+    return kind.__name__ == "PanicException" and kind.__module__ == "pyo3_runtime"
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
@@ -146,6 +147,19 @@ def test_a_broken_vae_and_a_broken_judge_become_sentences(tiny_sd: Path, tmp_pat
 def test_a_users_mistake_passes_through_unchanged() -> None:
     with pytest.raises(UserError, match=r"^plain$"), explained("scorers.model: 'x' cannot be loaded"):
         raise UserError("plain")
+
+
+def test_a_panic_of_a_library_in_rust_names_the_model(tiny_sd: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sd, tmp_path / "model"))
+    padding: dict[str, Any] = {"strategy": {"Fixed": 2**62}, "direction": "Right", "pad_to_multiple_of": None}
+    padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    _changed(folder, "tokenizer/tokenizer.json", padding=padding)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer/tokenizer.json"))
+    with (
+        pytest.raises(UserError, match=r"^generators\.model: 'x' cannot be loaded \(capacity overflow\)$"),
+        explained("generators.model: 'x' cannot be loaded"),
+    ):
+        tokenizer.encode_batch(["a cat"])
 
 
 def test_exhausted_memory_names_the_model() -> None:
