@@ -35,7 +35,7 @@ class GenerateOrder:
 
     task: GenerateTask
     state: Located | None = None
-    gradient: Located | None = None
+    log_gradient: Located | None = None
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ class GeneratorActor:
 def _start(order: GenerateOrder, packs: tuple[NDArray[np.float32], ...]) -> Start[torch.Tensor] | None:
     if order.state is None:
         return None
-    gradient = None if order.gradient is None else unpack_tensor(packs, order.gradient)
-    return Start(unpack_tensor(packs, order.state), gradient)
+    log_gradient = None if order.log_gradient is None else unpack_tensor(packs, order.log_gradient)
+    return Start(unpack_tensor(packs, order.state), log_gradient)

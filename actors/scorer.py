@@ -107,7 +107,7 @@ class ScorerActor:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            the report, the pack of the rows' ∂s/∂z_0 ``[C, h, w]``, and the pack of their PNG files.
+            the report, the pack of the rows' ∂log s/∂z_0 ``[C, h, w]``, and the pack of their PNG files.
         """
         started = time.perf_counter()
         orders: list[ScoreOrder] = pickle.loads(encoded)
@@ -117,8 +117,8 @@ class ScorerActor:
             scored = score(self._decoder, self._scorer, tasks, batch)
         gradients = None
         positions: list[Position] | None = None
-        if scored.gradients is not None:
-            gradients, positions = pack_tensors(list(scored.gradients))
+        if scored.log_gradients is not None:
+            gradients, positions = pack_tensors(list(scored.log_gradients))
         pictures, picture_positions = pack_files(scored.pictures)
         report = ScoreReport(time.perf_counter() - started, scored.scores, positions, picture_positions)
         return report, gradients, pictures

@@ -159,7 +159,9 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
         start = row.search.start()
         if start is None:
             return ()
-        return (start.state.pack,) if start.gradient is None else (start.state.pack, start.gradient.pack)
+        if start.log_gradient is None:
+            return (start.state.pack,)
+        return (start.state.pack, start.log_gradient.pack)
 
     def submit(self, worker: GeneratorWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
@@ -169,7 +171,8 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
             start = row.search.start()
             if start is not None:
                 order.state = arguments.locate(start.state)
-                order.gradient = None if start.gradient is None else arguments.locate(start.gradient)
+                if start.log_gradient is not None:
+                    order.log_gradient = arguments.locate(start.log_gradient)
             orders.append(order)
         return worker.generate.remote(encode(orders), *arguments.references)
 

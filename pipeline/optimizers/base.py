@@ -16,24 +16,34 @@ from noisesmith.pipeline.noise import NoiseKey
 
 @dataclass(frozen=True)
 class Feedback:
-    """What an image taught: its score in [0, 1] and, for gradient methods, ∂s/∂z_0 ``[C, H, W]`` float32.
+    """What an image taught: its score in [0, 1] and, for gradient methods, ∂log s/∂z_0 ``[C, H, W]`` float32.
 
     ``gain`` is the sampler's c: ∇_{z_T} s = gain · ∇_{z_0} s with the model's predictions held constant.
     """
 
     score: float
-    gradient: Tensor | None
+    log_gradient: Tensor | None
     gain: float
 
-    def slope(self, method: str) -> Tensor:
-        """The gradient, for a method that needs it.
+    def direction(self, method: str) -> Tensor:
+        """∂log s/∂z_0, for a method that uses the gradient's direction alone.
+
+        It points where ∂s/∂z_0 does, also where s is too small for a float.
 
         Raises:
             ValueError: the feedback has no gradient.
         """
-        if self.gradient is None:
+        if self.log_gradient is None:
             raise ValueError(f"{method} needs the gradient of the score")
-        return self.gradient
+        return self.log_gradient
+
+    def slope(self, method: str) -> Tensor:
+        """∂s/∂z_0 = s · ∂log s/∂z_0, for a method that uses the gradient's length too.
+
+        Raises:
+            ValueError: the feedback has no gradient.
+        """
+        return self.score * self.direction(method)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class NoiseDiffusion(Optimizer):
     def propose(self, state: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
         noise = state[0]
         gamma = step_size(feedback.score)
-        gradient = feedback.slope("noise_diffusion")
+        gradient = feedback.direction("noise_diffusion")
         if self.config.selection == "order_statistic":
             candidate = self._order_statistic(gradient, key)
             return Proposal(storable(update(noise, gamma, candidate))[None], gamma)

@@ -25,9 +25,11 @@ class Pgd(Optimizer):
     def propose(self, state: Tensor, feedback: Feedback, key: NoiseKey) -> Proposal:
         noise = state[0]
         root = math.sqrt(noise.numel())
-        ascent = feedback.slope("pgd") * feedback.gain
         if self.config.normalize:
-            ascent = ascent * (root / max(float(ascent.norm()), 1e-30))
+            direction = feedback.direction("pgd") * feedback.gain
+            ascent = direction * (root / max(float(direction.norm()), 1e-30))
+        else:
+            ascent = feedback.slope("pgd") * feedback.gain
         moved = noise + self.config.step * ascent
         if self.config.norm_bound is not None:
             moved = moved * min(1.0, self.config.norm_bound * root / float(moved.norm()))

@@ -10,11 +10,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores ``[B]`` in [0, 1], ∂s/∂z_0 ``[B, C, H, W]`` where asked for, and images ``[B, H, W, 3]`` uint8."""
+    """log s ``[B]``, ∂log s/∂z_0 ``[B, C, H, W]`` where asked for, and images ``[B, H, W, 3]`` uint8.
 
-    scores: Tensor
-    gradients: Tensor | None
+    Both are of the logarithm, since a small s is 0 in float32 and its gradient with it, while log s is not.
+    """
+
+    log_scores: Tensor
+    log_gradients: Tensor | None
     images: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """s ``[B]`` in [0, 1]."""
+        return self.log_scores.exp().clamp(max=1.0)
 
 
 class ImageScorer(Protocol):

@@ -76,7 +76,7 @@ def make_images(searches: Sequence[RowSearch[Tensor, bytes]], config: RunConfig,
         searches[0].abandon()
         return 0
     for position, search in enumerate(searches):
-        gradient = None if scored.gradients is None else scored.gradients[position]
+        gradient = None if scored.log_gradients is None else scored.log_gradients[position]
         search.scored(scored.scores[position], gradient, scored.pictures[position])
     return len(searches)
 

@@ -39,7 +39,7 @@ def propose(
                 raise ValueError(
                     f"round {task.key.round} of row {task.key.row_id} starts from an image without a score"
                 )
-            feedback = Feedback(task.score, start.gradient, generator.gain(task.steps))
+            feedback = Feedback(task.score, start.log_gradient, generator.gain(task.steps))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return optimizer.prepare(requests, proposals, generator)
 

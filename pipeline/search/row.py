@@ -113,7 +113,7 @@ class RowSearch(Generic[T, P]):
         """Record the current image's score, decide whether it is kept, and whether the search goes on.
 
         Args:
-            gradient: ∂s/∂z_0 where the score task asked for it.
+            gradient: ∂log s/∂z_0 where the score task asked for it.
             picture: the encoded image, where its score is above the task's ``keep_above``.
         """
         image = self.current

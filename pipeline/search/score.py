@@ -1,4 +1,4 @@
-"""The second half of a round: decode z_0, score the image, and differentiate the score with respect to z_0."""
+"""The second half of a round: decode z_0, score the image, and differentiate log s with respect to z_0."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from noisesmith.pipeline.search.tasks import ScoreTask
 
 @dataclass(frozen=True)
 class Scored:
-    """Per row: the score in [0, 1], ∂s/∂z_0 ``[C, h, w]`` if the batch has it, the PNG of an image to be kept."""
+    """Per row: the score in [0, 1], ∂log s/∂z_0 ``[C, h, w]`` if the batch has it, the PNG of an image to be kept."""
 
     scores: list[float]
-    gradients: Tensor | None
+    log_gradients: Tensor | None
     pictures: list[bytes | None]
 
 
@@ -40,15 +40,14 @@ def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], lat
     pictures = []
     for task, value, image in zip(tasks, scores, result.images, strict=True):
         pictures.append(encode_png(image) if value > task.keep_above else None)
-    return Scored(scores, result.gradients, pictures)
+    return Scored(scores, result.log_gradients, pictures)
 
 
 def score_latents(
     decoder: Decoder, scorer: ImageScorer, prompts: list[str], latents: Tensor, *, gradient: bool
 ) -> Scores:
-    """Score z_0 ``[B, C, h, w]`` against B prompts, with ∂s/∂z_0 where ``gradient`` is set.
+    """Score z_0 ``[B, C, h, w]`` against B prompts, with ∂log s/∂z_0 where ``gradient`` is set.
 
-    The gradient is taken of log s and multiplied by s, so that a small score does not underflow in half precision.
     Rows do not mix: the gradient of the sum is each row's own.
 
     Raises:
@@ -59,17 +58,17 @@ def score_latents(
         leaf = latents.detach().clone().requires_grad_(gradient)
         images = decoder(leaf)
         log_scores = scorer.log_scores(prompts, images)
-        scores = log_scores.detach().exp().clamp(max=1.0).cpu()
-        gradients = None
+        log_gradients = None
         if gradient:
-            (log_gradients,) = torch.autograd.grad(log_scores.sum(), leaf)
-            gradients = log_gradients.cpu() * scores.to(log_gradients.dtype)[:, None, None, None]
-    check_finite("score", scores)
-    if gradients is not None:
-        check_finite("gradient", gradients)
+            (slopes,) = torch.autograd.grad(log_scores.sum(), leaf)
+            log_gradients = slopes.cpu()
     pixels = to_uint8(images)
+    result = Scores(log_scores.detach().cpu(), log_gradients, pixels)
+    check_finite("score", result.scores)
+    if log_gradients is not None:
+        check_finite("gradient", log_gradients)
     _refuse_flat(pixels)
-    return Scores(scores, gradients, pixels)
+    return result
 
 
 def _refuse_flat(pixels: Tensor) -> None:

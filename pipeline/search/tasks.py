@@ -67,7 +67,7 @@ class ScoreTask:
 
 @dataclass(frozen=True)
 class Start(Generic[T]):
-    """What an image starts from: its parent's optimizer state and ∂s/∂z_0, where one was computed."""
+    """What an image starts from: its parent's optimizer state and ∂log s/∂z_0, where one was computed."""
 
     state: T
-    gradient: T | None
+    log_gradient: T | None

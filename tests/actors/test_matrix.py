@@ -73,12 +73,12 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
         shown = score_latents(decoder, scorer, PROMPTS[:2], z_0, gradient=round_ < rounds)
         for place, score in enumerate(shown.scores.tolist()):
             scores[place].append(score)
-            if shown.gradients is None:
+            if shown.log_gradients is None:
                 continue
             gamma, key = 1 - math.sqrt(score), NoiseKey(config.seed, ids[place], round_ + 1)
             drawn = torch.stack([key.draw(index, shape) for index in range(config.optimizer.candidates)])
             moves = ((math.sqrt(1 - gamma) - 1) * noise[place] + math.sqrt(gamma) * drawn).flatten(1)
-            best = ((moves @ shown.gradients[place].flatten()) / moves.square().sum(1)).argmax()
+            best = ((moves @ shown.log_gradients[place].flatten()) / moves.square().sum(1)).argmax()
             noise[place] = math.sqrt(1 - gamma) * noise[place] + math.sqrt(gamma) * drawn[best]
     return scores
 

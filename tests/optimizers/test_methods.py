@@ -125,7 +125,7 @@ def test_projected_gradient_ascent_is_its_closed_form(bound: float | None) -> No
         first()[None], Feedback(0.2, slope, gain), KEY
     )
     root = math.sqrt(z.numel())
-    ascents = (5.0 * gain * slope.double(), 0.1 * root * slope.double() / slope.double().norm())
+    ascents = (5.0 * gain * 0.2 * slope.double(), 0.1 * root * slope.double() / slope.double().norm())
     for proposal, ascent in zip((raw, unit), ascents, strict=True):
         expected = z + ascent
         if bound is not None and expected.norm() > bound * root:
@@ -143,6 +143,18 @@ def test_projected_gradient_ascent_keeps_its_norm_bound(bound: float, seed: int)
     assert float(state[0].norm()) / math.sqrt(state[0].numel()) <= bound * (1 + 1e-3)
 
 
+@pytest.mark.parametrize(
+    "method", [NoiseDiffusion(NoiseDiffusionConfig(candidates=20)), order_statistic(20), Pgd(PgdConfig())]
+)
+def test_a_score_too_small_for_a_float_steers_by_the_gradient_of_its_logarithm(method: Optimizer) -> None:
+    """The direction counts alone, so a score of 0 moves the noise as a tiny one does."""
+    underflown = method.propose(first()[None], Feedback(math.exp(-800.0), gradient(1, 30.0), 1.0), KEY)
+    tiny = method.propose(first()[None], Feedback(1e-30, gradient(1), 1.0), KEY)
+    assert torch.allclose(underflown.state, tiny.state, atol=1e-3)
+    backwards = method.propose(first()[None], Feedback(0.0, gradient(1, -30.0), 1.0), KEY)
+    assert not torch.allclose(underflown.state, backwards.state, atol=1e-3)
+
+
 def test_ascent_with_no_gradient_to_follow_stays() -> None:
     proposal = Pgd(PgdConfig()).propose(first()[None], Feedback(0.2, torch.zeros(SHAPE), 1.0), KEY)
     assert torch.equal(proposal.state[0], storable(first()))
@@ -157,7 +169,7 @@ def test_mean_and_variance_follow_autograd_and_torchs_adam() -> None:
     for round_ in range(1, 6):
         slope = gradient(round_)
         adam.zero_grad()
-        (3.0 * slope.double() * (mean + (log_variance / 2).exp() * epsilon)).sum().backward()
+        (3.0 * 0.4 * slope.double() * (mean + (log_variance / 2).exp() * epsilon)).sum().backward()
         adam.step()
         state = method.propose(state, Feedback(0.4, slope, 3.0), NoiseKey(5, "row", round_)).state
         assert torch.allclose(state[1].double(), mean, atol=1e-5)

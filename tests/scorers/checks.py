@@ -25,15 +25,15 @@ def decoder_in_float64(model: Path, *, clamp: bool = True) -> Decoder:
 def assert_gradient_matches_finite_differences(
     decoder: Decoder, scorer: Any, prompt: str, latents: torch.Tensor, stride: int
 ) -> None:
-    """∂s/∂z_0 of one float64 z_0 ``[1, C, h, w]`` against central differences at every ``stride``-th coordinate."""
-    analytic = score_latents(decoder, scorer, [prompt], latents, gradient=True).gradients
+    """∂log s/∂z_0 of one float64 z_0 ``[1, C, h, w]`` against central differences at every ``stride``-th coordinate."""
+    analytic = score_latents(decoder, scorer, [prompt], latents, gradient=True).log_gradients
     assert analytic is not None
     assert float(analytic.abs().max()) > 0
     for coordinate in range(0, latents.numel(), stride):
         delta = torch.zeros_like(latents)
         delta.view(-1)[coordinate] = STEP
         ahead, behind = (
-            float(score_latents(decoder, scorer, [prompt], moved, gradient=False).scores)
+            float(score_latents(decoder, scorer, [prompt], moved, gradient=False).log_scores)
             for moved in (latents + delta, latents - delta)
         )
         numeric = (ahead - behind) / (2 * STEP)
@@ -45,10 +45,10 @@ def assert_batch_equals_one_by_one(decoder: Decoder, scorer: Any, prompts: list[
     together = score_latents(decoder, scorer, prompts, latents, gradient=True)
     for position, prompt in enumerate(prompts):
         alone = score_latents(decoder, scorer, [prompt], latents[position : position + 1], gradient=True)
-        assert alone.gradients is not None
-        assert together.gradients is not None
+        assert alone.log_gradients is not None
+        assert together.log_gradients is not None
         assert float(alone.scores[0]) == pytest.approx(float(together.scores[position]), rel=1e-4)
-        difference = (alone.gradients[0] - together.gradients[position]).norm() / alone.gradients[0].norm()
+        difference = (alone.log_gradients[0] - together.log_gradients[position]).norm() / alone.log_gradients[0].norm()
         assert float(difference) < 1e-3
 
 

@@ -84,6 +84,25 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=17)
 
 
+class Faint:
+    """A scorer whose log s is that of the mean brightness, and too low for a float32 s."""
+
+    id = "faint"
+    revision = "1"
+
+    def log_scores(self, prompts: list[str], images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).mean(1).log() - 200.0
+
+
+def test_a_score_that_underflows_keeps_its_logarithm_and_its_gradient(tiny_sd: Path) -> None:
+    decoder = decoder_in_float64(tiny_sd)
+    latents = _latents(1, torch.float64)
+    result = score_latents(decoder, Faint(), PROMPTS[:1], latents, gradient=True)
+    assert float(result.scores.float()) == 0.0
+    assert result.log_scores.isfinite().all()
+    assert_gradient_matches_finite_differences(decoder, Faint(), PROMPTS[0], latents, stride=31)
+
+
 def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:
     scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     result = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=False)

@@ -63,8 +63,8 @@ def test_the_class_is_constructed_with_device_and_dtype_and_scores_with_a_gradie
     result = score_latents(decoder, scorer, ["a cat", "a dog"], latents, gradient=True)
     expected = decoder(latents).mean(dim=(1, 2, 3))
     assert torch.allclose(result.scores, expected, atol=1e-6)
-    assert result.gradients is not None
-    assert result.gradients.abs().flatten(1).max(1).values.min() > 0
+    assert result.log_gradients is not None
+    assert result.log_gradients.abs().flatten(1).max(1).values.min() > 0
 
 
 def test_code_runs_only_where_it_is_allowed(write: Write, tmp_path: Path) -> None:
