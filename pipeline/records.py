@@ -12,11 +12,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Question:
+    """One question about an image, as it is asked, and the answer that an image which shows its prompt gets."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One prompt of the corpus.
 
     ``id`` depends only on the prompt's index and text. ``extra`` holds the corpus's other columns, by name.
-    ``subjects`` are the things that the prompt asks for, where the corpus lists them.
+    Where the corpus lists them, ``subjects`` are the things that the prompt asks for, and ``questions`` ask for its
+    parts.
     """
 
     index: int
@@ -24,6 +33,7 @@ class Row:
     prompt: str
     extra: dict[str, object] = field(default_factory=dict)
     subjects: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
 
 
 class CheckedCorpus(Protocol):

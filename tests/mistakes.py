@@ -138,6 +138,11 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "subjects column that is not there": (_corpus("p.jsonl", '{"prompt": "a cat"}\n', subjects="nouns"), "'nouns'"),
     "subjects that are numbers": (_corpus("p.jsonl", '{"prompt": "a cat", "n": 1}\n', subjects="n"), "corpus.subjects"),
+    "questions column that is not there": (_corpus("p.jsonl", '{"prompt": "a cat"}\n', questions="vqa"), "'vqa'"),
+    "question without an answer": (
+        _corpus("p.jsonl", '{"prompt": "a cat", "n": [{"question": "Is there a cat?"}]}\n', questions="n"),
+        "line 1: corpus.questions: column 'n': the answer of question 1 is missing",
+    ),
     "threshold past the last step": (
         _top(optimizer={"method": "attend_and_excite", "thresholds": {0.0: 0.5, 20: 0.8}}),
         "optimizer.thresholds: 20 is no share of the sampler steps",

@@ -63,6 +63,11 @@ class CorpusConfig(Section):
         min_length=1,
         description="column that lists the prompt's subjects; when absent, they are found in the prompt",
     )
+    questions: str | None = Field(
+        None,
+        min_length=1,
+        description="column that lists questions about the prompt's parts, each with its answer",
+    )
     split: str = Field("train", min_length=1, description="split of a datasets source")
     revision: str | None = Field(None, description="revision of a datasets source")
     config: str | None = Field(None, min_length=1, description="configuration of a datasets source that has several")
@@ -75,11 +80,13 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _columns_are_others(self) -> CorpusConfig:
-        """Refuse what would leave out or rename the prompt, or leave out the subjects."""
+        """Refuse what would leave out or rename the prompt, or leave out the subjects or questions."""
         columns = self.columns
         for field, names in (("drop", columns.drop), ("rename", columns.rename), ("types", columns.types)):
             if self.column in names:
                 raise ValueError(f"columns.{field} names {self.column!r}, which is the prompt; remove it there")
-        if self.subjects is not None and not columns.keeps(self.subjects):
-            raise ValueError(f"columns leaves out {self.subjects!r}, which lists the subjects; keep that column")
+        for what in ("subjects", "questions"):
+            column = getattr(self, what)
+            if column is not None and not columns.keeps(column):
+                raise ValueError(f"columns leaves out {column!r}, which lists the {what}; keep that column")
         return self

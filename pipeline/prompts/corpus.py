@@ -10,6 +10,7 @@ import pyarrow as pa
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.prompts.columns import conform
 from noisesmith.pipeline.prompts.digests import checksum, encode
+from noisesmith.pipeline.prompts.questions import question_list
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.records import Row, row_id
@@ -20,7 +21,7 @@ class Part:
     """What a corpus takes from one source, or from one file of a folder.
 
     ``size`` counts its rows, ``checksums`` has one entry per batch, ``columns`` says how the extra columns are read,
-    and ``subjects`` names the column that lists the prompt's subjects.
+    ``subjects`` names the column that lists the prompt's subjects, and ``questions`` the one that lists questions.
     """
 
     source: Source
@@ -29,6 +30,7 @@ class Part:
     checksums: tuple[bytes, ...]
     columns: Mapping[str, Column]
     subjects: str | None = None
+    questions: str | None = None
 
     def with_columns(self, columns: Mapping[str, Column]) -> Part:
         """Return this part with its columns read in another way."""
@@ -97,7 +99,8 @@ class Corpus:
             taken = batch.take([index - first for index in wanted])
             for index, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
                 subjects = subject_list(extra[part.subjects]) if part.subjects else ()
-                yield Row(index, row_id(index, prompt), prompt, extra, subjects)
+                questions = question_list(extra[part.questions]) if part.questions else ()
+                yield Row(index, row_id(index, prompt), prompt, extra, subjects, questions)
             first += len(batch)
             if first >= among.stop:
                 return

@@ -16,6 +16,7 @@ from noisesmith.pipeline.prompts.corpus import Corpus, Part, first_rows, subject
 from noisesmith.pipeline.prompts.digests import ColumnHash, checksum, encode
 from noisesmith.pipeline.prompts.folder import Folder
 from noisesmith.pipeline.prompts.prompt import prompt_problem
+from noisesmith.pipeline.prompts.questions import EXAMPLE, question_list
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.prompts.sources import open_source
@@ -108,7 +109,8 @@ class _Scan:
             columns = reading.columns(file)
             self._unite(file, columns)
             subjects = reading.subjects(source.name, columns)
-            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects))
+            questions = reading.questions(source.name, columns)
+            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects, questions))
         self._sections.append((source.name, taken, source.form))
 
     def corpus(self) -> Corpus:
@@ -169,6 +171,7 @@ class _Reading:
             kept = self.selection.kept(batch)
             self._types.add(kept, source)
             self._check_subjects(source, kept)
+            self._check_questions(kept)
             yield self.selection.renamed(kept)
 
     def columns(self, source: Source) -> dict[str, Column]:
@@ -193,17 +196,31 @@ class _Reading:
         name = self._section.subjects
         if name is None:
             return None
-        written = self.selection.name(name)
-        column = columns.get(written)
-        if column is None:
-            has = ", ".join(self._names) or "none except the prompt"
-            raise UserError(f"corpus.subjects: {source} has no column {name!r}; its columns are {has}")
+        written = self._written("subjects", name, source, columns)
+        column = columns[written]
         if not lists_text(column):
             shown = "values of several types" if column.form == "json" else column.type
             raise UserError(
                 f"corpus.subjects: column {name!r} of {source} holds {shown}; "
                 "list the subjects as text, such as cat,dog, or as lists of text"
             )
+        return written
+
+    def questions(self, source: str, columns: dict[str, Column]) -> str | None:
+        """Return the written name of the column that lists the questions.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        name = self._section.questions
+        return None if name is None else self._written("questions", name, source, columns)
+
+    def _written(self, field: str, name: str, source: str, columns: dict[str, Column]) -> str:
+        """Return the name that a column is written with which ``corpus.FIELD`` names."""
+        written = self.selection.name(name)
+        if written not in columns:
+            has = ", ".join(self._names) or "none except the prompt"
+            raise UserError(f"corpus.{field}: {source} has no column {name!r}; its columns are {has}")
         return written
 
     def _check_prompts(self, batch: Batch) -> None:
@@ -226,3 +243,13 @@ class _Reading:
                 occurrences(prompt, subject_list(value))
             except UserError as error:
                 raise UserError(f"{batch.where(position)}: {error}") from error
+
+    def _check_questions(self, batch: Batch) -> None:
+        name = self._section.questions
+        values: Any = batch.columns.get(name, ()) if name is not None else ()
+        for position, value in enumerate(values):
+            try:
+                question_list(value)
+            except ValueError as error:
+                where = f"{batch.where(position)}: corpus.questions: column {name!r}"
+                raise UserError(f"{where}: {error}; write a list such as {EXAMPLE}") from error

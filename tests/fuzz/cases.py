@@ -70,7 +70,7 @@ def make_case(seed: int, number: int, folder: Path) -> list[str]:
         if random.random() < 0.25:
             section["columns"] = columns(random)
         if random.random() < 0.1:
-            field = random.choice(("column", "subjects", "size", "split", "revision", "seed", "config"))
+            field = random.choice(("column", "subjects", "questions", "size", "split", "revision", "seed", "config"))
             section[field] = value(random)
         config["corpus"] = [section]
     arguments = ["config.yaml"]

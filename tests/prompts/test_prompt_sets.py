@@ -19,9 +19,19 @@ from tests.density import ROOT
 from tests.prompts.corpora import prompts, write
 
 PROMPTS = ["a cat and a red car", 'a sign that says "OPEN"']
+VQA_LISTS = [
+    [
+        ["How many cars are in the image?", "one"],
+        ["Is the car red?", "Yes"],
+        ["Are there any cars in the image?", "Yes"],
+    ],
+    [["Are there any signs in the image?", "Yes"]],
+]
 NOW = datetime(2022, 8, 7, 22, 57, tzinfo=UTC)
 LINES = dict(
-    re.findall(r"^\| \[?([\w-]+(?:, \w+)?).*`(corpus: \{.*\})` \|$", (ROOT / "docs/corpora.md").read_text(), re.M)
+    re.findall(
+        r"^\| \[?([\w-]+(?: 2)?(?:, \w+)?).*`(corpus: \{.*\})` \|$", (ROOT / "docs/corpora.md").read_text(), re.M
+    )
 )
 
 
@@ -42,6 +52,15 @@ def _geneval(path: Path) -> None:
     exclude = [{"class": "sign", "count": 2}]
     position = {"tag": "position", "include": placed, "exclude": exclude, "prompt": PROMPTS[1]}
     write(path, f"{json.dumps(simple)}\n{json.dumps(position)}\n")
+
+
+def _geneval2(path: Path) -> None:
+    """The count of a thing comes before its colour and its presence, and relations have the skill ``position``."""
+    lines = [
+        {"prompt": PROMPTS[0], "atom_count": 3, "vqa_list": VQA_LISTS[0], "skills": ["count", "attribute", "object"]},
+        {"prompt": PROMPTS[1], "atom_count": 1, "vqa_list": VQA_LISTS[1], "skills": ["object"]},
+    ]
+    write(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _lines(path: Path) -> None:
@@ -147,6 +166,7 @@ SETS: dict[str, tuple[Callable[[Path], None], dict[str, list[object]]]] = {
     "PartiPrompts": (_parti, {"Category": ["Animals", "Signs"], "Note": [None, '"O P E N" in paint']}),
     "DrawBench": (_drawbench, {"Category": ["Colors", "Text"]}),
     "GenEval": (_geneval, {"tag": ["two_object", "position"]}),
+    "GenEval 2": (_geneval2, {"vqa_list": list(VQA_LISTS), "atom_count": [3, 1]}),
     "T2I-CompBench": (_lines, {}),
     "HPDv2": (_list, {}),
     "HPDv2, annotations": (_annotations, {"rank": [[1, 0], [1, 0]]}),
@@ -177,6 +197,13 @@ def test_the_documented_line_reads_the_prompt_set(name: str, tmp_path: Path, mon
     rows = list(opened.rows())
     for column, values in SETS[name][1].items():
         assert [row.extra[column] for row in rows] == values
+
+
+def test_questions_of_geneval_2_are_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = _opened("GenEval 2", tmp_path).rows()
+    listed = [[[question.question, question.answer] for question in row.questions] for row in rows]
+    assert listed == VQA_LISTS
 
 
 def test_every_line_of_the_table_is_tested() -> None:
