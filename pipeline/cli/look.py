@@ -96,6 +96,9 @@ def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     for problem in found.problems:
         console.print(problem)
     console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
+    if found.side:
+        tables = ", ".join(sorted({table for table, _ in found.side}))
+        console.print(f"files of side tables were dropped ({tables}); make them again with the command that made them")
     missing = corpus.size - len(state.done)
     if missing:
         retry = f"noisesmith retry {shell_word(settings.run_dir)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: 
     Of the files in ``data/`` it reads no more than the names.
     """
     suffixes = data_suffixes(run_dir)
-    header = read_manifest(run_dir).header
+    manifest = read_manifest(run_dir)
+    header = manifest.header
+    tables = manifest.side_columns
     body = _template().render(
         name=config.name,
         rows=summary.rows,
@@ -79,14 +82,16 @@ def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: 
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance),
-        usage=usage(run_dir, suffixes),
-        columns=_columns(header, config),
+        usage=usage(run_dir, suffixes, list(tables)),
+        columns=_columns(header, config) + _columns_of_side_tables(tables),
         text_columns=header.text_columns if ".tar" in suffixes else (),
         embedded=_is_embedded(config),
     )
     # Parquet files state their types. For a run of version 1, nothing tells what a column that was null has in a tar.
-    features = _features(header) if suffixes == [".tar"] and header.version > 1 else None
-    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir), features)
+    features = _features(header) if suffixes == [".tar"] and header.version_of_rows > 1 else None
+    # `datasets` reads all configurations by the first one's reader, and side tables are Parquet.
+    configured = tables if suffixes[:1] == [".parquet"] else ()
+    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir), features, configured)
     return f"---\n{metadata.to_yaml()}\n---\n{body}"
 
 
@@ -120,7 +125,12 @@ def _template() -> jinja2.Template:
 
 
 def _metadata(
-    config: RunConfig, suffixes: list[str], rows: int, mark: str, features: list[dict[str, object]] | None
+    config: RunConfig,
+    suffixes: list[str],
+    rows: int,
+    mark: str,
+    features: list[dict[str, object]] | None,
+    tables: Iterable[str],
 ) -> DatasetCardData:
     """Front matter for the Hub.
 
@@ -137,6 +147,14 @@ def _metadata(
             "data_files": [{"split": "train", "path": f"data/*{suffixes[0]}"}],
         }
         configs = [default]
+        for table in tables:
+            configs.append(
+                {
+                    "config_name": table,
+                    "description": f"side table, {mark}",
+                    "data_files": [{"split": "train", "path": f"side/{table}/*.parquet"}],
+                }
+            )
     return DatasetCardData(
         license="apache-2.0" if _is_embedded(config) else "other",
         pretty_name=config.name,
@@ -215,6 +233,14 @@ def _columns(header: Header, config: RunConfig) -> list[tuple[str, str]]:
         )
         meanings[f"judge_{judge.name}"] = f"score that the judge {judge.name} gives the kept image"
     return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
+
+
+def _columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Every column of the side tables with its meaning."""
+    found = []
+    for table, columns in tables.items():
+        found.extend((name, f"from the side table {table}") for name in columns)
+    return found
 
 
 def _is_embedded(config: RunConfig) -> bool:

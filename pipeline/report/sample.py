@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.sinks.manifest import read_manifest
-from noisesmith.pipeline.sinks.reader import read_file
+from noisesmith.pipeline.sinks.reader import read_shard
 
 
 def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[str, Any]]:
@@ -22,8 +22,7 @@ def spread_rows(run_dir: Path, columns: list[str], limit: int) -> Iterator[dict[
     for entry, positions in zip(entries, chosen, strict=True):
         if not positions:
             continue
-        path = run_dir / entry.files[0].path
-        rows = read_file(path, columns, manifest.header)
+        rows = read_shard(run_dir, manifest, entry, columns)
         for position, row in enumerate(islice(rows, positions[-1] + 1)):
             if position in positions:
                 yield row

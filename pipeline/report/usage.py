@@ -24,8 +24,8 @@ def open_command(run_dir: Path) -> str:
     return f"python -c {shlex.quote(code)}"
 
 
-def usage(run_dir: Path, suffixes: Sequence[str]) -> str:
-    """The Python code that opens a run's dataset with ``datasets``, and its tars with ``webdataset``."""
+def usage(run_dir: Path, suffixes: Sequence[str], tables: Sequence[str] = ()) -> str:
+    """The Python code that opens a run's rows and ``tables`` with ``datasets``, and its tars with ``webdataset``."""
     if not suffixes:
         return "# no row finished"
     _, image = _READERS[suffixes[0]]
@@ -37,9 +37,22 @@ from datasets import load_dataset
 rows = load_dataset({_arguments(run_dir, suffixes[0])}, split="train")
 rows[0]["{image}"].show()"""
     ]
+    if tables:
+        parts.append(_side_usage(run_dir, suffixes[0], tables))
     if ".tar" in suffixes:
         parts.append(_tar_usage(run_dir))
     return "\n\n".join(parts)
+
+
+def _side_usage(run_dir: Path, suffix: str, tables: Sequence[str]) -> str:
+    table = tables[0]
+    arguments = f"{_literal(_local(run_dir))}, {_literal(table)}"
+    if is_remote(run_dir) or suffix != ".parquet":
+        pattern = _literal(f"{_local(run_dir)}/side/{table}/*.parquet")
+        arguments = f'"parquet", data_files={pattern}'
+    return f"""\
+# further columns, made later for the same rows and joined by id: {", ".join(tables)}
+{table} = load_dataset({arguments}, split="train")"""
 
 
 def _tar_usage(run_dir: Path) -> str:

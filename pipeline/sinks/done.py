@@ -11,9 +11,11 @@ from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.layout import (
     DATA_FILE,
     SHARD_NAME,
+    SIDE_FILE,
     ShardLayout,
     letters_file,
     manifest_file,
+    side_root,
     staging_root,
 )
 from noisesmith.pipeline.sinks.manifest import Entry, Manifest, read_manifest
@@ -126,6 +128,7 @@ def _sweep(run_dir: Path, manifest: Manifest) -> None:
         is_orphan = DATA_FILE.fullmatch(path.name) is not None and path not in listed
         if is_orphan or files.is_temporary(path):
             path.unlink()
+    _sweep_side(run_dir, manifest)
     for folder in (run_dir / "failed", *staging_root(run_dir).glob("*")):
         for path in list(folder.glob("*")):
             if files.is_temporary(path):
@@ -133,3 +136,17 @@ def _sweep(run_dir: Path, manifest: Manifest) -> None:
     for shard in shards_in(staging_root(run_dir)) & manifest.entries.keys():
         staging.drop_staged(run_dir, shard)
     staging.drop_empty(run_dir)
+
+
+def _sweep_side(run_dir: Path, manifest: Manifest) -> None:
+    """Remove temporary files of side tables, files that the manifest does not list, and those of rows that are gone."""
+    kept = set()
+    for entry in manifest.side.values():
+        # A shard that was opened again may be committed with the same rows.
+        is_open = entry.shard not in manifest.entries and entry.shard_sha256 != ""
+        if is_open or manifest.is_current(entry):
+            kept.add(run_dir / manifest.header.layout.side_file(entry.shard, entry.table))
+    for path in list(side_root(run_dir).glob("*/*")):
+        is_orphan = SIDE_FILE.fullmatch(path.name) is not None and path not in kept
+        if is_orphan or files.is_temporary(path):
+            path.unlink()

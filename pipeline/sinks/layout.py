@@ -11,6 +11,7 @@ from noisesmith.pipeline.storage.paths import is_remote
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
 DATA_FILE = re.compile(r"train-\d{5,}-of-\d{5,}\.(parquet|tar)")
+SIDE_FILE = re.compile(r"train-(\d{5,})-of-\d{5,}\.parquet")
 _PATTERNS = ("*", "?", "[", "]", "::")  # what `datasets` and fsspec do not read as part of a name
 SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
@@ -45,6 +46,10 @@ class ShardLayout:
         """Return the name of a shard's file, relative to the run directory; ``kind`` is a key of ``EXTENSIONS``."""
         return f"data/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
 
+    def side_file(self, shard: int, table: str) -> str:
+        """Return the name of a shard's file of a side table, relative to the run directory."""
+        return f"side/{table}/train-{shard:05d}-of-{self.shards:05d}.parquet"
+
 
 def unopenable(run_dir: Path) -> str | None:
     """Return why ``load_dataset`` could not open a dataset in a directory, as half a sentence; ``None`` where it can.
@@ -77,6 +82,10 @@ def staging_root(run_dir: Path) -> Path:
 
 def staging_dir(run_dir: Path, shard: int) -> Path:
     return staging_root(run_dir) / shard_name(shard)
+
+
+def side_root(run_dir: Path) -> Path:
+    return run_dir / "side"
 
 
 def letters_file(run_dir: Path, shard: int) -> Path:

@@ -1,9 +1,12 @@
-"""The manifest of a run: a header line, then one line per committed shard. Only what it lists is the dataset."""
+"""The manifest of a run: a header line, then one line per committed shard or file of a side table.
+
+Only what it lists is the dataset.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from noisesmith.pipeline.sinks.samples import text_columns
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import shell_word
 
-VERSION = 2  # since 2, tars hold every column that may be null as JSON text
-VERSIONS = (1, 2)
+VERSION = 2  # of a new run; since 2, tars hold every column that may be null as JSON text
+# Added to a run's version by its first side table: an older program would take its lines for damage and drop them.
+WITH_SIDE_TABLES = 2
+NEWEST = VERSION + WITH_SIDE_TABLES
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,14 @@ class Header:
         return ShardLayout(self.rows, self.rows_per_shard)
 
     @property
+    def version_of_rows(self) -> int:
+        """The version that says how the run's rows are stored, whether it has side tables or not."""
+        return self.version - WITH_SIDE_TABLES if self.version > VERSION else self.version
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns that tars hold as JSON text."""
-        return text_columns(self.columns, self.version)
+        return text_columns(self.columns, self.version_of_rows)
 
 
 @dataclass(frozen=True)
@@ -72,18 +82,73 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class SideEntry:
+    """One committed file of a side table: further columns of the rows of one shard, in their order.
+
+    ``columns`` are its own, without ``id``, as in a header. ``origin`` says how its values were made, such as the model
+    and its revision. ``shard_sha256`` is the SHA-256 of the shard's first file: once the shard is committed with other
+    rows, this file counts no longer. It is empty while another file is to replace this one.
+    """
+
+    table: str
+    shard: int
+    rows: int
+    bytes: int
+    sha256: str
+    ids_sha256: str
+    shard_sha256: str
+    columns: dict[str, str]
+    origin: dict[str, str]
+
+
+SideKey = tuple[str, int]  # a table and a shard
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A whole manifest. Where a shard was committed again, ``entries`` holds its latest entry."""
+    """A whole manifest. Where something was committed again, ``entries`` and ``side`` hold its latest entry."""
 
     header: Header
     entries: dict[int, Entry]
+    side: dict[SideKey, SideEntry] = field(default_factory=dict)
+
+    @property
+    def side_columns(self) -> dict[str, dict[str, str]]:
+        """The name and type of each column of each side table, by table."""
+        return {entry.table: entry.columns for entry in self.side.values()}
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns: the run's own, then those of its side tables."""
+        names = list(self.header.columns)
+        for columns in self.side_columns.values():
+            names.extend(columns)
+        return names
+
+    def current(self, table: str, shard: int) -> SideEntry | None:
+        """Return the entry of a table's file for a shard, where there is one of the rows that are committed now."""
+        side = self.side.get((table, shard))
+        return side if side is not None and self.is_current(side) else None
+
+    def is_current(self, side: SideEntry) -> bool:
+        """Return whether a file of a side table belongs to rows that are committed now."""
+        entry = self.entries.get(side.shard)
+        return entry is not None and bool(entry.files) and entry.files[0].sha256 == side.shard_sha256
 
 
-def write_manifest(run_dir: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
+def write_manifest(
+    run_dir: Path, header: Header, entries: Iterable[Entry] = (), side: Iterable[SideEntry] = ()
+) -> None:
     """Create a run's manifest, or replace all of it."""
     records = [{"kind": "run", **asdict(header)}]
     records.extend(_record(entry) for entry in entries)
+    records.extend(_side_record(entry) for entry in side)
     files.write_atomic(manifest_file(run_dir), b"".join(map(files.json_line, records)))
+
+
+def append_side(run_dir: Path, entry: SideEntry) -> None:
+    """Commit a file of a side table: when this returns, its columns are joined to the rows of its shard."""
+    files.append_line(manifest_file(run_dir), _side_record(entry))
 
 
 def append_entry(run_dir: Path, entry: Entry) -> None:
@@ -126,26 +191,24 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     line = lines[0] if lines else None
     version = (line or {}).get("version")
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and version > NEWEST:
         raise UserError(
-            f"{path}: is of version {version}, and this noisesmith reads up to version {VERSION}; install a newer one"
+            f"{path}: is of version {version}, and this noisesmith reads up to version {NEWEST}; install a newer one"
         )
     try:
         header = _header(line)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from error
-    entries: dict[int, Entry] = {}
+    manifest = Manifest(header, {}, {})
     damage = []
     for number, line in enumerate(lines[1:], 2):
         try:
-            entry = _entry(line, header)
+            _add_line(manifest, line)
         except _EntryError as error:
             damage.append(f"line {number} {error}")
         except (TypeError, KeyError):  # a key is missing, or a value has another type
             damage.append(f"line {number} is not as it was written")
-        else:
-            entries[entry.shard] = entry
-    return Manifest(header, entries), damage
+    return manifest, damage
 
 
 class _EntryError(ValueError):
@@ -156,18 +219,35 @@ def _record(entry: Entry) -> dict[str, Any]:
     return {"kind": "shard", **asdict(entry)}
 
 
+def _side_record(entry: SideEntry) -> dict[str, Any]:
+    return {"kind": "side", **asdict(entry)}
+
+
 def _header(line: dict[str, Any] | None) -> Header:
-    if line is None or line.pop("kind", None) != "run" or line.get("version") not in VERSIONS:
-        raise ValueError(f"line 1 is no header of version {' or '.join(map(str, VERSIONS))}")
+    if line is None or line.pop("kind", None) != "run" or line.get("version") not in range(1, NEWEST + 1):
+        raise ValueError(f"line 1 is no header of version 1 to {NEWEST}")
     formats = tuple(line.pop("formats"))
     return Header(formats=formats, **line)
 
 
-def _entry(line: dict[str, Any] | None, header: Header) -> Entry:
+def _add_line(manifest: Manifest, line: dict[str, Any] | None) -> None:
+    """Add what one line commits, or take out what it removes."""
     if line is None:
         raise _EntryError("holds no JSON object")
-    if line.pop("kind") != "shard" or line["shard"] not in range(header.shards):
+    kind = line.pop("kind")
+    if line["shard"] not in range(manifest.header.shards):
         raise _EntryError("is no entry of a shard of this run")
+    if kind == "shard":
+        entry = _entry(line)
+        manifest.entries[entry.shard] = entry
+    elif kind == "side":
+        side = SideEntry(**line)
+        manifest.side[side.table, side.shard] = side
+    else:
+        raise _EntryError("is no entry of a shard of this run")
+
+
+def _entry(line: dict[str, Any]) -> Entry:
     data_files = tuple(DataFile(**file) for file in line.pop("files"))
     failed = tuple(line.pop("failed"))
     return Entry(files=data_files, failed=failed, **line)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.schema import IMAGES, column_types
-from noisesmith.pipeline.sinks.manifest import DataFile, Header, read_manifest
+from noisesmith.pipeline.sinks.manifest import Entry, Header, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import from_sample_json
 from noisesmith.pipeline.storage.home import shell_word
 from noisesmith.pipeline.storage.paths import given_path
@@ -31,7 +31,9 @@ class DamagedFile(Exception):  # noqa: N818
 
 
 def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of committed shards in order, images as PNG bytes.
+    """Yield the rows of committed shards in order, images as PNG bytes, with the columns of side tables.
+
+    A column of a side table is null in the shards for which that table has no file.
 
     Args:
         columns: the columns to read, in any order; all when absent. Images are read only when they are among them.
@@ -41,15 +43,21 @@ def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[
     """
     run_dir = given_path(run_dir, "run_dir")
     manifest = read_manifest(run_dir)
-    known = list(manifest.header.columns)
+    known = manifest.columns
     wanted = known if columns is None else list(columns)
     for name in wanted:
         if name not in known:
             raise UserError(f"{run_dir}: has no column {name!r}; it has {', '.join(known)}")
-    data_files: list[DataFile] = []
-    for _, entry in sorted(manifest.entries.items()):
-        data_files.extend(entry.files[:1])  # every format holds the same rows; a shard of dead letters has no file
-    return _rows(run_dir, manifest.header, data_files, wanted)
+    return _rows(run_dir, manifest, wanted)
+
+
+def read_shard(run_dir: Path, manifest: Manifest, entry: Entry, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one committed shard like :func:`read_rows`; none where all of its rows have failed.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    yield from _shard_rows(run_dir, manifest, entry, columns, _side_columns(manifest, columns))
 
 
 def read_file(path: Path, columns: Collection[str], header: Header) -> Iterator[dict[str, Any]]:
@@ -124,10 +132,57 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _rows(run_dir: Path, header: Header, data_files: list[DataFile], columns: list[str]) -> Iterator[dict[str, Any]]:
-    for file in data_files:
-        path = run_dir / file.path
-        try:
-            yield from read_file(path, columns, header)
-        except DamagedFile as error:
-            raise UserError(f"{path}: cannot be read ({error}); run noisesmith verify {shell_word(run_dir)}") from error
+def _rows(run_dir: Path, manifest: Manifest, columns: list[str]) -> Iterator[dict[str, Any]]:
+    tables = _side_columns(manifest, columns)
+    for _, entry in sorted(manifest.entries.items()):
+        yield from _shard_rows(run_dir, manifest, entry, columns, tables)
+
+
+def _side_columns(manifest: Manifest, columns: list[str]) -> dict[str, list[str]]:
+    """Return which of these columns each side table has, by table."""
+    tables = {}
+    for table, table_columns in manifest.side_columns.items():
+        names = [name for name in columns if name in table_columns]
+        if names:
+            tables[table] = names
+    return tables
+
+
+def _shard_rows(
+    run_dir: Path, manifest: Manifest, entry: Entry, columns: list[str], tables: dict[str, list[str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a shard; ``tables`` are the side tables to join, with the columns wanted of each."""
+    if not entry.files:  # all of its rows have failed
+        return
+    first = entry.files[0].path  # every format holds the same rows
+    if not tables:
+        yield from _explained(run_dir, first, columns, manifest.header)
+        return
+    own = [name for name in columns if name in manifest.header.columns]
+    rows = _explained(run_dir, first, list(dict.fromkeys(["id", *own])), manifest.header)
+    sides = {}
+    for table, names in tables.items():
+        if manifest.current(table, entry.shard) is not None:
+            path = manifest.header.layout.side_file(entry.shard, table)
+            sides[path] = _explained(run_dir, path, ["id", *names], manifest.header)
+    unknown = dict.fromkeys(columns)
+    for row in rows:
+        joined = unknown | row
+        for path, side in sides.items():
+            values = next(side, {})
+            if values.get("id") != row["id"]:
+                raise _unreadable(run_dir, path, f"has other rows than its shard at {row['id']}")
+            joined |= values
+        yield {name: joined[name] for name in columns}
+
+
+def _explained(run_dir: Path, name: str, columns: list[str], header: Header) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one file of a run, or explain in one sentence why it cannot be read."""
+    try:
+        yield from read_file(run_dir / name, columns, header)
+    except DamagedFile as error:
+        raise _unreadable(run_dir, name, str(error)) from error
+
+
+def _unreadable(run_dir: Path, name: str, why: str) -> UserError:
+    return UserError(f"{run_dir / name}: cannot be read ({why}); run noisesmith verify {shell_word(run_dir)}")

@@ -51,8 +51,8 @@ def repair_run(
 ) -> tuple[Findings, RunState]:
     """Open the damaged shards of a run again, and remove what cannot be read, as the run's only writer.
 
-    Lines of the manifest, files of dead letters and staged rows that cannot be read are removed. A shard of which one
-    format is intact is committed again at once.
+    Lines of the manifest, files of dead letters and of side tables, and staged rows that cannot be read are removed. A
+    shard of which one format is intact is committed again at once.
 
     Args:
         note: as for :func:`hold`.
@@ -79,7 +79,8 @@ def repair_run(
                 staging.read_letters(run_dir, shard)
             except UserError:
                 letters_file(run_dir, shard).unlink()
-        reopen(config, corpus, found.manifest, damaged)
+        side = {key: entry for key, entry in found.manifest.side.items() if key not in found.side}
+        reopen(config, corpus, replace(found.manifest, side=side), damaged)
         return found, open_run(config, corpus)
 
 
@@ -97,7 +98,7 @@ def reopen(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards:
             if shard in wanted_shards:
                 _stage_intact_rows(config, corpus, manifest, shard, rows)
     kept = [entry for shard, entry in sorted(manifest.entries.items()) if shard not in wanted_shards]
-    write_manifest(run_dir, manifest.header, kept)
+    write_manifest(run_dir, manifest.header, kept, manifest.side.values())
 
 
 def _stage_intact_rows(

@@ -19,7 +19,15 @@ from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
-from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, Manifest, salvage_manifest
+from noisesmith.pipeline.sinks.manifest import (
+    DataFile,
+    Entry,
+    Header,
+    Manifest,
+    SideEntry,
+    SideKey,
+    salvage_manifest,
+)
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file, read_types
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import to_path
@@ -32,18 +40,24 @@ class Findings:
     """What is wrong with a run, one sentence per problem.
 
     ``lines`` concern lines of the manifest, ``shards`` are by number of the damaged shard, and ``files`` by file of a
-    staged row. ``manifest`` is what can be read of the manifest.
+    staged row. ``side`` concerns the files of side tables. ``manifest`` is what can be read of the manifest.
     """
 
     manifest: Manifest
     lines: list[str]
     shards: dict[int, list[str]]
     files: dict[Path, str]
+    side: dict[SideKey, str]
 
     @property
     def problems(self) -> list[str]:
         """All sentences."""
-        return [*self.lines, *chain.from_iterable(self.shards.values()), *self.files.values()]
+        return [
+            *self.lines,
+            *chain.from_iterable(self.shards.values()),
+            *self.side.values(),
+            *self.files.values(),
+        ]
 
 
 def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
@@ -88,7 +102,7 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
     unread: dict[Path, str] = {}
     for shard in sorted(shards_in(staging_root(run_dir))):
         unread |= staging.damaged_rows(run_dir, shard)
-    return Findings(manifest, lines, shards, unread)
+    return Findings(manifest, lines, shards, unread, _check_side(run_dir, manifest))
 
 
 def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
@@ -141,6 +155,36 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collecti
             problems = [f"cannot be read ({error})"]
         for found in problems:
             yield f"{path}: {found}"
+
+
+def _check_side(run_dir: Path, manifest: Manifest) -> dict[SideKey, str]:
+    """Check the files of side tables that belong to the rows committed now: one sentence per damaged file."""
+    found = {}
+    for key, entry in sorted(manifest.side.items()):
+        if not manifest.is_current(entry):
+            continue
+        path = manifest.header.layout.side_file(entry.shard, entry.table)
+        problem = check_file(run_dir, DataFile(path, entry.bytes, entry.sha256, entry.rows))
+        if problem is None:
+            problem = _check_side_rows(run_dir / path, manifest, entry)
+        if problem is not None:
+            found[key] = f"{path}: {problem}"
+    return found
+
+
+def _check_side_rows(path: Path, manifest: Manifest, entry: SideEntry) -> str | None:
+    """Compare the columns and ids of a side table's file with the manifest."""
+    try:
+        columns = read_types(path)
+        if columns != {"id": "string", **entry.columns}:
+            return f"has columns {columns} where the manifest says {entry.columns}"
+        ids = "".join(f"{row['id']}\n" for row in read_file(path, ["id"], manifest.header))
+    except DamagedFile as error:
+        return f"cannot be read ({error})"
+    digest = hashlib.sha256(ids.encode()).hexdigest()
+    if not digest == entry.ids_sha256 == manifest.entries[entry.shard].ids_sha256:
+        return "holds other rows than its shard"
+    return None
 
 
 def check_file(run_dir: Path, file: DataFile) -> str | None:

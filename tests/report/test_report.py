@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import datasets
+import pyarrow as pa
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
@@ -24,7 +25,7 @@ from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report import renew_report, write_report
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.sample import spread, spread_rows
-from noisesmith.pipeline.sinks import read_rows
+from noisesmith.pipeline.sinks import SideWriter, hold_side, read_rows
 
 Made = tuple[Path, RunConfig, Provenance]
 MakeRun = Callable[..., Made]
@@ -266,3 +267,23 @@ def test_the_sheet_reads_rows_from_all_over_the_run(make_run: MakeRun, formats: 
     run_dir, *_ = make_run(12, output={"formats": formats})
     prompts = [row["prompt"].split()[-1] for row in spread_rows(run_dir, ["prompt", "image"], 4)]
     assert prompts == ["0", "3", "6", "9"]
+
+
+@pytest.mark.parametrize("formats", [["parquet", "webdataset"], ["webdataset"]])
+def test_a_side_table_opens_as_its_own_configuration(make_run: MakeRun, formats: list[str], tmp_path: Path) -> None:
+    """Where the rows are Parquet too; else the card's code opens its files."""
+    made = make_run(7, output={"formats": formats})
+    run_dir = made[0]
+    rows = list(read_rows(run_dir, ["id"]))
+    with hold_side(run_dir, print) as lock:
+        writer = SideWriter(run_dir, "sharp", pa.schema([("sharpness", pa.float64())]), lock)
+        for shard, shard_rows in enumerate((rows[:5], rows[5:])):
+            writer.put(shard, [{**row, "sharpness": 0.5} for row in shard_rows], {"model": "eye"})
+    _, card = report(made)
+    code = re.search(r"sharp = load_dataset\((.*), split=\"train\"\)", card)
+    assert code is not None
+    arguments = eval(f"(lambda *a, **k: (a, k))({code[1]})")
+    opened = datasets.load_dataset(*arguments[0], **arguments[1], split="train", cache_dir=str(tmp_path / "cache"))
+    assert opened.to_list() == [{**row, "sharpness": 0.5} for row in rows]
+    assert len(datasets.load_dataset(str(run_dir), split="train", cache_dir=str(tmp_path / "cache"))) == 7
+    assert "| sharpness | from the side table sharp |" in card

@@ -33,7 +33,7 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks import run as opening_module
-from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
+from noisesmith.pipeline.sinks.manifest import NEWEST, VERSION, read_manifest
 from noisesmith.pipeline.sinks.reader import read_tar
 from tests.runs import noisesmith
 from tests.sinks.conftest import PROVENANCE, Run, failure, result
@@ -267,6 +267,6 @@ def test_a_manifest_has_the_fields_that_older_versions_read(make_run: Callable[.
 def test_a_run_of_a_newer_version_is_refused_and_not_called_damaged(make_run: Callable[..., Run]) -> None:
     run = make_run().write_all()
     manifest = run.dir / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION + 1}', 1))
-    with pytest.raises(UserError, match=rf"is of version {VERSION + 1}, .* reads up to version {VERSION}; install"):
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {NEWEST + 1}', 1))
+    with pytest.raises(UserError, match=rf"is of version {NEWEST + 1}, .* reads up to version {NEWEST}; install"):
         read_manifest(run.dir)
