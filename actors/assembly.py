@@ -9,11 +9,11 @@ from noisesmith.actors.pool import Pool, Surroundings
 from noisesmith.actors.recovery import Recovery
 from noisesmith.actors.row_task import RowTask, Waiting
 from noisesmith.actors.scorer import ScorerInfo
+from noisesmith.actors.stage import AnyStage
 from noisesmith.actors.stages import (
-    AnyStage,
     GenerateStage,
     GeneratorWorker,
-    JudgeStage,
+    RenderStage,
     ScorerWorker,
     ScoreStage,
     WriterWorker,
@@ -26,7 +26,7 @@ from noisesmith.pipeline.sinks import RunState
 
 
 class Assembly:
-    """generate → score → generate … → judge (if there are judges) → write.
+    """generate → score → generate … → render → write.
 
     Args:
         on_written: called with each row that is durable, and the shards that it completed.
@@ -53,26 +53,25 @@ class Assembly:
         self.writers: Pool[WriterWorker, None] = Pool("writer", 1, self._make_writer, around)
         generate_size = config.generators.batch_size
         score_size = config.scorers.batch_size
-        judge_size = max(1, score_size // 2)  # two images per row
+        render_size = max(1, score_size // 2)  # two images per row
         largest = max(generate_size, score_size)
         self.generate = GenerateStage(self.generators, generate_size, largest, around.emit)
         self.score = ScoreStage(self.scorers, score_size, largest, around.emit)
-        self.judge = JudgeStage(self.scorers, judge_size, largest, around.emit)
+        self.render = RenderStage(self.scorers, render_size, largest, around.emit)
         self.write = WriteStage(self.writers, 1, largest, around.emit)
-        finished: AnyStage = self.judge if config.judges else self.write
         self.generate.score = self.score
         self.score.generate = self.generate
-        self.score.finished = finished
-        self.judge.write = self.write
+        self.score.render = self.render
+        self.render.write = self.write
         self.write.on_written = on_written
-        self.stages: tuple[AnyStage, ...] = (self.write, self.judge, self.score, self.generate)
+        self.stages: tuple[AnyStage, ...] = (self.write, self.render, self.score, self.generate)
         self.waiting: Waiting[AnyStage] = Waiting(around.clock)
         self.recovery = Recovery(
             config.faults.retries,
             config.faults.backoff_seconds,
             waiting=self.waiting,
             first=self.generate,
-            finished=finished,
+            finished=self.render,
             write=self.write,
             emit=around.emit,
         )
@@ -113,7 +112,7 @@ class Assembly:
     def drop_waiting(self) -> None:
         """Forget the rows that wait for any stage but write."""
         self.waiting.clear()
-        for stage in (self.generate, self.score, self.judge):
+        for stage in (self.generate, self.score, self.render):
             stage.queue.clear()
 
     def queue_lengths(self) -> dict[str, int]:
@@ -121,7 +120,7 @@ class Assembly:
         return {
             "generate": len(self.generate.queue),
             "score": len(self.score.queue),
-            "judge": len(self.judge.queue),
+            "render": len(self.render.queue),
             "write": len(self.write.queue),
             "retry": len(self.waiting),
         }

@@ -14,7 +14,7 @@ from noisesmith.actors.inbox import Answer
 from noisesmith.actors.pool import Pool, Surroundings
 from noisesmith.actors.retry import FailureLimit, cause_of, fault_of
 from noisesmith.actors.row_task import RowTask
-from noisesmith.actors.stages import AnyCall
+from noisesmith.actors.stage import AnyCall
 from noisesmith.actors.workers import RayWorkers, Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason

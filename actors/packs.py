@@ -99,20 +99,17 @@ def unpack_tensor(packs: Sequence[NDArray[np.generic]], located: Located) -> Ten
     return torch.tensor(flat).reshape(shape)
 
 
-def pack_files(files: Sequence[bytes | None]) -> tuple[NDArray[np.uint8] | None, list[Position | None]]:
-    """Copy the contents of files into one array, and say where each one lies; no array if there are no files."""
-    size = sum(len(content) for content in files if content is not None)
+def pack_files(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[Position]]:
+    """Copy the contents of files into one array, and say where each one lies."""
+    size = sum(len(content) for content in files)
     packed = np.zeros(max(size, MIN_PACK_BYTES), np.uint8)
-    positions: list[Position | None] = []
+    positions = []
     offset = 0
     for content in files:
-        if content is None:
-            positions.append(None)
-            continue
         packed[offset : offset + len(content)] = np.frombuffer(content, np.uint8)
         positions.append(Position(offset, (len(content),)))
         offset += len(content)
-    return (packed if size else None), positions
+    return packed, positions
 
 
 def unpack_file(packs: Sequence[NDArray[np.generic]], located: Located) -> bytes:

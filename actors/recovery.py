@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.retry import Fault, cause_of, fault_of
 from noisesmith.actors.row_task import RowTask, Waiting
-from noisesmith.actors.stages import AnyCall, AnyStage
+from noisesmith.actors.stage import AnyCall, AnyStage
 from noisesmith.pipeline.telemetry.events import Event, RowRetried
 
 
@@ -60,10 +60,9 @@ class Recovery:
             return
         unusable = isinstance(cause_of(error), ArithmeticError)
         row.suspect = False
-        if unusable and row.search.kept_picture is not None:
+        if unusable and row.search.scores and not row.search.finished:
             # This round's image is of no use, but the best one before it is.
             row.search.abandon()
-            row.latents = None
             row.clear()
             self.finished.queue.add(row)
             return

@@ -44,15 +44,15 @@ class RowTask:
 
     Attributes:
         admitted: time of the driver's clock.
-        latents: z_0 between the stages generate and score.
-        judges: every judge's scores of the first and the kept image.
+        pictures: the PNG files of the first and the kept image, once they are rendered.
+        judges: every judge's scores of both.
         suspect: the last call that carried the row failed. It travels alone, so that no other row suffers for it.
         failed: no attempt is left; a dead letter is to be written.
     """
 
-    search: RowSearch[Stored, Stored]
+    search: RowSearch[Stored]
     admitted: float
-    latents: Stored | None = None
+    pictures: tuple[Stored, Stored] | None = None
     judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     faults: RowFaults = field(default_factory=RowFaults)
@@ -96,7 +96,7 @@ class RowTask:
     def restart(self) -> None:
         """Search from the first image again: objects that the search needs are lost."""
         self.search = RowSearch(self.search.row, self.search.config)
-        self.latents = None
+        self.pictures = None
         self.judges = {}
 
 

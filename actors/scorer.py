@@ -1,4 +1,4 @@
-"""The scorer worker: decodes, scores and differentiates z_0, and lets the judges look at finished images."""
+"""The scorer worker: decodes, scores and differentiates z_0, and renders the images that are written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors, unpack_file, unpack_tensor
+from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder
-from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
 from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_judge, load_scorer
+from noisesmith.pipeline.search.render import Verdicts, render
 from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import ScoreTask
 
@@ -39,37 +39,35 @@ class ScoreOrder:
 
 
 @dataclass
-class JudgeOrder:
-    """One image of a call: its prompt, and where its PNG lies."""
+class RenderOrder:
+    """One row of a call: its prompt, and where z_0 of its first and of its kept image lie."""
 
     prompt: str
-    picture: Located
+    first: Located
+    kept: Located
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What the driver learns of a call: each row's score, and the positions of its gradient and of its PNG.
-
-    No row has a gradient if none was asked for; a row has a PNG only where its image becomes the kept one.
-    """
+    """What the driver learns of a call: each row's score, and the position of its gradient if any was asked for."""
 
     seconds: float
     scores: list[float]
     gradients: list[Position] | None
-    pictures: list[Position | None]
 
 
 @dataclass(frozen=True)
-class JudgeReport:
-    """Every judge's scores of the images of a call, by the judge's name."""
+class RenderReport:
+    """What the driver learns of a call: the positions of each row's first and kept PNG, and the judges' scores."""
 
     seconds: float
-    scores: dict[str, list[float | None]]
+    pictures: list[tuple[Position, Position]]
+    judges: list[Verdicts]
 
 
 @ray.remote
 class ScorerActor:
-    """Keeps no row state. Images leave it as PNG bytes, and only where they are a row's first or best so far."""
+    """Keeps no row state. Images leave it as PNG bytes, two per row, once its search has ended."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -94,10 +92,8 @@ class ScorerActor:
             self._judges[judge.name] = load_judge(find_judge(judge, placement), device, trial)
         return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
 
-    @ray.method(num_returns=3)
-    def score(
-        self, encoded: bytes, *packs: NDArray[np.float32]
-    ) -> tuple[ScoreReport, NDArray[np.float32] | None, NDArray[np.uint8] | None]:
+    @ray.method(num_returns=2)
+    def score(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[ScoreReport, NDArray[np.float32] | None]:
         """Score a batch of z_0, each ``[C, h, w]`` float32.
 
         Args:
@@ -107,7 +103,7 @@ class ScorerActor:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            the report, the pack of the rows' ∂log s/∂z_0 ``[C, h, w]``, and the pack of their PNG files.
+            the report, and the pack of the rows' ∂log s/∂z_0 ``[C, h, w]``.
         """
         started = time.perf_counter()
         orders: list[ScoreOrder] = pickle.loads(encoded)
@@ -119,16 +115,30 @@ class ScorerActor:
         positions: list[Position] | None = None
         if scored.log_gradients is not None:
             gradients, positions = pack_tensors(list(scored.log_gradients))
-        pictures, picture_positions = pack_files(scored.pictures)
-        report = ScoreReport(time.perf_counter() - started, scored.scores, positions, picture_positions)
-        return report, gradients, pictures
+        return ScoreReport(time.perf_counter() - started, scored.scores, positions), gradients
 
-    def judge(self, encoded: bytes, *packs: NDArray[np.uint8]) -> JudgeReport:
-        """Every judge's scores of finished images; ``encoded`` is a pickled list of :class:`JudgeOrder`."""
+    @ray.method(num_returns=2)
+    def render(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[RenderReport, NDArray[np.uint8]]:
+        """Make the PNG files of rows whose search has ended, and let the judges look at them.
+
+        Args:
+            encoded: a pickled list of :class:`RenderOrder`.
+
+        Raises:
+            MemoryExhausted: the batch is too large for the device.
+
+        Returns:
+            the report, and the pack of the rows' PNG files.
+        """
         started = time.perf_counter()
-        orders: list[JudgeOrder] = pickle.loads(encoded)
+        orders: list[RenderOrder] = pickle.loads(encoded)
         prompts = [order.prompt for order in orders]
-        images = torch.stack([decode_png(unpack_file(packs, order.picture)) for order in orders])
+        latents = [(unpack_tensor(packs, order.first), unpack_tensor(packs, order.kept)) for order in orders]
         with memory_guard():
-            scores = {name: judge.judge(prompts, images) for name, judge in self._judges.items()}
-        return JudgeReport(time.perf_counter() - started, scores)
+            rendered = render(self._decoder, self._judges, prompts, latents)
+        files: list[bytes] = []
+        for row in rendered:
+            files += [row.first, row.kept]
+        pictures, positions = pack_files(files)
+        pairs = list(zip(positions[::2], positions[1::2], strict=True))
+        return RenderReport(time.perf_counter() - started, pairs, [row.judges for row in rendered]), pictures

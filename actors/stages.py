@@ -1,26 +1,25 @@
-"""The stages that a row passes: generate and score once per image, then judge and write."""
+"""The stages that a row passes: generate and score once per image, then render and write."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict
+from typing import Protocol
 
 from ray.exceptions import RayError
 
 from noisesmith.actors.generator import GenerateOrder, GenerateReport, GeneratorInfo
 from noisesmith.actors.packs import Arguments, Pack, Reference, Stored, encode
-from noisesmith.actors.pool import Method, Pool, Slot, Worker
+from noisesmith.actors.pool import Method, Worker
 from noisesmith.actors.retry import Fault, cause_of
-from noisesmith.actors.row_task import MAX_READ, RowQueue, RowTask
-from noisesmith.actors.scorer import JudgeOrder, JudgeReport, ScoreOrder, ScoreReport, ScorerInfo
+from noisesmith.actors.row_task import RowTask
+from noisesmith.actors.scorer import RenderOrder, RenderReport, ScoreOrder, ScoreReport, ScorerInfo
+from noisesmith.actors.stage import AnyStage, Call, Stage
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.records import Failure
 from noisesmith.pipeline.sinks import RunState
-from noisesmith.pipeline.telemetry.events import BatchHalved, Event
 
 
 class PackingMethod(Protocol):
@@ -39,7 +38,7 @@ class ScorerWorker(Worker, Protocol):
     def score(self) -> PackingMethod: ...
 
     @property
-    def judge(self) -> Method: ...
+    def render(self) -> PackingMethod: ...
 
 
 class WriterWorker(Worker, Protocol):
@@ -51,98 +50,6 @@ class WriterWorker(Worker, Protocol):
 
     @property
     def finish(self) -> Method: ...
-
-
-W = TypeVar("W", bound=Worker)
-Info = TypeVar("Info")
-Report = TypeVar("Report")
-
-
-@dataclass(frozen=True, eq=False)
-class Call(Generic[W, Info, Report]):
-    """One batch at a worker: the reference of the report that it will return, and those of its packs."""
-
-    stage: Stage[W, Info, Report]
-    rows: list[RowTask]
-    slot: Slot[W]
-    worker: W
-    report: Reference
-    packs: list[Reference]
-
-
-class Stage(ABC, Generic[W, Info, Report]):
-    """A queue of rows and the pool of workers that take batches from it.
-
-    Args:
-        batch_size: rows per call; halved when a batch does not fit into a worker's memory.
-        largest_batch: of all stages, which bounds the number of rows in a pack.
-    """
-
-    name: ClassVar[str]
-    arrays_per_row: ClassVar[int] = 1  # that a call reads
-
-    def __init__(self, pool: Pool[W, Info], batch_size: int, largest_batch: int, emit: Callable[[Event], None]) -> None:
-        self.pool = pool
-        self.batch_size = batch_size
-        most_read = MAX_READ * self.arrays_per_row * largest_batch
-        self.queue = RowQueue(self.lane_of, self.packs_of, most_read)
-        self._emit = emit
-
-    def dispatch(self) -> Iterator[Call[W, Info, Report]]:
-        """Send queued rows to workers with room.
-
-        An idle worker takes any batch. A busy one is given only a full batch ahead of time: it would otherwise hold
-        rows that another worker could take sooner. A suspect row goes to an idle worker alone, and nothing waits behind
-        it: if the worker dies, it was that row.
-        """
-        while self.queue and (slot := self.pool.free()) is not None:
-            rows = self.queue.take(self.batch_size, full=slot.queued > 0)
-            if not rows:
-                return
-            report, *packs = self.submit(slot.worker, rows)
-            self.pool.sent(slot, alone=rows[0].suspect)
-            yield Call(self, rows, slot, slot.worker, report, packs)
-
-    def succeeded(self, call: Call[W, Info, Report], report: Report) -> None:
-        """Take the answer to a call, and hand its rows on."""
-        self.pool.done(call.slot, call.worker, self.seconds_of(report))
-        for row in call.rows:
-            row.clear()
-        self.receive(call.rows, report, call.packs)
-
-    def take_back(self, call: Call[W, Info, Report], fault: Fault, error: RayError) -> bool:
-        """Queue the rows of a failed call again where the failure says nothing about any of them."""
-        rows = call.rows
-        if fault not in (Fault.MEMORY, Fault.KILLED) or len(rows) == 1:
-            return False
-        self.batch_size = min(self.batch_size, len(rows) // 2)
-        self._emit(BatchHalved(self.name, call.slot.where, self.batch_size))
-        self.queue.put_back(rows)
-        return True
-
-    def lane_of(self, row: RowTask) -> Hashable:
-        """Rows share a batch only where this is equal."""
-        return None
-
-    def packs_of(self, row: RowTask) -> Sequence[Pack]:
-        """The packs in which the arrays lie that the row's call reads."""
-        return ()
-
-    @abstractmethod
-    def submit(self, worker: W, rows: list[RowTask]) -> list[Reference]:
-        """Call the worker; returns the reference of its report, then those of its packs."""
-
-    @abstractmethod
-    def receive(self, rows: list[RowTask], report: Report, packs: list[Reference]) -> None:
-        """Record what a call made of its rows, and hand each to its next stage."""
-
-    @abstractmethod
-    def seconds_of(self, report: Report) -> float:
-        """How long the worker worked."""
-
-
-AnyStage = Stage[Any, Any, Any]
-AnyCall = Call[Any, Any, Any]
 
 
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
@@ -179,8 +86,8 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
     def receive(self, rows: list[RowTask], report: GenerateReport, packs: list[Reference]) -> None:
         pack = Pack(packs[0], len(rows))
         for index, row in enumerate(rows):
-            row.search.generated(report.records[index], Stored(pack, report.states[index]))
-            row.latents = Stored(pack, report.latents[index])
+            state = Stored(pack, report.states[index])
+            row.search.generated(report.records[index], state, Stored(pack, report.latents[index]))
             self.score.queue.add(row)
 
     def seconds_of(self, report: GenerateReport) -> float:
@@ -188,65 +95,62 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
 
 
 class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
-    """Decodes, scores and differentiates z_0, and keeps the image where it is the row's best."""
+    """Decodes, scores and differentiates z_0."""
 
     name = "score"
     generate: AnyStage
-    finished: AnyStage  # takes rows whose search has ended
+    render: AnyStage
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
-        return () if row.latents is None else (row.latents.pack,)
+        return (row.search.current_latents.pack,)
 
     def submit(self, worker: ScorerWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
         orders = []
         for row in rows:
-            if row.latents is None:
-                raise RuntimeError(f"row {row.search.row.id} is to be scored without z_0")
-            orders.append(ScoreOrder(row.search.score_task(), arguments.locate(row.latents)))
+            orders.append(ScoreOrder(row.search.score_task(), arguments.locate(row.search.current_latents)))
         return worker.score.remote(encode(orders), *arguments.references)
 
     def receive(self, rows: list[RowTask], report: ScoreReport, packs: list[Reference]) -> None:
         gradients = Pack(packs[0], len(rows))
-        pictures = Pack(packs[1], len(rows))
         for index, row in enumerate(rows):
             gradient = None if report.gradients is None else Stored(gradients, report.gradients[index])
-            picture = report.pictures[index]
-            row.search.scored(report.scores[index], gradient, None if picture is None else Stored(pictures, picture))
-            row.latents = None
-            next_stage = self.finished if row.search.finished else self.generate
+            row.search.scored(report.scores[index], gradient)
+            next_stage = self.render if row.search.finished else self.generate
             next_stage.queue.add(row)
 
     def seconds_of(self, report: ScoreReport) -> float:
         return report.seconds
 
 
-class JudgeStage(Stage[ScorerWorker, ScorerInfo, JudgeReport]):
-    """Lets the judges look at the first and the kept image of finished rows; the scorers hold the judges."""
+class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
+    """Makes the PNG files of rows whose search has ended, and lets the judges look at them; scorers hold the judges."""
 
-    name = "judge"
+    name = "render"
     arrays_per_row = 2
     write: AnyStage
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
-        first, kept = row.search.pictures()
+        first, kept = row.search.written_latents()
         return (first.pack, kept.pack)
 
     def submit(self, worker: ScorerWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
         orders = []
         for row in rows:
-            for picture in row.search.pictures():
-                orders.append(JudgeOrder(row.search.row.prompt, arguments.locate(picture)))
-        return [worker.judge.remote(encode(orders), *arguments.references)]
+            first, kept = row.search.written_latents()
+            orders.append(RenderOrder(row.search.row.prompt, arguments.locate(first), arguments.locate(kept)))
+        return worker.render.remote(encode(orders), *arguments.references)
 
-    def receive(self, rows: list[RowTask], report: JudgeReport, packs: list[Reference]) -> None:
+    def receive(self, rows: list[RowTask], report: RenderReport, packs: list[Reference]) -> None:
+        pack = Pack(packs[0], len(rows))
         for index, row in enumerate(rows):
-            for name, scores in report.scores.items():
-                row.judges[name] = (scores[2 * index], scores[2 * index + 1])
+            first, kept = report.pictures[index]
+            row.pictures = (Stored(pack, first), Stored(pack, kept))
+            row.judges = report.judges[index]
             self.write.queue.add(row)
 
-    def seconds_of(self, report: JudgeReport) -> float:
+    def seconds_of(self, report: RenderReport) -> float:
         return report.seconds
 
 
@@ -271,7 +175,9 @@ class WriteStage(Stage[WriterWorker, None, list[int]]):
             return [worker.fail.remote(Failure(search.row, attempts))]
         spec = self._spec
         result = search.result(spec.shape, (spec.width, spec.height), row.judges)
-        first, kept = search.pictures()
+        if row.pictures is None:
+            raise RuntimeError(f"row {search.row.id} is to be written without its images")
+        first, kept = row.pictures
         arguments = Arguments()
         image = arguments.locate(kept)
         initial = arguments.locate(first) if self._config.output.image_initial else None

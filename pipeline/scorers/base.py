@@ -10,14 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scores:
-    """log s ``[B]``, ∂log s/∂z_0 ``[B, C, H, W]`` where asked for, and images ``[B, H, W, 3]`` uint8.
+    """log s ``[B]``, and ∂log s/∂z_0 ``[B, C, H, W]`` where asked for.
 
     Both are of the logarithm, since a small s is 0 in float32 and its gradient with it, while log s is not.
     """
 
     log_scores: Tensor
     log_gradients: Tensor | None
-    images: Tensor
 
     @property
     def scores(self) -> Tensor:

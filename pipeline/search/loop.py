@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import Decoder, Generator
-from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.noise import to_bytes
 from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge
 from noisesmith.pipeline.search.generate import generate
+from noisesmith.pipeline.search.render import render
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.search.score import score
 
@@ -47,7 +46,7 @@ def search_rows(
     """
     remaining = iter(rows)
     while batch := list(islice(remaining, config.generators.batch_size)):
-        searches = [RowSearch[Tensor, bytes](row, config) for row in batch]
+        searches = [RowSearch[Tensor](row, config) for row in batch]
         while unfinished := [search for search in searches if not search.finished]:
             # Previews have fewer sampler steps than full images, and a batch has one number of steps.
             by_steps = sorted(unfinished, key=lambda search: search.next_image().steps)
@@ -58,38 +57,34 @@ def search_rows(
             yield _finish(search, config, models)
 
 
-def make_images(searches: Sequence[RowSearch[Tensor, bytes]], config: RunConfig, models: LoadedModels) -> int:
+def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models: LoadedModels) -> int:
     """One image per row: move its noise, denoise it, score the image. Returns how many images were made."""
     tasks = [search.generate_task() for search in searches]
     starts = [search.start() for search in searches]
     try:
         made = generate(config.optimizer, models.generator, tasks, starts)
-        for search, record, state in zip(searches, made.records, made.states, strict=True):
-            search.generated(record, state)
+        for search, record, state, latents in zip(searches, made.records, made.states, made.latents, strict=True):
+            search.generated(record, state, latents)
         scored = score(models.decoder, models.scorer, [search.score_task() for search in searches], made.latents)
     except ArithmeticError:
         # One unusable image fails its batch. Each row alone shows which row it is.
         if len(searches) > 1:
             return sum(make_images([search], config, models) for search in searches)
-        if searches[0].kept_picture is None:
+        if not searches[0].scores:
             raise
         searches[0].abandon()
         return 0
     for position, search in enumerate(searches):
         gradient = None if scored.log_gradients is None else scored.log_gradients[position]
-        search.scored(scored.scores[position], gradient, scored.pictures[position])
+        search.scored(scored.scores[position], gradient)
     return len(searches)
 
 
-def _finish(search: RowSearch[Tensor, bytes], config: RunConfig, models: LoadedModels) -> Result:
-    """Let the judges look at the first and the kept image, and put the result together."""
-    first, kept = search.pictures()
-    judges = {}
-    for name, judge in models.judges.items():
-        images = torch.stack([decode_png(first), decode_png(kept)])
-        verdicts = judge.judge([search.row.prompt] * 2, images)
-        judges[name] = (verdicts[0], verdicts[1])
+def _finish(search: RowSearch[Tensor], config: RunConfig, models: LoadedModels) -> Result:
+    """Render the first and the kept image, and put the result together."""
+    (rendered,) = render(models.decoder, models.judges, [search.row.prompt], [search.written_latents()])
     spec = models.generator.spec
-    result = search.result(spec.shape, (spec.width, spec.height), judges)
+    result = search.result(spec.shape, (spec.width, spec.height), rendered.judges)
     noise = to_bytes(search.states[search.kept][0]) if config.stores_noise else None
-    return result.completed(kept, first if config.output.image_initial else None, noise)
+    first = rendered.first if config.output.image_initial else None
+    return result.completed(rendered.kept, first, noise)

@@ -1,12 +1,11 @@
 """One row's search: which image to make next, which is kept, when the search stops, and the recipe that results.
 
 Nothing here knows where tensors live. ``T`` stands for one row's tensor: the tensor itself where everything runs in one
-process, a reference to it where workers exchange tensors. ``P`` stands for an encoded picture in the same way.
+process, a reference to it where workers exchange tensors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
@@ -16,11 +15,10 @@ from noisesmith.pipeline.records import Recipe, Result, Row
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Start
 
 T = TypeVar("T")
-P = TypeVar("P")
 JudgeScores = Mapping[str, tuple[float | None, float | None]]
 
 
-class RowSearch(Generic[T, P]):
+class RowSearch(Generic[T]):
     """Image 0 is the first; every later round moves from the image ``base``. The best image at full steps is kept.
 
     With previews, rounds are made at few sampler steps. When the search stops, the best previews are rendered again at
@@ -30,6 +28,7 @@ class RowSearch(Generic[T, P]):
         images: every image asked for, in order; ``records`` and ``scores`` are those of images made and scored.
         kept: the image with the best score at full steps; ``base`` the one that the next round moves from.
         states, gradients: optimizer states and gradients by image, only as long as a later image may need them.
+        latents: z_0 by image, of the current image and of those that may still be written.
     """
 
     def __init__(self, row: Row, config: RunConfig) -> None:
@@ -43,8 +42,7 @@ class RowSearch(Generic[T, P]):
         self.stop_reason: str | None = None
         self.states: dict[int, T] = {}
         self.gradients: dict[int, T] = {}
-        self.first_picture: P | None = None
-        self.kept_picture: P | None = None
+        self.latents: dict[int, T] = {}
         self._best_previews: list[int] = []  # best first
         self._to_rerender: list[int] = []
 
@@ -66,19 +64,18 @@ class RowSearch(Generic[T, P]):
         return len(self.scores)
 
     @property
+    def current_latents(self) -> T:
+        """z_0 of the image that was made and is to be scored."""
+        return self.latents[self.current]
+
+    @property
     def best_score(self) -> float | None:
         """The score of the kept image; ``None`` before the first."""
         return self.scores[self.kept] if self.scores else None
 
-    def pictures(self) -> tuple[P, P]:
-        """The encoded first and kept image of a row that has at least one image.
-
-        Raises:
-            ValueError: no image was scored yet.
-        """
-        if self.first_picture is None or self.kept_picture is None:
-            raise ValueError(f"row {self.row.id} has no image yet")
-        return self.first_picture, self.kept_picture
+    def written_latents(self) -> tuple[T, T]:
+        """z_0 of the first and of the kept image of a row that has at least one image."""
+        return self.latents[0], self.latents[self.kept]
 
     def next_image(self) -> NextImage:
         """What to make next; the same answer until it is scored."""
@@ -98,32 +95,34 @@ class RowSearch(Generic[T, P]):
         parent = self.next_image().parent
         return None if parent is None else Start(self.states[parent], self.gradients.get(parent))
 
-    def generated(self, record: ImageRecord, state: T) -> None:
-        """Record how the current image was made, in place of an earlier attempt at it."""
+    def generated(self, record: ImageRecord, state: T, latents: T) -> None:
+        """Record how the current image was made, in place of an earlier attempt at it.
+
+        Args:
+            latents: z_0.
+        """
         self.records[self.current :] = [record]
         self.states[self.current] = state
+        self.latents[self.current] = latents
 
     def score_task(self) -> ScoreTask:
         """What a scorer needs to know of the image just made. After the last round no gradient is used."""
         is_last = self.rounds >= self.config.optimizer.rounds
         gradient = self.config.optimizer.needs_gradient and not is_last
-        return ScoreTask(self.row.prompt, self._keep_above(), gradient)
+        return ScoreTask(self.row.prompt, gradient)
 
-    def scored(self, score: float, gradient: T | None, picture: P | None) -> None:
+    def scored(self, score: float, gradient: T | None) -> None:
         """Record the current image's score, decide whether it is kept, and whether the search goes on.
 
         Args:
             gradient: ∂log s/∂z_0 where the score task asked for it.
-            picture: the encoded image, where its score is above the task's ``keep_above``.
         """
         image = self.current
-        is_kept = score > self._keep_above()  # the earliest of equal scores is kept
+        best = self.best_score
         self.scores.append(score)
-        if is_kept:
+        # A preview is never kept, and of equal scores the earliest is.
+        if not self._is_preview(image) and (best is None or score > best):
             self.kept = image
-            self.kept_picture = picture
-            if self.first_picture is None:
-                self.first_picture = picture
         if gradient is not None:
             self.gradients[image] = gradient
         self._choose_base(image)
@@ -134,6 +133,7 @@ class RowSearch(Generic[T, P]):
         """End the search with the best image so far: the current one is unusable and has no score."""
         del self.images[self.current :]
         del self.records[self.current :]
+        self.latents.pop(self.current, None)
         self._to_rerender = []
         self.stop_reason = "unusable"
 
@@ -209,12 +209,6 @@ class RowSearch(Generic[T, P]):
     def _is_preview(self, image: int) -> bool:
         return self.images[image].steps != self.config.generators.steps
 
-    def _keep_above(self) -> float:
-        """The score above which the current image is kept; a preview never is."""
-        if self._is_preview(self.current):
-            return math.inf
-        return -1.0 if self.best_score is None else self.best_score
-
     def _choose_base(self, image: int) -> None:
         """Let the next round move from this image, or stay at an earlier one."""
         request = self.images[image]
@@ -280,9 +274,10 @@ class RowSearch(Generic[T, P]):
         return len(searched) - 1 - searched.index(max(searched))
 
     def _forget(self) -> None:
-        """Drop the states and gradients that no later image starts from and that are not to be stored."""
+        """Drop what no later image starts from and what is not to be written."""
         needed = {self.base, *self._best_previews}
         if self.config.stores_noise:
             needed.add(self.kept)
         self.states = {image: state for image, state in self.states.items() if image in needed}
         self.gradients = {image: gradient for image, gradient in self.gradients.items() if image == self.base}
+        self.latents = {image: latents for image, latents in self.latents.items() if image in (0, self.kept)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators import Decoder
-from noisesmith.pipeline.images import encode_png, to_uint8
+from noisesmith.pipeline.images import to_uint8
 from noisesmith.pipeline.noise import check_finite
 from noisesmith.pipeline.scorers.base import ImageScorer, Scores
 from noisesmith.pipeline.search.tasks import ScoreTask
@@ -18,15 +18,14 @@ from noisesmith.pipeline.search.tasks import ScoreTask
 
 @dataclass(frozen=True)
 class Scored:
-    """Per row: the score in [0, 1], ∂log s/∂z_0 ``[C, h, w]`` if the batch has it, the PNG of an image to be kept."""
+    """Per row: the score in [0, 1], and ∂log s/∂z_0 ``[C, h, w]`` if the batch has it."""
 
     scores: list[float]
     log_gradients: Tensor | None
-    pictures: list[bytes | None]
 
 
 def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], latents: Tensor) -> Scored:
-    """Score a batch of z_0 ``[B, C, h, w]``, and encode the images that become their row's kept image.
+    """Score a batch of z_0 ``[B, C, h, w]``.
 
     One row that needs a gradient makes the whole batch compute it.
 
@@ -36,11 +35,7 @@ def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], lat
     prompts = [task.prompt for task in tasks]
     needs_gradient = any(task.gradient for task in tasks)
     result = score_latents(decoder, scorer, prompts, latents, gradient=needs_gradient)
-    scores = [float(value) for value in result.scores]
-    pictures = []
-    for task, value, image in zip(tasks, scores, result.images, strict=True):
-        pictures.append(encode_png(image) if value > task.keep_above else None)
-    return Scored(scores, result.log_gradients, pictures)
+    return Scored([float(value) for value in result.scores], result.log_gradients)
 
 
 def score_latents(
@@ -62,12 +57,11 @@ def score_latents(
         if gradient:
             (slopes,) = torch.autograd.grad(log_scores.sum(), leaf)
             log_gradients = slopes.cpu()
-    pixels = to_uint8(images)
-    result = Scores(log_scores.detach().cpu(), log_gradients, pixels)
+    result = Scores(log_scores.detach().cpu(), log_gradients)
     check_finite("score", result.scores)
     if log_gradients is not None:
         check_finite("gradient", log_gradients)
-    _refuse_flat(pixels)
+    _refuse_flat(to_uint8(images))
     return result
 
 

@@ -55,13 +55,9 @@ class GenerateTask:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """One row's position in a scorer's batch.
-
-    ``keep_above`` is the score above which the image becomes the kept one; ``gradient`` whether the gradient is used.
-    """
+    """One row's position in a scorer's batch; ``gradient`` says whether the gradient is used."""
 
     prompt: str
-    keep_above: float
     gradient: bool
 
 

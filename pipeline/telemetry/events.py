@@ -36,7 +36,7 @@ class _FailedCall:
 
     Attributes:
         attempt: number of calls of this row that have failed, this one included.
-        stage: generate, score, judge or write.
+        stage: generate, score, render or write.
         actor: the worker as HOST:PID.
         error: class name of the exception; ``message`` is the first line of its text.
         traceback: the full traceback in the worker. It goes to ``logs/run.jsonl``, never to the terminal.

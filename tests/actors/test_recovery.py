@@ -225,3 +225,13 @@ def test_too_many_failed_rows_stop_the_run() -> None:
     world.outcome = lambda sent: raised(ValueError("bad")) if sent.stage == "generate" else None
     with pytest.raises(RunError, match=r"20 of 20 rows failed.*ValueError"):
         run(world, 60, faults={"retries": 0, "failed_share": 0.5})
+
+
+def test_z_0_that_is_lost_before_it_is_rendered_starts_the_search_again() -> None:
+    world = World()
+    lost = iter([ObjectLostError("0" * 28, b"", "")])
+    world.outcome = lambda sent: next(lost, None) if sent.stage == "render" else None
+    assert run(world, 2).complete
+    assert len(world.of(RowWritten)) == 2
+    assert sum(world.batches("render")) == 4
+    assert sum(world.batches("generate")) == 8

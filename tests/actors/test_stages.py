@@ -97,12 +97,17 @@ def test_each_pack_is_passed_once_per_call() -> None:
 
 def _row(index: int, *packs: Pack) -> RowTask:
     row = RowTask(RowSearch(Row(index, f"{index:08d}", f"p{index}"), config()), 0.0)
-    row.latents = Stored(packs[0], POSITION) if packs else None
+    if packs:
+        row.search.latents[0] = Stored(packs[0], POSITION)
     return row
 
 
+def _packs(row: RowTask) -> list[Pack]:
+    return [stored.pack for stored in row.search.latents.values()]
+
+
 def _queue(most_read: int = 1000) -> RowQueue:
-    return RowQueue(lambda row: None, lambda row: (row.latents.pack,) if row.latents else (), most_read)
+    return RowQueue(lambda row: None, _packs, most_read)
 
 
 def test_rows_of_the_same_pack_stay_together() -> None:
@@ -112,7 +117,7 @@ def test_rows_of_the_same_pack_stay_together() -> None:
         queue.add(_row(index, packs[index % 3]))
     for pack in packs:
         batch = queue.take(4, full=True)
-        assert {row.latents.pack for row in batch if row.latents} == {pack}
+        assert {found for row in batch for found in _packs(row)} == {pack}
     assert len(queue) == 0
 
 
@@ -124,7 +129,7 @@ def test_a_batch_reads_a_bounded_number_of_rows_and_no_row_is_left_behind() -> N
         queue.add(_row(index, Pack(Reference(), size)))
     taken = 0
     while batch := queue.take(size, full=False):
-        read = sum(pack.rows for pack in {row.latents.pack for row in batch if row.latents})
+        read = sum(pack.rows for pack in {found for row in batch for found in _packs(row)})
         assert read <= most_read
         taken += len(batch)
     assert taken == 64

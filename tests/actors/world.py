@@ -17,7 +17,7 @@ from noisesmith.actors.generator import GenerateReport, GeneratorInfo
 from noisesmith.actors.inbox import Inbox
 from noisesmith.actors.packs import Position
 from noisesmith.actors.pool import Loaded, Surroundings
-from noisesmith.actors.scorer import ScoreReport, ScorerInfo
+from noisesmith.actors.scorer import RenderReport, ScoreReport, ScorerInfo
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.records import NoiseStats, Row
@@ -132,7 +132,7 @@ class World(Inbox):
         sent = Sent(worker, stage, prompts, len(arguments) - 1, reference, self.now)
         self.sent.append(sent)
         worker.busy.append(sent)
-        packs = {"generate": 1, "score": 2}.get(stage, 0)
+        packs = {"generate": 1, "score": 1, "render": 1}.get(stage, 0)
         return [reference, *(Reference() for _ in range(packs))] if packs else reference
 
     def _answer_at_once(self, sent: Sent) -> None:
@@ -184,7 +184,9 @@ class World(Inbox):
                 image = self._images.get(prompt, 0)
                 self._images[prompt] = image + 1
                 scores.append(self.score(prompt, image))
-            return ScoreReport(CALL_SECONDS, scores, positions, list(positions))
+            return ScoreReport(CALL_SECONDS, scores, positions)
+        if sent.stage == "render":
+            return RenderReport(CALL_SECONDS, [(POSITION, POSITION)] * rows, [{}] * rows)
         return []
 
     # what tests ask
@@ -205,6 +207,8 @@ def _prompts(stage: str, arguments: tuple[Any, ...]) -> list[str]:
         return [arguments[0].row.prompt]
     if stage == "fail":
         return [arguments[0].row.prompt]
+    if stage == "render":
+        return [order.prompt for order in pickle.loads(arguments[0])]
     return [order.task.prompt for order in pickle.loads(arguments[0])]
 
 

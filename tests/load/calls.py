@@ -27,7 +27,7 @@ from noisesmith.actors.inbox import Answer, Inbox
 from noisesmith.actors.packs import Located, Position, Reference, encode, pack_files
 from noisesmith.actors.placement import cluster
 from noisesmith.actors.pool import Loaded
-from noisesmith.actors.scorer import ScoreOrder, ScoreReport, ScorerInfo
+from noisesmith.actors.scorer import RenderReport, ScoreOrder, ScoreReport, ScorerInfo
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.noise import NoiseKey
@@ -66,15 +66,18 @@ class TrivialScorer:
     def load(self) -> Loaded[ScorerInfo]:
         return Loaded.here(ScorerInfo("trivial", "0"))
 
-    @ray.method(num_returns=3)
+    @ray.method(num_returns=2)
     def score(self, encoded: bytes, *packs: np.ndarray) -> Any:
         tasks = [order.task for order in pickle.loads(encoded)]
         scores = [random.uniform(0, 0.99) for _ in tasks]
-        pictures = [PICTURE if score > task.keep_above else None for task, score in zip(tasks, scores, strict=True)]
-        packed, positions = pack_files(pictures)
         gradients = [Position(index * ROW_VALUES, SHAPE) for index in range(len(tasks))]
-        report = ScoreReport(0.0, scores, gradients, positions)
-        return report, np.zeros(len(tasks) * ROW_VALUES, np.float32), packed
+        return ScoreReport(0.0, scores, gradients), np.zeros(len(tasks) * ROW_VALUES, np.float32)
+
+    @ray.method(num_returns=2)
+    def render(self, encoded: bytes, *packs: np.ndarray) -> Any:
+        rows = len(pickle.loads(encoded))
+        packed, positions = pack_files([PICTURE] * rows)
+        return RenderReport(0.0, [(position, position) for position in positions], [{}] * rows), packed
 
 
 @ray.remote(num_cpus=0)
@@ -148,7 +151,7 @@ def measure_bare(calls: int) -> float:
     task = GenerateTask("a cat", (), NoiseKey(0, "0", 0), 20)
     state = Located(0, Position(0, (1, *SHAPE)))
     generate = encode([GenerateOrder(task, state)] * BATCH)
-    score = encode([ScoreOrder(ScoreTask("a cat", 0.5, True), Located(0, Position(0, SHAPE)))] * BATCH)
+    score = encode([ScoreOrder(ScoreTask("a cat", True), Located(0, Position(0, SHAPE)))] * BATCH)
     inbox = Inbox()
     finished: list[Answer] = []
 

@@ -17,6 +17,7 @@ from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.llava import Llava
+from noisesmith.pipeline.search.render import render
 from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
@@ -106,7 +107,8 @@ def test_a_score_that_underflows_keeps_its_logarithm_and_its_gradient(tiny_sd: P
 def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:
     scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     result = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=False)
-    shipped = torch.stack([decode_png(encode_png(image)) for image in result.images])
+    rendered = render(decoder, {}, PROMPTS, [(latents, latents) for latents in _latents(3)])
+    shipped = torch.stack([decode_png(row.kept) for row in rendered])
     with torch.no_grad():
         again = scorer.log_scores(PROMPTS, shipped).exp()
     assert torch.allclose(again, result.scores, atol=1e-6)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, ScorerConfig, dump_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
+from noisesmith.pipeline.images import to_uint8
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer, openai_server
 from noisesmith.pipeline.scorers.openai_server import ServerError
@@ -83,7 +84,7 @@ def test_it_scores_latents_but_has_no_gradient(serve: Serve, tiny_sd: Path) -> N
     decoder = load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
     result = score_latents(decoder, scorer, PROMPTS[:2], latents, gradient=False)
-    reds = result.images[..., 0].double().mean((1, 2)) / 255
+    reds = to_uint8(decoder(latents))[..., 0].double().mean((1, 2)) / 255
     assert result.scores.tolist() == pytest.approx((0.9 * reds).tolist(), abs=1e-6)
     with pytest.raises(NotImplementedError, match="no gradient"):
         score_latents(decoder, scorer, PROMPTS[:2], latents, gradient=True)

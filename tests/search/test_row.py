@@ -29,9 +29,9 @@ def config(**optimizer: Any) -> RunConfig:
     )
 
 
-def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor, str], dict[int, Tensor], Result]:
+def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor], dict[int, Tensor], Result]:
     """Search with made-up scores, holding only the noises that the search says it needs."""
-    search: RowSearch[Tensor, str] = RowSearch(ROW, settings)
+    search: RowSearch[Tensor] = RowSearch(ROW, settings)
     optimizer = build_optimizer(settings.optimizer)
     every: dict[int, Tensor] = {}
     rest = iter(scores)
@@ -48,8 +48,8 @@ def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor, s
         noise = proposal.state[0]
         every[search.current] = proposal.state
         record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, image.steps)
-        search.generated(record, proposal.state)
-        search.scored(next(rest), None, "picture")
+        search.generated(record, proposal.state, noise)
+        search.scored(next(rest), None)
     return search, every, search.result(SHAPE, (8, 8), {})
 
 
@@ -81,6 +81,10 @@ def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there
     assert result.recipe.steps == T
     assert torch.equal(replay(result.recipe, ROW.id), memories[search.kept][0])
     assert result.recipe.digest == digest(memories[search.kept][0])
+    first_latents, kept_latents = search.written_latents()
+    assert torch.equal(first_latents, memories[0][0])
+    assert torch.equal(kept_latents, memories[search.kept][0])
+    assert set(search.latents) == {0, search.kept}, "no other image will be written"
     assert result.rounds <= run.optimizer.rounds
     images, evaluations = run.most_per_row()
     assert len(result.scores) <= images
@@ -135,10 +139,10 @@ def test_why_a_search_stops(optimizer: dict[str, Any], scores: list[float], reas
 
 
 def test_an_image_made_again_after_a_failure_replaces_the_first_attempt() -> None:
-    search: RowSearch[str, str] = RowSearch(ROW, config(rounds=1))
+    search: RowSearch[str] = RowSearch(ROW, config(rounds=1))
     for batch_size in (8, 1):
         search.next_image()
-        search.generated(ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T), "state")
-    search.scored(0.5, None, "picture")
+        search.generated(ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T), "state", "z_0")
+    search.scored(0.5, None)
     assert [step.batch_size for step in search.records] == [1]
     assert search.next_image().round == 1
