@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "machine": "errors",
     "noise": "records",
     "models": "embedded errors storage",
-    "text": "embedded errors models",
+    "text": "embedded errors models records",
     "config": "errors storage",
     "schema": "config records",
     "prompts": "config embedded errors records schema storage text",

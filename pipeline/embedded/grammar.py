@@ -56,6 +56,13 @@ class ScenePrompt:
     def phrases(self) -> tuple[Phrase, ...]:
         return (self.first,) if self.second is None else (self.first, self.second)
 
+    def parts(self) -> list[str]:
+        """The statements that the prompt makes: one per object, and the whole unless "and" is all that joins them."""
+        statements = [str(phrase) for phrase in self.phrases]
+        if self.join not in (None, "and"):
+            statements.append(str(self))
+        return statements
+
 
 def parse(prompt: str) -> ScenePrompt | None:
     """Read a prompt of the embedded world; ``None`` when it is not one."""

@@ -23,7 +23,7 @@ _VIEWS = """photo photograph picture image painting drawing illustration portrai
     close-up closeup group pair couple bunch set pile stack lot number"""
 _ING_NOUNS = """painting drawing building ceiling clothing string wing king ring swing spring evening morning wedding
     railing pudding earring awning crossing lightning dumpling duckling icing frosting rendering"""
-_BREAKS = frozenset(f"{_DETERMINERS} {_PREPOSITIONS} {_VERBS}".split())
+BREAKS = frozenset(f"{_DETERMINERS} {_PREPOSITIONS} {_VERBS}".split())
 
 
 def find_subjects(prompt: str) -> list[str]:
@@ -148,15 +148,16 @@ def _span(tokenizer: Tokenizer, prompt: str) -> tuple[int, int]:
 def _heads(prompt: str) -> Iterator[str]:
     phrase: list[str] = []
     for word in [*_WORD.findall(prompt), ""]:
-        if word and word.lower() not in _BREAKS and not (phrase and _is_verb(word)):
+        if word and word.lower() not in BREAKS and not (phrase and is_verb(word)):
             phrase.append(word)
             continue
-        if phrase and not _is_verb(phrase[-1]) and not (word.lower() == "of" and phrase[-1].lower() in _VIEWS.split()):
+        if phrase and not is_verb(phrase[-1]) and not (word.lower() == "of" and phrase[-1].lower() in _VIEWS.split()):
             yield phrase[-1]
         phrase = []
 
 
-def _is_verb(word: str) -> bool:
+def is_verb(word: str) -> bool:
+    """Whether a word looks like a present participle, such as "wearing"."""
     lower = word.lower()
     return lower.endswith("ing") and len(lower) > 4 and lower not in _ING_NOUNS.split()
 
