@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
@@ -89,8 +90,19 @@ class Adapter(Family):
         Raises:
             UserError: it fails.
         """
+        problem = f"{self.source.field}: {self.id!r} cannot encode a prompt"
         remedy = "; its tokenizers' files and its text encoders' config.json must fit each other"
-        with explained(f"{self.source.field}: {self.id!r} cannot encode a prompt", remedy):
+        for name, tokenizer in self._tokenizers.items():
+            reader = name.replace("tokenizer", "text_encoder")
+            encoder = getattr(self.pipe, reader)
+            if encoder is None or reader in self.own_limits(self.config):
+                continue
+            # The pipeline pads to this length. A huge one would end the process, and no error could be caught.
+            padded = tokenizer.model_max_length
+            positions = getattr(encoder.config, "max_position_embeddings", None)
+            if positions is not None and padded > positions:
+                raise UserError(f"{problem} ({name} pads to {padded} tokens, {reader} reads {positions}){remedy}")
+        with explained(problem, remedy):
             self.pipe.encode_prompt(
                 prompt="a cat",
                 device=torch.device(device),

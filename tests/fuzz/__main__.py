@@ -40,6 +40,7 @@ def main() -> int:
             outcomes = check_case(options.seed, number, Path(top) / str(number))
             codes[" ".join(str(outcome.code) for outcome in outcomes)] += 1
             if number % SAMPLED == 0:
+                print(f"case {number} of {options.first + options.cases}", flush=True)
                 outcomes.append(check_process(options.seed, number, Path(top) / f"{number}-process"))
             if options.verbose:
                 print(number, outcomes[1].said, end="")

@@ -103,6 +103,9 @@ TEXT_DAMAGE: dict[str, Callable[[Path], None]] = {
     ),
     "no token to pad with": lambda folder: _changed(folder, "tokenizer/tokenizer_config.json", pad_token=None),
     "no length": lambda folder: _changed(folder, "tokenizer/tokenizer_config.json", model_max_length=10**30),
+    "more than fits into memory": lambda folder: _changed(
+        folder, "tokenizer/tokenizer_config.json", model_max_length=2**31
+    ),
 }
 
 
