@@ -6,8 +6,9 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -15,20 +16,24 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from noisesmith.pipeline.config import GeneratorConfig, RunConfig, ScorerConfig
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.machine import machine_resources, ray_folder
 from noisesmith.pipeline.preflight import check_resources
+
+CheckResources = Callable[[Mapping[str, float], str], None]
 
 START_ATTEMPTS = 3  # of a cluster of our own: Ray gives up after 30 seconds, which a busy machine may need
 
 
 @contextmanager
-def cluster(config: RunConfig, note: Callable[[str], None]) -> Iterator[None]:
+def cluster(config: RunConfig, note: Callable[[str], None], check: CheckResources | None = None) -> Iterator[None]:
     """Join the cluster at ``ray.address``, or start one on this machine; on exit leave the former, stop the latter.
 
     Args:
         note: called with one sentence where the cluster is not quite as the config asks.
+        check: refuses GPUs and cores that are too few, and is told who has them; by default for the config's actors.
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores, or no folder for its files.
@@ -37,19 +42,20 @@ def cluster(config: RunConfig, note: Callable[[str], None]) -> Iterator[None]:
     starts_one = config.ray.address is None
     with ray_folder() if starts_one else nullcontext() as folder:
         try:
-            _connect(config, folder, note)
+            _connect(config, folder, note, check or partial(check_resources, config))
             yield
         finally:
             ray.shutdown()
 
 
-def _connect(config: RunConfig, folder: Path | None, note: Callable[[str], None]) -> None:
+def _connect(config: RunConfig, folder: Path | None, note: Callable[[str], None], check: CheckResources) -> None:
     _set_environment()
     if config.ray.address is not None:
         _join_cluster(config.ray.address)
     elif folder is not None:
+        check(machine_resources(), "this machine")
         _start_cluster(config, folder, note)
-    check_resources(config, ray.cluster_resources(), "the cluster")
+    check(ray.cluster_resources(), "the cluster")
 
 
 def _set_environment() -> None:
@@ -75,7 +81,6 @@ def _set_token() -> None:
 def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None]) -> None:
     """Start a cluster of this machine's resources, which only this machine can reach and which ends with us."""
     resources = machine_resources()
-    check_resources(config, resources, "this machine")
     # Ray records every call for the dashboard, which we do not start: megabytes per minute, up to 100,000 records.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     _set_token()
@@ -166,8 +171,8 @@ def _private_cluster() -> Iterator[None]:
             setattr(ray_constants, name, value)
 
 
-def actor_options(side: GeneratorConfig | ScorerConfig) -> dict[str, float]:
-    """Ray options of a generator or scorer worker. The driver replaces dead workers, so Ray must not restart them."""
+def actor_options(side: Actors) -> dict[str, float]:
+    """Ray options of a worker with models. The driver replaces dead workers, so Ray must not restart them."""
     return {"num_gpus": side.num_gpus, "num_cpus": side.num_cpus, "max_restarts": 0}
 
 

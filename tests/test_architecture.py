@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "bench": "config errors machine preflight prompts records report sinks storage",
     "actors": (
         "config errors generators images machine models noise "
-        "preflight prompts records report scorers search sinks telemetry"
+        "preflight prompts records report scorers search sinks storage telemetry"
     ),
     "cli": (
         "actors bench config cost embedded errors lengths models "

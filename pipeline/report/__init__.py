@@ -14,11 +14,11 @@ from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
 from noisesmith.pipeline.report.sample import spread_rows
 from noisesmith.pipeline.report.summary import Summary, columns, summarise, summary_table
 from noisesmith.pipeline.schema import TOKENS_CUT
-from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.storage.files import write_atomic
 
-__all__ = ["Summary", "renew_report", "summary_table", "write_report"]
+__all__ = ["Summary", "renew_report", "rewrite_report", "summary_table", "write_report"]
 
 SHEET_ROWS = 24
 
@@ -36,15 +36,15 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
         UserError: ``run_dir`` is no run directory, or a shard is missing or damaged.
         RunError: a file cannot be written.
     """
-    judges = [judge.name for judge in config.judges]
     manifest = read_manifest(run_dir)
+    judges = judge_names(config, manifest)
     names = columns(judges)
     if TOKENS_CUT in manifest.header.columns:
         names.append(TOKENS_CUT)
     summary = summarise(read_rows(run_dir, names), judges)
     failed = sum(len(entry.failed) for entry in manifest.entries.values())
     stats = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
-    pictures = spread_rows(run_dir, _sheet_columns(config), SHEET_ROWS)
+    pictures = spread_rows(run_dir, _sheet_columns(config, judges), SHEET_ROWS)
     try:
         write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
         write_contact_sheet(run_dir / "contact_sheet.png", pictures, SHEET_ROWS)
@@ -57,23 +57,48 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
 def renew_report(run_dir: Path, config: RunConfig) -> None:
     """Write the report of a run whose rows are all done, unless there is a report of exactly these rows.
 
-    It is missing where a crash came between the last commit and the report. The figures that only the driver knew are
-    lost then, so ``stats.json`` has zeros for them.
+    It is missing where a crash came between the last commit and the report, and differs once side tables have come. The
+    figures that only the driver knew are those of the earlier report; where there is none, ``stats.json`` has zeros.
 
     Raises:
         UserError, RunError: as for :func:`write_report`.
     """
-    if describes(run_dir):
-        return
+    if not describes(run_dir):
+        rewrite_report(run_dir, config)
+
+
+def rewrite_report(run_dir: Path, config: RunConfig) -> None:
+    """Write the report of the rows committed so far, with the driver's figures of the earlier one.
+
+    Raises:
+        UserError, RunError: as for :func:`write_report`.
+    """
     row = next(read_rows(run_dir, list(Provenance.__dataclass_fields__)), None)
     if row is not None:
-        write_report(run_dir, config, Provenance(**row), {"seconds": 0.0, "rows_written": 0})
+        write_report(run_dir, config, Provenance(**row), _earlier_operations(run_dir))
 
 
-def _sheet_columns(config: RunConfig) -> list[str]:
+def _earlier_operations(run_dir: Path) -> Mapping[str, object]:
+    try:
+        operations = json.loads((run_dir / "stats.json").read_bytes())["operations"]
+    except (OSError, ValueError, KeyError, TypeError):
+        operations = None
+    return operations if isinstance(operations, dict) else {"seconds": 0.0, "rows_written": 0}
+
+
+def judge_names(config: RunConfig, manifest: Manifest) -> list[str]:
+    """The judges of a run: those of its config, then those that have come in side tables."""
+    names = [judge.name for judge in config.judges]
+    for table, table_columns in manifest.side_columns.items():
+        if list(table_columns) == [f"judge_{table}", f"judge_{table}_initial"]:
+            names.append(table)
+    return names
+
+
+def _sheet_columns(config: RunConfig, judges: list[str]) -> list[str]:
     names = ["prompt", "image", "score", "score_initial"]
     if config.output.image_initial:
         names.append("image_initial")
-    for judge in config.judges:
-        names += [f"judge_{judge.name}_initial", f"judge_{judge.name}"]
+    for judge in judges:
+        names += [f"judge_{judge}_initial", f"judge_{judge}"]
     return names

@@ -19,7 +19,7 @@ from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
 from noisesmith.pipeline.report.usage import data_suffixes, usage
 from noisesmith.pipeline.schema import schema_of
 from noisesmith.pipeline.sinks.layout import manifest_file
-from noisesmith.pipeline.sinks.manifest import Header, read_manifest
+from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import tar_features
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
@@ -81,7 +81,7 @@ def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: 
         shown=shown,
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
-        settings=_settings(config, provenance),
+        settings=_settings(config, provenance, manifest),
         usage=usage(run_dir, suffixes, list(tables)),
         columns=_columns(header, config) + _columns_of_side_tables(tables),
         text_columns=header.text_columns if ".tar" in suffixes else (),
@@ -187,7 +187,7 @@ def _how_to_rebuild(config: RunConfig) -> str:
     )
 
 
-def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, object]]:
+def _settings(config: RunConfig, provenance: Provenance, manifest: Manifest) -> list[tuple[str, object]]:
     """The table of settings: (name, value)."""
     generators = config.generators
     corpora: list[str] = []
@@ -198,6 +198,7 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
     for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method", "preview"}).items():
         search.append(f"{key} {value}")
     judges = [f"{judge.name} ({judge.model})" for judge in config.judges]
+    judges += [f"{table} ({model}), afterwards" for table, model in _models_of_tables(manifest).items()]
     stated = "apache-2.0" if _is_embedded(config) else licence(generators.model, generators.revision)
     settings: list[tuple[str, object]] = [
         ("prompts", ", ".join(corpora)),
@@ -216,6 +217,15 @@ def _settings(config: RunConfig, provenance: Provenance) -> list[tuple[str, obje
     return settings
 
 
+def _models_of_tables(manifest: Manifest) -> dict[str, str]:
+    """The model that filled each side table, where one did."""
+    models: dict[str, str] = {}
+    for entry in manifest.side.values():
+        if "model" in entry.origin:
+            models[entry.table] = f"{entry.origin['model']}, revision {entry.origin.get('revision')}"
+    return models
+
+
 def _features(header: Header) -> list[dict[str, object]]:
     """The types of a run's tars as the Hub's metadata states them, so that no reader has to infer them."""
     text = header.text_columns
@@ -228,19 +238,24 @@ def _columns(header: Header, config: RunConfig) -> list[tuple[str, str]]:
     """Every column with its meaning. Columns that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
     for judge in config.judges:
-        meanings[f"judge_{judge.name}_initial"] = (
-            f"score that the judge {judge.name} gives the first image, null where it cannot tell"
-        )
-        meanings[f"judge_{judge.name}"] = f"score that the judge {judge.name} gives the kept image"
+        meanings |= _meanings_of_judge(judge.name)
     return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
 
 
 def _columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
     """Every column of the side tables with its meaning."""
-    found = []
+    found: list[tuple[str, str]] = []
     for table, columns in tables.items():
-        found.extend((name, f"from the side table {table}") for name in columns)
+        meanings = _meanings_of_judge(table)
+        found.extend((name, meanings.get(name, f"from the side table {table}")) for name in columns)
     return found
+
+
+def _meanings_of_judge(name: str) -> dict[str, str]:
+    return {
+        f"judge_{name}_initial": f"score that the judge {name} gives the first image, null where it cannot tell",
+        f"judge_{name}": f"score that the judge {name} gives the kept image",
+    }
 
 
 def _is_embedded(config: RunConfig) -> bool:

@@ -29,6 +29,11 @@ class Trial:
     dtype: torch.dtype
     gradient: bool
 
+    @classmethod
+    def of_pictures(cls, height: int, width: int) -> Trial:
+        """One image as it is read from a file, for judges alone."""
+        return cls(height, width, torch.float32, gradient=False)
+
     def image(self) -> Tensor:
         """``[1, 3, H, W]`` float32 in [0, 1]: grey, brighter to the right, since no usual image has one colour only."""
         return torch.linspace(0.25, 0.75, self.width).expand(1, 3, self.height, self.width).clone()

@@ -144,12 +144,14 @@ class SideWriter:
 
     def _refuse_older_programs(self) -> None:
         """Raise the version of a run that gets its first side table."""
-        header = self.manifest.header
-        if header.version > VERSION:
+        if self.manifest.header.version > VERSION:
             return
-        header = replace(header, version=header.version + WITH_SIDE_TABLES)
+        manifest = read_manifest(self._run_dir)  # another table's writer may have raised it
+        header = manifest.header
+        if header.version <= VERSION:
+            header = replace(header, version=header.version + WITH_SIDE_TABLES)
+            write_manifest(self._run_dir, header, manifest.entries.values(), manifest.side.values())
         self.manifest = replace(self.manifest, header=header)
-        write_manifest(self._run_dir, header, self.manifest.entries.values(), self.manifest.side.values())
 
 
 def refuse_table(manifest: Manifest, name: str, schema: pa.Schema) -> None:

@@ -14,6 +14,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 ACTORS = {"generator": "ray::GeneratorActor", "scorer": "ray::ScorerActor", "writer": "ray::WriterActor"}
+PROCESSES = {**ACTORS, "judge": "ray::JudgeActor"}
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
 
@@ -37,7 +38,7 @@ def actor_processes(kind: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(ACTORS[kind]):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(PROCESSES[kind]):
                 found.append(process)
         except psutil.Error:
             continue

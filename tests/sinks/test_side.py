@@ -160,6 +160,18 @@ def test_names_that_clash_are_refused(make_run: MakeRun, name: str, columns: lis
         SideWriter(run.dir, name, schema, lock)
 
 
+def test_two_tables_are_written_at_once(make_run: MakeRun) -> None:
+    run = make_run().write_all()
+    with hold_side(run.dir, print) as lock:
+        writers = [SideWriter(run.dir, name, pa.schema([(f"of_{name}", pa.int64())]), lock) for name in ("a", "b")]
+        for shard in writers[0].missing(FIRST_MODEL):
+            for writer in writers:
+                rows = [{"id": row_id, f"of_{writer.name}": int(row_id[:8])} for row_id in ids_of(run.dir, shard)]
+                writer.put(shard, rows, FIRST_MODEL)
+    assert list(read_rows(run.dir, ["of_a", "of_b"])) == [{"of_a": n, "of_b": n} for n in range(10)]
+    assert verify_run(run.dir) == []
+
+
 def test_rows_of_another_shard_are_a_bug(make_run: MakeRun) -> None:
     run = make_run().write_all()
     with hold_side(run.dir, print) as lock:
