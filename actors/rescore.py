@@ -16,6 +16,7 @@ from noisesmith.actors.judging import JudgeTable, JudgeWorker, Judging, wanted_s
 from noisesmith.actors.placement import actor_options, cluster
 from noisesmith.actors.pool import Pool, Surroundings
 from noisesmith.actors.retry import cluster_failure
+from noisesmith.pipeline.acceptance import ACCEPTED, accept_again
 from noisesmith.pipeline.config import JudgeConfig, RunConfig
 from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.errors import UserError
@@ -23,10 +24,9 @@ from noisesmith.pipeline.machine import machine_resources
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.report import renew_report
 from noisesmith.pipeline.scorers import FoundScorer, find_judge
-from noisesmith.pipeline.sinks import SideWriter, config_of_run, hold_side, read_rows
+from noisesmith.pipeline.sinks import CheckLock, SideWriter, config_of_run, hold_side, read_rows
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.side import refuse_table
-from noisesmith.pipeline.storage.lock import Lock
 from noisesmith.pipeline.telemetry.console import search_progress
 from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
 
@@ -61,12 +61,14 @@ def rescore(
     found = _find(config, judges)
     if config.ray.address is None:
         _check(placement, machine_resources(), "this machine")
-    with hold_side(run_dir, note) as lock:
-        tables = _open_tables(run_dir, found, lock, replace=replace)
+    with hold_side(run_dir, note) as check_lock:
+        tables = _open_tables(run_dir, found, check_lock, replace=replace)
         wanted = wanted_shards(tables)
         if wanted:
             _judge(config, found, placement, tables, note)
-        renew_report(run_dir, config_of_run(run_dir))
+        settings = config_of_run(run_dir)  # without overrides that were for the judges
+        accept_again(run_dir, settings, check_lock)
+        renew_report(run_dir, settings)
         return len(wanted)
 
 
@@ -83,6 +85,8 @@ def _find(config: RunConfig, judges: tuple[JudgeConfig, ...]) -> dict[str, Found
     for judge in judges:
         if judge.name in found:
             raise UserError(f"--judge {judge.name}: is given twice; every judge needs its own name")
+        if judge.name == ACCEPTED:
+            raise UserError(f"--judge {ACCEPTED}: is the name of the table of accepted images; choose another name")
         if judge.name in {existing.name for existing in config.judges}:
             raise UserError(
                 f"--judge {judge.name}: the run has looked at its images with a judge of this name while it was made; "
@@ -93,11 +97,13 @@ def _find(config: RunConfig, judges: tuple[JudgeConfig, ...]) -> dict[str, Found
     return found
 
 
-def _open_tables(run_dir: Path, found: dict[str, FoundScorer], lock: Lock, *, replace: bool) -> dict[str, JudgeTable]:
+def _open_tables(
+    run_dir: Path, found: dict[str, FoundScorer], check_lock: CheckLock, *, replace: bool
+) -> dict[str, JudgeTable]:
     """Open the side tables, and refuse to mix what two models or revisions say unless ``replace`` is set."""
     tables = {}
     for name, judge in found.items():
-        writer = SideWriter(run_dir, name, judge_columns(name), lock)
+        writer = SideWriter(run_dir, name, judge_columns(name), check_lock)
         origin = {
             "model": judge.source.id,
             "revision": judge.revision,

@@ -13,6 +13,7 @@ from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.placement import cluster
 from noisesmith.actors.retry import cluster_failure
+from noisesmith.pipeline.acceptance import accept_again
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reason
 from noisesmith.pipeline.prompts import Corpus
@@ -68,6 +69,7 @@ class Session:
             driver.close()
             state.check_lock()
             telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
+            accept_again(state.run_dir, config, state.check_lock, prefer_config=True)
             summary = write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
         return outcome, summary
 

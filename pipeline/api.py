@@ -225,7 +225,7 @@ def run(config: RunConfig) -> RunReport:
     """
     from noisesmith.actors.session import session
     from noisesmith.pipeline.preflight import check_run
-    from noisesmith.pipeline.report import renew_report
+    from noisesmith.pipeline.report import conclude
     from noisesmith.pipeline.sinks import hold_run
     from noisesmith.pipeline.telemetry.console import ConsoleProgress, plain_console
 
@@ -233,7 +233,7 @@ def run(config: RunConfig) -> RunReport:
     _, corpus = check_run(config)
     with _signal_handlers_restored(), hold_run(config, corpus, console.print) as state:
         if len(state.done) == corpus.size:
-            renew_report(state.run_dir, config)
+            conclude(config, state)
             return RunReport(state.run_dir, complete=True, summary=None)
         with ConsoleProgress(console) as progress, session(config, progress.note) as runs:
             progress.start("starting Ray and loading models")

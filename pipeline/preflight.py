@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
@@ -75,6 +76,7 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
         UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
     """
     models = find_models(config)
+    check_config(config)
     check_machine(config)
     corpus = open_corpus(config, begun_corpus(config))
     check_lengths(config, models.generator, corpus)

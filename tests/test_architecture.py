@@ -44,22 +44,23 @@ MAY_IMPORT = {
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",
     "lengths": "config errors generators models prompts records scorers text",
-    "preflight": "config errors generators lengths machine models optimizers prompts scorers sinks",
+    "acceptance": "config errors records schema sinks",
+    "preflight": "acceptance config errors generators lengths machine models optimizers prompts scorers sinks",
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
-    "report": "config errors models records schema sinks storage",
+    "report": "acceptance config errors models records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
     "bench": "config errors machine preflight prompts records report sinks storage",
     "actors": (
-        "config errors generators images machine models noise "
-        "preflight prompts records report scorers search sinks storage telemetry"
+        "acceptance config errors generators images machine models noise "
+        "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "actors bench config cost embedded errors lengths models "
+        "acceptance actors bench config cost embedded errors lengths models "
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (
-        "actors config errors generators lengths models preflight prompts "
+        "acceptance actors config errors generators lengths models preflight prompts "
         "records replay report scorers search sinks storage telemetry"
     ),
     "noisesmith": "api config errors records",

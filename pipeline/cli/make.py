@@ -35,14 +35,14 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
     from noisesmith.pipeline.preflight import check_run
-    from noisesmith.pipeline.report import renew_report
+    from noisesmith.pipeline.report import conclude
     from noisesmith.pipeline.sinks import hold_run
 
     settings = read_settings(config, overrides, out)
     _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
         if len(state.done) == corpus.size:
-            renew_report(state.run_dir, settings)
+            conclude(settings, state)
             console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
             _hint(state.run_dir)
         else:

@@ -1,5 +1,6 @@
 """The configuration of one run: YAML plus dotted overrides, checked before anything is loaded."""
 
+from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig
 from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
 from noisesmith.pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
@@ -20,6 +21,7 @@ from noisesmith.pipeline.config.run import RunConfig
 __all__ = [
     "METHODS",
     "QUESTION",
+    "AcceptConfig",
     "AttendAndExciteConfig",
     "ColumnsConfig",
     "CorpusConfig",

@@ -14,6 +14,7 @@ STOCHASTIC = (
     "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
     "dpmsolver++_sde", "unclip",
 )  # fmt: skip
+JUDGE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
 
@@ -155,9 +156,7 @@ class ScorerConfig(Actors):
 class JudgeConfig(Section):
     """A scorer that does not guide the search: it scores the first and the kept image of each row."""
 
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,39}$", description="gives the columns judge_NAME and judge_NAME_initial their names"
-    )
+    name: str = Field(pattern=JUDGE_NAME, description="gives the columns judge_NAME and judge_NAME_initial their names")
     model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
     revision: str | None = None
     server_model: ServerModel = None

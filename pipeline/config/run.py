@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
@@ -97,6 +98,7 @@ class RunConfig(Section):
     rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived when absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
     faults: FaultsConfig = FaultsConfig()
+    accept: AcceptConfig | None = Field(None, description="when a kept image counts as accepted; can be given later")
 
     @field_validator("corpus", mode="before")
     @classmethod
@@ -233,6 +235,7 @@ OPERATIONAL = (
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
     "generators.max_prompt_tokens",  # it refuses a run, and changes none
+    "accept.",  # it is evaluated after the rows, in a side table
 )  # fmt: skip
 
 

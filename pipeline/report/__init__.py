@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from noisesmith.pipeline.acceptance import accept_again, read_acceptance
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.records import Provenance
@@ -16,9 +17,10 @@ from noisesmith.pipeline.report.summary import Summary, columns, summarise, summ
 from noisesmith.pipeline.schema import TOKENS_CUT
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.sinks.run import RunState
 from noisesmith.pipeline.storage.files import write_atomic
 
-__all__ = ["Summary", "renew_report", "rewrite_report", "summary_table", "write_report"]
+__all__ = ["Summary", "conclude", "renew_report", "rewrite_report", "summary_table", "write_report"]
 
 SHEET_ROWS = 24
 
@@ -43,15 +45,31 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
         names.append(TOKENS_CUT)
     summary = summarise(read_rows(run_dir, names), judges)
     failed = sum(len(entry.failed) for entry in manifest.entries.values())
-    stats = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
-    pictures = spread_rows(run_dir, _sheet_columns(config, judges), SHEET_ROWS)
+    acceptance = read_acceptance(run_dir)
+    stats: dict[str, object] = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
+    if acceptance is not None:
+        stats["acceptance"] = acceptance.to_dict()
+    sheet_columns = _sheet_columns(config, judges)
+    if acceptance is not None:
+        sheet_columns.append("accepted")
+    pictures = spread_rows(run_dir, sheet_columns, SHEET_ROWS)
     try:
         write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
         write_contact_sheet(run_dir / "contact_sheet.png", pictures, SHEET_ROWS)
-        write_card(run_dir, config, summary, provenance, failed)
+        write_card(run_dir, config, summary, provenance, failed, acceptance)
     except OSError as error:
         raise RunError(f"the report cannot be written ({reason(error)})") from error
     return summary
+
+
+def conclude(config: RunConfig, state: RunState) -> None:
+    """Bring the acceptance and the report of an opened run whose rows are all done up to date.
+
+    Raises:
+        UserError, RunError: as for :func:`write_report`.
+    """
+    accept_again(state.run_dir, config, state.check_lock, prefer_config=True)
+    renew_report(state.run_dir, config)
 
 
 def renew_report(run_dir: Path, config: RunConfig) -> None:

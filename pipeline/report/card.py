@@ -12,6 +12,7 @@ import jinja2
 import pyarrow as pa
 from huggingface_hub import DatasetCardData
 
+from noisesmith.pipeline.acceptance import ACCEPTED, Acceptance, acceptance_lines
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
@@ -50,18 +51,37 @@ _MEANINGS = {
     "prompt_tokens_cut": "tokens at the end of the prompt that no text encoder of the diffusion model has read: for it "
     "the prompt is truncated, while the scoring model may read all of it",
 }
+_ACCEPTANCE = {
+    "accepted": "whether the kept image reaches every threshold of the acceptance rule",
+    "accept_reason": "the first threshold that it fails, null where it is accepted",
+}
 _RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
 
-def write_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, failed: int) -> None:
+def write_card(
+    run_dir: Path,
+    config: RunConfig,
+    summary: Summary,
+    provenance: Provenance,
+    failed: int,
+    acceptance: Acceptance | None,
+) -> None:
     """Write ``README.md`` of a run directory, whole or not at all; ``failed`` counts the rows in ``failed/``."""
-    write_atomic(run_dir / "README.md", render_card(run_dir, config, summary, provenance, failed).encode())
+    card = render_card(run_dir, config, summary, provenance, failed, acceptance)
+    write_atomic(run_dir / "README.md", card.encode())
 
 
-def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: Provenance, failed: int) -> str:
+def render_card(
+    run_dir: Path,
+    config: RunConfig,
+    summary: Summary,
+    provenance: Provenance,
+    failed: int,
+    acceptance: Acceptance | None = None,
+) -> str:
     """The card as Markdown with YAML front matter.
 
     Of the files in ``data/`` it reads no more than the names.
@@ -79,6 +99,7 @@ def render_card(run_dir: Path, config: RunConfig, summary: Summary, provenance: 
         judges=summary.judges,
         notes=notes(summary),
         shown=shown,
+        accepted=acceptance_lines(acceptance) if acceptance else (),
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance, manifest),
@@ -246,7 +267,7 @@ def _columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tup
     """Every column of the side tables with its meaning."""
     found: list[tuple[str, str]] = []
     for table, columns in tables.items():
-        meanings = _meanings_of_judge(table)
+        meanings = _ACCEPTANCE if table == ACCEPTED else _meanings_of_judge(table)
         found.extend((name, meanings.get(name, f"from the side table {table}")) for name in columns)
     return found
 

@@ -37,6 +37,7 @@ SCORE_BLOCK = 40
 CAPTION_STEP = 26
 ROW_GAP = 38
 MARK_STEP = 22
+FRAME = 4
 TITLE_SIZE = 34
 CAPTION_SIZE = 20
 SCORE_SIZE = 18
@@ -51,7 +52,8 @@ def write_contact_sheet(path: Path, rows: Iterable[Row], limit: int = 24) -> Non
     """Draw up to ``limit`` rows as a PNG at ``path``, which appears whole or not at all.
 
     A row holds ``prompt``, ``image`` and, where kept, ``image_initial`` as encoded bytes, ``score``,
-    ``score_initial``, and any number of ``judge_NAME`` and ``judge_NAME_initial`` (null where a judge cannot tell).
+    ``score_initial``, and any number of ``judge_NAME`` and ``judge_NAME_initial`` (null where a judge cannot tell). The
+    kept image has a red frame where ``accepted`` is false.
     """
     buffer = io.BytesIO()
     draw_contact_sheet(list(islice(rows, limit))).save(buffer, "PNG", optimize=True)
@@ -74,7 +76,7 @@ def draw_contact_sheet(rows: list[Row]) -> Image.Image:
     judges: list[str] = []
     for row in rows:
         judges += [judge for judge in _judges(row) if judge not in judges]
-    _header(draw, judges)
+    _header(draw, judges, any(row.get("accepted") is not None for row in rows))
     y = MARGIN + HEADER
     for line, line_captions, line_height in zip(lines, captions, heights, strict=True):
         x = MARGIN
@@ -85,16 +87,20 @@ def draw_contact_sheet(rows: list[Row]) -> Image.Image:
     return sheet
 
 
-def _header(draw: ImageDraw.ImageDraw, judges: list[str]) -> None:
+def _header(draw: ImageDraw.ImageDraw, judges: list[str], has_verdicts: bool) -> None:
     draw.text((MARGIN, MARGIN), "First image, kept image", INK, _font(TITLE_SIZE), anchor="lt")
     x = MARGIN
     y = MARGIN + 62
     font = _font(LEGEND_SIZE)
     legend = "Bars: the scoring model's score, 0 to 1."
     draw.text((x, y), legend, FAINT, font, anchor="lm")
+    x += round(draw.textlength(legend, font)) + 20
+    if has_verdicts:
+        draw.rectangle((x, y - 7, x + 14, y + 7), outline=NO, width=FRAME)
+        draw.text((x + 24, y), "not accepted", FAINT, font, anchor="lm")
+        x += 24 + round(draw.textlength("not accepted", font)) + 18
     if not judges:
         return
-    x += round(draw.textlength(legend, font)) + 20
     for verdict, text in ((True, f"judge {' and '.join(judges)} agrees"), (False, "disagrees")):
         _mark(draw, x + 8, y, verdict)
         draw.text((x + 24, y), text, FAINT, font, anchor="lm")
@@ -107,6 +113,9 @@ def _pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, row: Ro
         _tile(sheet, draw, left, y, row.get(f"image{suffix}"))
         verdicts = [row[f"judge_{judge}{suffix}"] for judge in _judges(row)]
         _score(draw, left, y + TILE + 10, row[f"score{suffix}"], verdicts)
+    if row.get("accepted") is False:
+        left = x + TILE + PAIR_GAP
+        draw.rectangle((left, y, left + TILE - 1, y + TILE - 1), outline=NO, width=FRAME)
     _arrow(draw, x + TILE + PAIR_GAP // 2, y + TILE // 2)
     for number, text in enumerate(caption):
         top = y + TILE + SCORE_BLOCK + number * CAPTION_STEP

@@ -108,7 +108,13 @@ def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
 
 
 def begun_corpus(config: RunConfig) -> str | None:
-    """Return the digest of the corpus with which the run of a config began; ``None`` where there is none to resume.
+    """Return the digest of the corpus with which the run of a config began; ``None`` where there is none to resume."""
+    manifest = begun_manifest(config)
+    return None if manifest is None else manifest.header.corpus_digest
+
+
+def begun_manifest(config: RunConfig) -> Manifest | None:
+    """Return the manifest of the run of a config; ``None`` where there is none to resume.
 
     What is wrong with the directory is left for :func:`open_run` to refuse.
     """
@@ -119,7 +125,7 @@ def begun_corpus(config: RunConfig) -> str | None:
         if is_remote(run_dir):
             run_dir.check()
         if manifest_file(run_dir).exists():
-            return read_manifest(run_dir).header.corpus_digest
+            return read_manifest(run_dir)
     return None
 
 

@@ -32,20 +32,24 @@ from noisesmith.pipeline.sinks.manifest import (
 from noisesmith.pipeline.sinks.run import writing
 from noisesmith.pipeline.sinks.shards import write_parquet
 from noisesmith.pipeline.storage import files
-from noisesmith.pipeline.storage.lock import Lock, hold
+from noisesmith.pipeline.storage.lock import hold
 
+CheckLock = Callable[[], None]
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 RESERVED = frozenset({"default", "data", "tars"})  # configurations of a dataset, and what readers call its folders
 
 
 @contextmanager
-def hold_side(run_dir: Path, note: Callable[[str], None]) -> Iterator[Lock]:
+def hold_side(run_dir: Path, note: Callable[[str], None]) -> Iterator[CheckLock]:
     """Be the only writer of a run's directory while the block runs, to write side tables. The run stays as it is.
 
     What a crash has left is removed first.
 
     Args:
         note: called with one sentence when this waits for a lock or takes one over.
+
+    Yields:
+        what makes sure, before each write, that this session still has the lock.
 
     Raises:
         UserError: the directory is no run or cannot be written, its manifest is damaged, or another session writes it.
@@ -54,13 +58,14 @@ def hold_side(run_dir: Path, note: Callable[[str], None]) -> Iterator[Lock]:
     with hold(run_dir, note) as lock:
         with writing(run_dir):
             recover(run_dir)
-        yield lock
+        yield lock.check
 
 
 class SideWriter:
     """Writes the files of one side table, as the only writer of the run (:func:`hold_side`).
 
     Args:
+        check_lock: called before each write; raises a ``RunError`` where another session has taken the directory over.
         schema: the table's own columns, without ``id``. Every value may be null.
 
     Raises:
@@ -68,11 +73,11 @@ class SideWriter:
             this name has other columns.
     """
 
-    def __init__(self, run_dir: Path, name: str, schema: pa.Schema, lock: Lock) -> None:
+    def __init__(self, run_dir: Path, name: str, schema: pa.Schema, check_lock: CheckLock) -> None:
         self.name = name
         self.manifest = read_manifest(run_dir)
         self._run_dir = run_dir
-        self._lock = lock
+        self._check_lock = check_lock
         self._columns = column_types(schema)
         self._schema = pa.schema([("id", pa.string()), *schema])
         refuse_table(self.manifest, name, schema)
@@ -106,7 +111,7 @@ class SideWriter:
         digest = hashlib.sha256(ids.encode()).hexdigest()
         if digest != entry.ids_sha256:
             raise ValueError(f"side table {self.name}: these rows are not those of shard {shard}")
-        self._lock.check()
+        self._check_lock()
         try:
             size, sha256 = self._replace(shard, pa.Table.from_pylist(list(map(dict, rows)), schema=self._schema))
             side = SideEntry(
