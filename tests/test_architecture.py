@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "schema": "config records",
     "prompts": "config embedded errors records schema storage text",
     "generators": "config errors models storage text",
-    "scorers": "config embedded errors images models storage text",
+    "scorers": "config embedded errors images models records storage text",
     "optimizers": "config errors models noise text",
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",

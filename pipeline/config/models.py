@@ -128,8 +128,17 @@ class ScorerConfig(Actors):
     server_model: ServerModel = None
     api_key_env: ApiKeyEnv = None
     question: str = Field(QUESTION, description="template with {prompt}")
-    readout: Literal["yes", "yes_no", "reference"] = Field(
-        "yes", description="P(yes) of all tokens, P(yes) of yes and no alone, or the official implementation's value"
+    asks: Literal["prompt", "questions"] | None = Field(
+        None,
+        description="prompt (when absent): whether the image shows the whole prompt; or the questions about its parts",
+    )
+    hint: str | None = Field(
+        None, min_length=1, description="appended to each question about a part, such as: Answer in one word."
+    )
+    readout: Literal["yes", "yes_no", "reference", "caption", "contrastive"] = Field(
+        "yes",
+        description="P(yes) of all tokens, P(yes) of yes and no alone, the official implementation's value, the "
+        "likelihood of the prompt as a caption, or P(yes) against edits of the prompt",
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
@@ -146,6 +155,16 @@ class ScorerConfig(Actors):
     @classmethod
     def _yaml_reads_yes_as_true(cls, value: object) -> object:
         return "yes" if value is True else value
+
+    @model_validator(mode="after")
+    def _asked_in_a_way_that_fits(self) -> ScorerConfig:
+        if self.asks == "questions" and self.readout not in ("yes", "yes_no"):
+            raise ValueError(
+                f"readout {self.readout} reads the answer about a whole prompt; use yes or yes_no with asks: questions"
+            )
+        if self.asks != "questions" and self.hint is not None:
+            raise ValueError("hint is appended to questions about parts of a prompt; set asks: questions, or remove it")
+        return self
 
     @model_validator(mode="after")
     def _server_fields(self) -> ScorerConfig:

@@ -12,7 +12,7 @@ from noisesmith.pipeline.config import JudgeConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.weights import weights_problem
-from noisesmith.pipeline.scorers.base import ImageScorer, Judge, Scores
+from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
@@ -22,6 +22,7 @@ __all__ = [
     "FoundScorer",
     "ImageScorer",
     "Judge",
+    "QuestionScorer",
     "Scores",
     "Trial",
     "find_judge",
@@ -54,28 +55,46 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     """
     dtype = getattr(torch, config.dtype)
     if is_class_name(config.model):
-        return _find_own(config, dtype)
+        return _checked(config, _find_own(config, dtype))
     source, family = _find(config, "scorers.model", config.allow_pickle, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
             f"scorers.readout: reference is the official implementation's, which does not support {source.class_name}; "
             "use yes or yes_no"
         )
-    return FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env)
+    return _checked(config, FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env))
+
+
+def _checked(config: ScorerConfig, found: FoundScorer) -> FoundScorer:
+    """Add what the scorer is asked, if it can be.
+
+    Raises:
+        UserError: it has no such readout, or cannot be asked about parts of a prompt.
+    """
+    found = replace(found, asks=config.asks or "prompt", hint=config.hint or "", at_once=config.batch_size)
+    model = f"{found.source.id!r} is a {found.source.class_name}"
+    if config.readout not in ("reference", *found.family.readouts):
+        readouts = " or ".join(found.family.readouts)
+        raise UserError(f"scorers.readout: {model}, which has no readout {config.readout}; use {readouts}")
+    if found.asks == "questions" and not found.answers_questions:
+        why = f"{found.source.id!r} has no method log_answers" if found.own_class else f"{model}, which answers none"
+        raise UserError(f"scorers.asks: {why}; set asks: prompt, or use a vision-language model")
+    return found
 
 
 def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
     """Find a judge: any scorer, or the embedded detector.
 
-    A vision-language judge is asked the steering model's question and read in the same way; but never by ``reference``,
-    whose faults belong to the steering of the official implementation: then a judge is read by ``yes``.
+    A vision-language judge is asked the steering model's question about the whole prompt and read in the same way; but
+    by ``yes`` where that is another readout than ``yes`` and ``yes_no``: the faults of ``reference`` belong to the
+    steering of the official implementation.
 
     Raises:
         UserError: as :func:`find_scorer`.
     """
     field = f"judges.{config.name}.model"
     source, family = _find(config, field, scorers.allow_pickle, FAMILIES | DETECTOR)
-    readout = "yes" if scorers.readout == "reference" else scorers.readout
+    readout = scorers.readout if scorers.readout == "yes_no" else "yes"
     dtype = getattr(torch, scorers.dtype)
     return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
 

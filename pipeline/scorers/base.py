@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from noisesmith.pipeline.records import Question
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ImageScorer(Protocol):
     Each scorer worker then constructs it as ``MyScorer(device=device, dtype=dtype)``, with ``device`` ``"cpu"`` or
     ``"cuda"`` and ``dtype`` the ``torch.dtype`` of ``scorers.dtype``. The package must be installed where the workers
     run, or its folder be on their ``PYTHONPATH``. ``scorers.question`` and ``scorers.readout`` do not reach it.
+    ``scorers.asks: questions`` needs one more method: :class:`QuestionScorer`.
 
     A class whose scores have no gradient says so by an attribute ``has_gradient = False``; it is then refused for the
     search methods that need one. Without the attribute, ``log_scores`` must be differentiable.
@@ -53,6 +57,21 @@ class ImageScorer(Protocol):
 
         Differentiable with respect to the images. Rows must not influence each other. The images are in the
         decoder's dtype, on its device. Only the ``reference`` readout gets the decoder's overshoot beyond [0, 1].
+        """
+        ...
+
+
+class QuestionScorer(ImageScorer, Protocol):
+    """A scorer that can also be asked about the parts of a prompt, as ``scorers.asks: questions`` wants it.
+
+    A class of your own is one if it has this method.
+    """
+
+    def log_answers(self, questions: Sequence[Sequence[Question]], images: Tensor) -> list[Tensor]:
+        """log P(answer) of every question about each image: for image i a tensor ``[len(questions[i])]``.
+
+        The score of an image is the geometric mean of its P(answer). Images and gradients are as for ``log_scores``;
+        each image has at least one question, and they may differ in number.
         """
         ...
 

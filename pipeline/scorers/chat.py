@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Processor, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.answers import force_after
 from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel
 
 
@@ -72,9 +72,9 @@ class ChatScorer(VisionLanguageModel):
     def wrap(cls, question: str) -> str:
         return question  # the template around it is in the checkpoint's files, and takes a few tokens
 
-    def text_inputs(self, prompts: list[str], image_tokens: int) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` ``[B, L]`` of the questions, padded on the left."""
-        texts = [self._conversation(self.ask(prompt)) for prompt in prompts]
+    def text_inputs(self, questions: list[str], image_tokens: int) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` ``[B, T]`` of the questions, padded on the left."""
+        texts = [self._conversation(question) for question in questions]
         bos = self.tokenizer.bos_token
         tokens = self.tokenizer(
             [text.replace(self.image_token, self.image_token * image_tokens, 1) for text in texts],
@@ -91,8 +91,9 @@ class ChatScorer(VisionLanguageModel):
         )
         return text
 
-    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
-        assert len(labels) == 1, "the reference readout knows no chat family"
+    def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
         vision = self.vision_inputs(images)
-        text = self.text_inputs(prompts, vision.image_tokens)
+        text = self.text_inputs(questions, vision.image_tokens)
+        ids, mask = force_after(text["input_ids"], text["attention_mask"], labels)
+        text = {"input_ids": ids, "attention_mask": mask}
         return self.forward(self.model, text, vision.arguments, labels)

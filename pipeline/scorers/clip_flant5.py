@@ -6,7 +6,6 @@ named as in the published checkpoints (``zhiqiulin/clip-flant5-xl``, ``-xxl``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -25,11 +24,12 @@ from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processo
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.processors import auto_tokenizer
 from noisesmith.pipeline.models.weightless import as_loaded
+from noisesmith.pipeline.scorers.answers import decoder_inputs
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.llava import SYSTEM
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens, refuse_layout
 from noisesmith.pipeline.scorers.preprocess import pad_to_square
-from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel, decoder_inputs
+from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 SUPPORTED = {
@@ -128,11 +128,11 @@ class ClipFlanT5(VisionLanguageModel):
         refuse_layout(source, missing=loaded["missing_keys"], unexpected=loaded["unexpected_keys"])
         return processor, model
 
-    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+    def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
         tokenizer = self.processor.tokenizer
         before = []
         after = []
-        for text in self.texts(prompts):
+        for text in self.texts(questions):
             start, end = text.split("<image>", 1)
             before.append(start)
             after.append(end)
@@ -157,7 +157,7 @@ class ClipFlanT5(VisionLanguageModel):
         return [TextLimit("language model", stated_limit(tokenizer), tokenizer, truncates=False, template=template)]
 
     @classmethod
-    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:
         embed = model.get_input_embeddings()
         before = text["before_ids"]
         features = model.image_features(vision["pixel_values"])
@@ -165,7 +165,7 @@ class ClipFlanT5(VisionLanguageModel):
         logits: Tensor = model(
             inputs_embeds=torch.cat([embed(before), features, embed(text["after_ids"])], 1),
             attention_mask=torch.cat([text["before_mask"], seen, text["after_mask"]], 1),
-            decoder_input_ids=decoder_inputs(model.config, labels, len(before), before.device),
+            decoder_input_ids=decoder_inputs(model.config, labels, before.device),
             use_cache=False,
         ).logits
         return logits

@@ -22,10 +22,13 @@ class FoundScorer:
         source: where its files are, or the server that holds it.
         family: the class that loads and asks it.
         question: template with ``{prompt}``.
-        readout: how an answer is read: ``yes``, ``yes_no`` or ``reference``.
+        readout: how an answer is read: ``yes``, ``yes_no``, ``reference``, ``caption`` or ``contrastive``.
         dtype: type of its weights.
         api_key_env: the environment variable that holds a server's key.
         own_class: the user's own class, where the config names one.
+        asks: what it is asked: ``prompt`` or ``questions``.
+        hint: appended to each question about a part of a prompt.
+        at_once: the most questions in one forward pass.
     """
 
     source: ModelSource
@@ -35,6 +38,9 @@ class FoundScorer:
     dtype: torch.dtype
     api_key_env: str | None = None
     own_class: Callable[..., object] | None = None
+    asks: str = "prompt"
+    hint: str = ""
+    at_once: int = 8
 
     @property
     def revision(self) -> str:
@@ -53,6 +59,13 @@ class FoundScorer:
             return bool(getattr(self.own_class, "has_gradient", True))
         return self.family.has_gradient
 
+    @property
+    def answers_questions(self) -> bool:
+        """Whether it can be asked about parts of a prompt."""
+        if self.own_class is not None:
+            return callable(getattr(self.own_class, "log_answers", None))
+        return self.family.answers_questions
+
 
 class ScorerFamily(ABC):
     """A class of scorers or judges that is constructed from what was found.
@@ -62,12 +75,16 @@ class ScorerFamily(ABC):
         revision: a commit or fingerprint of its weights.
         has_gradient: whether its scores can be differentiated with respect to the image.
         is_remote: whether a server holds the model.
+        answers_questions: whether it can be asked about parts of a prompt: see :class:`QuestionScorer`.
+        readouts: how its answers can be read.
         trial_errors: what it raises itself for an image that it cannot score.
         trial_remedy: what to do where it fails at its first image.
     """
 
     has_gradient: ClassVar[bool] = True
     is_remote: ClassVar[bool] = False
+    answers_questions: ClassVar[bool] = False
+    readouts: ClassVar[tuple[str, ...]] = ("yes", "yes_no")
     trial_errors: ClassVar[tuple[type[Exception], ...]] = ()
     trial_remedy: ClassVar[str] = (
         "its config.json and its processor's and tokenizer's files must fit each other; give another revision of it"

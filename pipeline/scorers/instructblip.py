@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,10 @@ from noisesmith.pipeline.models.libraries import Model, Processor, Settings, Tok
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_tokenizer
 from noisesmith.pipeline.models.weightless import transformers_config
+from noisesmith.pipeline.scorers.answers import decoder_inputs, force_after
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, blank_tokens
-from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, decoder_inputs, force_after
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
 from noisesmith.pipeline.text.limits import TextLimit
 
 
@@ -55,12 +54,12 @@ class InstructBlip(VisionLanguageModel):
         tokens: int = config.num_query_tokens
         return tokens
 
-    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
+    def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
         config = self.model.config
-        texts = self.texts(prompts)
+        texts = self.texts(questions)
         limit = config.qformer_config.max_position_embeddings
-        questions = self.processor.qformer_tokenizer(texts, truncation=True, max_length=limit).input_ids
-        question_ids, question_mask = self.pad(questions, "right")
+        queried = self.processor.qformer_tokenizer(texts, truncation=True, max_length=limit).input_ids
+        question_ids, question_mask = self.pad(queried, "right")
         queries = [config.image_token_id] * config.num_query_tokens
         rows = [[*queries, *row] for row in self.processor.tokenizer(texts).input_ids]
         if config.use_decoder_only_language_model:
@@ -76,11 +75,10 @@ class InstructBlip(VisionLanguageModel):
         return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)
 
     @classmethod
-    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:
         if model.config.use_decoder_only_language_model:
             return super().forward(model, text, vision, labels)
-        ids = text["input_ids"]
-        answer = decoder_inputs(model.language_model.config, labels, len(ids), ids.device)
+        answer = decoder_inputs(model.language_model.config, labels, text["input_ids"].device)
         logits: Tensor = model(**text, **vision, use_cache=False, decoder_input_ids=answer).logits
         return logits
 

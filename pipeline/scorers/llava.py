@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from noisesmith.pipeline.models.libraries import ImageCounts, Model, Processor, Settings, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.scorers.answers import force_after
 from noisesmith.pipeline.scorers.fit import fit_image_counts
-from noisesmith.pipeline.scorers.vlm import VisionLanguageModel, force_after
+from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
 
 # The system message LLaVA-1.5 and CLIP-FlanT5 were trained with (FastChat's vicuna_v1).
 SYSTEM = (
@@ -43,9 +43,9 @@ class Llava(VisionLanguageModel):
         side: int = vision.image_size // vision.patch_size
         return side**2
 
-    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
-        blanks = [Image.new("RGB", (8, 8))] * len(prompts)
-        inputs = self.processor(text=self.texts(prompts), images=blanks, padding=True, return_tensors="pt")
+    def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
+        blanks = [Image.new("RGB", (8, 8))] * len(questions)
+        inputs = self.processor(text=self.texts(questions), images=blanks, padding=True, return_tensors="pt")
         ids, mask = force_after(inputs["input_ids"], inputs["attention_mask"], labels)
         text = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
         return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)

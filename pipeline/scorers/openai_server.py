@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.images import encode_png, to_uint8
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
 SERVER = "OpenAIServer"
@@ -158,6 +160,7 @@ class OpenAIServer(ScorerFamily):
 
     has_gradient = False
     is_remote = True
+    answers_questions = True
     trial_errors = (ServerError,)
     trial_remedy = "check the server and its log"
 
@@ -166,6 +169,7 @@ class OpenAIServer(ScorerFamily):
         self.revision = found.revision
         self.question = found.question
         self.readout = found.readout
+        self.hint = found.hint
         self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
 
     @classmethod
@@ -185,7 +189,7 @@ class OpenAIServer(ScorerFamily):
         """
         if images.requires_grad:
             raise NotImplementedError("a server returns no gradient")
-        answers = self._ask_all(prompts, images)
+        answers = self._ask_all(self._questions(prompts), images)
         for answer in answers:
             if not any(_yes_and_no(answer)):
                 likeliest = max(answer, key=answer.__getitem__, default="")
@@ -198,21 +202,57 @@ class OpenAIServer(ScorerFamily):
 
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
         """P("Yes"), or ``None`` where the answer is neither yes nor no."""
-        pairs = [_yes_and_no(answer) for answer in self._ask_all(prompts, images)]
+        pairs = [_yes_and_no(answer) for answer in self._ask_all(self._questions(prompts), images)]
         return [self._score(yes, no) if yes or no else None for yes, no in pairs]
 
     def _score(self, yes: float, no: float) -> float:
         return yes / (yes + no) if self.readout == "yes_no" else min(yes, 1.0)
 
-    def _ask_all(self, prompts: list[str], images: Tensor) -> list[dict[str, float]]:
-        pngs = [encode_png(image) for image in to_uint8(images)]
-        with ThreadPoolExecutor(min(len(prompts), CONCURRENCY)) as pool:
-            return list(pool.map(self._ask, prompts, pngs))
+    def log_answers(self, questions: Sequence[Sequence[Question]], images: Tensor) -> list[Tensor]:
+        """log P(answer) ``[n]`` of the n questions about each image; see :class:`QuestionScorer`.
 
-    def _ask(self, prompt: str, png: bytes) -> dict[str, float]:
+        An answer other than yes and no has the probability of the listed first tokens with which it may begin.
+
+        Raises:
+            ServerError: no answer, or no log-probabilities.
+            NotImplementedError: ``images`` want a gradient.
+        """
+        if images.requires_grad:
+            raise NotImplementedError("a server returns no gradient")
+        counts = [len(about_image) for about_image in questions]
+        asked = [question for about_image in questions for question in about_image]
+        texts = [f"{item.question} {self.hint}".rstrip() for item in asked]
+        shown = images.repeat_interleave(torch.tensor(counts, device=images.device), dim=0)
+        scores = []
+        for item, tokens in zip(asked, self._ask_all(texts, shown), strict=True):
+            scores.append(self._score_answer(item.answer.strip().casefold(), tokens))
+        logs = torch.tensor(scores, dtype=torch.float64).log().to(images.device, torch.float32)
+        return list(logs.split(counts))
+
+    def _score_answer(self, answer: str, tokens: dict[str, float]) -> float:
+        if answer in ("yes", "no"):
+            pair = _yes_and_no(tokens)
+            if not any(pair):
+                return 0.0
+            return self._score(*pair) if answer == "yes" else self._score(*reversed(pair))
+        beginnings = 0.0
+        for token, probability in tokens.items():
+            word = token.strip(MARKS).casefold()
+            if word and answer.startswith(word):
+                beginnings += probability
+        return min(beginnings, 1.0)
+
+    def _questions(self, prompts: list[str]) -> list[str]:
+        return [self.question.replace("{prompt}", prompt) for prompt in prompts]
+
+    def _ask_all(self, questions: list[str], images: Tensor) -> list[dict[str, float]]:
+        pngs = [encode_png(image) for image in to_uint8(images)]
+        with ThreadPoolExecutor(min(len(questions), CONCURRENCY)) as pool:
+            return list(pool.map(self._ask, questions, pngs))
+
+    def _ask(self, question: str, png: bytes) -> dict[str, float]:
         """The listed first tokens of the answer and their probabilities."""
         image = {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
-        question = self.question.replace("{prompt}", prompt)
         content = [{"type": "image_url", "image_url": image}, {"type": "text", "text": question}]
         body = {
             "model": self.id,

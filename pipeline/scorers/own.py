@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Model
+from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.storage.home import user_path
 
@@ -70,6 +71,8 @@ class CheckedScorer:
             raise UserError(f"{field} has no method log_scores(prompts, images); write one")
         self.id, self.revision = texts
         self._scorer = scorer
+        log_answers = getattr(scorer, "log_answers", None)
+        self._log_answers: Callable[..., object] | None = log_answers if callable(log_answers) else None
         self._log_scores: Callable[[list[str], Tensor], object] = log_scores
         self._field = field
 
@@ -83,6 +86,20 @@ class CheckedScorer:
         if not isinstance(result, Tensor) or result.shape != (len(prompts),):
             shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise TypeError(f"{self._field}: log_scores must return a tensor of shape [{len(prompts)}], not {shape}")
+        return result
+
+    def log_answers(self, questions: Sequence[Sequence[Question]], images: Tensor) -> list[Tensor]:
+        """As :meth:`QuestionScorer.log_answers`.
+
+        Raises:
+            TypeError: there is no such method, or the result is not one tensor per image with a number per question.
+        """
+        if self._log_answers is None:
+            raise TypeError(f"{self._field} has no method log_answers(questions, images), which asks: questions needs")
+        result = self._log_answers(questions, images)
+        expected = [(len(about_image),) for about_image in questions]
+        if not isinstance(result, list) or [getattr(item, "shape", None) for item in result] != expected:
+            raise TypeError(f"{self._field}: log_answers must return a list of tensors of the shapes {expected}")
         return result
 
 

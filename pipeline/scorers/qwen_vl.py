@@ -8,8 +8,6 @@ answer with its thoughts, not with yes or no, so its first token is no score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -52,7 +50,7 @@ class QwenVL(ChatScorer):
         return VisionInputs(arguments, rows * columns // self.image_processor.merge_size**2)
 
     @classmethod
-    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:
         is_image = (text["input_ids"] == model.config.image_token_id).int()
         return super().forward(model, text | {"mm_token_type_ids": is_image}, vision, labels)
 

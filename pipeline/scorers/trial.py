@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import PIL.Image
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.loading import explained
-from noisesmith.pipeline.scorers.base import ImageScorer, Judge
+from noisesmith.pipeline.records import Question
+from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import LoadedScorer
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE
@@ -49,7 +51,7 @@ def try_scorer(scorer: ImageScorer, found: FoundScorer, trial: Trial, device: st
     image = trial.image().to(device, trial.dtype).requires_grad_(trial.gradient)
     with _refused(found), torch.set_grad_enabled(trial.gradient):
         _try_processor(scorer, found, trial)
-        log_scores = scorer.log_scores([PROMPT], image)
+        log_scores = _score(scorer, found, image)
         if trial.gradient:
             torch.autograd.grad(log_scores.sum(), image)
     if bool(log_scores.isnan().any()):
@@ -58,6 +60,13 @@ def try_scorer(scorer: ImageScorer, found: FoundScorer, trial: Trial, device: st
             f"{source.field}: {source.id!r} gives an image a score that is not a number, in {dtype}; "
             "choose another scorers.dtype, or another revision of the model"
         )
+
+
+def _score(scorer: ImageScorer, found: FoundScorer, image: Tensor) -> Tensor:
+    if found.asks == "questions":
+        (log_answers,) = cast(QuestionScorer, scorer).log_answers([[Question(f"Is there {PROMPT}?", "Yes")]], image)
+        return log_answers
+    return scorer.log_scores([PROMPT], image)
 
 
 def try_judge(judge: Judge, found: FoundScorer, trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""Base class of vision-language families: a yes/no question about each image, and three ways to read the answer.
+"""Base class of vision-language families: questions about each image, and how the answers are read.
 
 ``yes``
     P(first token of "Yes") as the answer's first token, over the whole vocabulary.
@@ -8,6 +8,12 @@
     The score of Noise Diffusion's official implementation (arXiv 2411.16503): exp(−mean cross-entropy) over *all*
     label tokens, teacher-forced. The labels are "Yes" and the end token, so the score is √(P(Yes) · P(end | Yes)). It
     sees images as that implementation does: :func:`preprocess_reference`.
+``caption``
+    How likely the model describes the image by the prompt: exp of the mean log-probability of the prompt's tokens,
+    teacher-forced as the answer to :data:`DESCRIBE`.
+``contrastive``
+    The prompt among edits of it, which its images do not show: the softmax over log P(yes) − log P(no) of all of them.
+    Without an edit, the same as ``yes_no``.
 """
 
 from __future__ import annotations
@@ -26,12 +32,17 @@ from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_processor, auto_tokenizer
 from noisesmith.pipeline.models.weightless import transformers_config
+from noisesmith.pipeline.records import Question
+from noisesmith.pipeline.scorers.answers import each_image, exact, log_probabilities, mean_log_probability, pad_labels
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
 from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_reference
 from noisesmith.pipeline.text.control_tokens import plain
+from noisesmith.pipeline.text.edits import edits
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
+
+DESCRIBE = "What does this image show?"
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class LoadedProcessor:
 
 
 class VisionLanguageModel(LoadedScorer):
-    """A frozen model asked a yes/no question about each image.
+    """A frozen model asked about each image: whether it shows the whole prompt, or about the prompt's parts.
 
     A family gives its ``template`` around the question, its ``answers``, and :meth:`logits`; where the library has no
     class or no processor for it, also :meth:`load`.
@@ -59,6 +70,8 @@ class VisionLanguageModel(LoadedScorer):
     template: ClassVar[str]
     reference_template: ClassVar[str | None] = None  # where the official implementation's differs
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
+    answers_questions: ClassVar[bool] = True
+    readouts: ClassVar[tuple[str, ...]] = ("yes", "yes_no", "caption", "contrastive")
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
         source = found.source
@@ -69,6 +82,8 @@ class VisionLanguageModel(LoadedScorer):
         self.model = model.to(device).eval().requires_grad_(False)
         self.question = found.question
         self.readout = found.readout
+        self.hint = found.hint
+        self.at_once = found.at_once
         self.rounding = rounding
         tokenizer = self.processor.tokenizer
         fit_padding(tokenizer)
@@ -91,19 +106,96 @@ class VisionLanguageModel(LoadedScorer):
         return processor, self.load_model(source, dtype)
 
     @abstractmethod
-    def logits(self, prompts: list[str], images: Tensor, labels: Sequence[int]) -> Tensor:
-        """Logits ``[B, len(labels), vocabulary]`` of each label token, those before it given; differentiable."""
+    def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
+        """Logits ``[B, L, vocabulary]`` of each label token ``[B, L]``, those before it given; differentiable.
+
+        Args:
+            questions: as they are asked, free of control tokens.
+            labels: of :func:`pad_labels`; logits where there is none mean nothing.
+        """
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`ImageScorer`.
 
         With the ``reference`` readout the images may overshoot [0, 1], as the decoder's raw output does.
         """
-        logits = self.logits(prompts, images, self.labels)
+        if self.readout == "contrastive":
+            return self.log_contrasts(prompts, [edits(prompt) for prompt in prompts], images)
+        if self.readout == "caption":
+            captions = pad_labels([self.tokens(prompt) for prompt in prompts])
+            return mean_log_probability(self.logits([DESCRIBE] * len(prompts), images, captions), captions)
+        labels = pad_labels([self.labels] * len(prompts))
+        logits = self.logits([self.ask(prompt) for prompt in prompts], images, labels)
         if self.readout == "yes_no":
-            both = _exact(logits[:, 0, [self.yes, self.no]])
-            return torch.log_softmax(both, dim=-1)[:, 0]
-        return mean_log_probability(logits, self.labels)
+            return self._yes_and_no(logits)[:, 0]
+        return mean_log_probability(logits, labels)
+
+    def log_answers(self, questions: Sequence[Sequence[Question]], images: Tensor) -> list[Tensor]:
+        """log P(answer) ``[n]`` of the n questions about each image; see :class:`QuestionScorer`.
+
+        Yes and no are read by the readout. Any other answer has the probability of all its tokens one after the other,
+        since the first alone may begin other words too; it is spelled with a capital letter where the family's yes is.
+        """
+        asked = [question for about_image in questions for question in about_image]
+
+        def ask(batch: range, shown: Tensor) -> Tensor:
+            return self._log_answers(asked[batch.start : batch.stop], shown)
+
+        return each_image(ask, [len(about_image) for about_image in questions], images, self.at_once)
+
+    def log_contrasts(self, prompts: list[str], edited: Sequence[Sequence[str]], images: Tensor) -> Tensor:
+        """log s ``[B]`` of each prompt among its edits; see ``contrastive`` above."""
+        asked = []
+        for prompt, others in zip(prompts, edited, strict=True):
+            asked += [self.ask(text) for text in (prompt, *others)]
+
+        def ask(batch: range, shown: Tensor) -> Tensor:
+            labels = pad_labels([[self.yes]] * len(batch))
+            both = self._yes_and_no(self.logits(asked[batch.start : batch.stop], shown, labels))
+            return both[:, 0] - both[:, 1]
+
+        chosen = []
+        for odds in each_image(ask, [1 + len(others) for others in edited], images, self.at_once):
+            if len(odds) == 1:
+                chosen.append(torch.nn.functional.logsigmoid(odds[0]))
+            else:
+                chosen.append(torch.log_softmax(odds, dim=0)[0])
+        return torch.stack(chosen)
+
+    def _log_answers(self, questions: Sequence[Question], images: Tensor) -> Tensor:
+        texts = [plain(f"{item.question} {self.hint}".rstrip(), *self.tokenizers()) for item in questions]
+        words = [item.answer.strip().casefold() for item in questions]
+        labels = pad_labels([self._spell(item.answer) for item in questions])
+        logits = self.logits(texts, images, labels)
+        spoken = log_probabilities(logits, labels).sum(1)
+        if self.readout != "yes_no":
+            return spoken
+        both = self._yes_and_no(logits)
+        for place, word in enumerate(("yes", "no")):
+            is_word = torch.tensor([given == word for given in words], device=logits.device)
+            spoken = torch.where(is_word, both[:, place], spoken)
+        return spoken
+
+    def _spell(self, answer: str) -> list[int]:
+        """The tokens of an answer as the model gives it."""
+        text = answer.strip()
+        if text.casefold() in ("yes", "no"):
+            return [self.yes if text.casefold() == "yes" else self.no]
+        if self.answers[0].istitle():
+            text = text[:1].upper() + text[1:]
+        ids = self.tokens(text)
+        if not ids:
+            raise ValueError(f"the tokenizer of {self.id} reads nothing of the answer {answer!r}")
+        return ids
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text that the model says, free of control tokens."""
+        ids: list[int] = self.processor.tokenizer(plain(text, *self.tokenizers()), add_special_tokens=False).input_ids
+        return ids
+
+    def _yes_and_no(self, logits: Tensor) -> Tensor:
+        """log P(yes) and log P(no) ``[B, 2]`` where the answer is one of them."""
+        return torch.log_softmax(exact(logits[:, 0, [self.yes, self.no]]), dim=-1)
 
     @classmethod
     def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
@@ -125,9 +217,9 @@ class VisionLanguageModel(LoadedScorer):
         return cls.template.replace("{question}", question)
 
     @classmethod
-    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Sequence[int]) -> Tensor:
-        """Logits ``[B, len(labels), vocabulary]`` of the answer's tokens, by the library's model."""
-        logits: Tensor = model(**text, **vision, use_cache=False, logits_to_keep=len(labels)).logits
+    def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:
+        """Logits ``[B, L, vocabulary]`` of the answer's tokens ``[B, L]``, by the library's model."""
+        logits: Tensor = model(**text, **vision, use_cache=False, logits_to_keep=labels.shape[1]).logits
         return logits
 
     @classmethod
@@ -141,13 +233,14 @@ class VisionLanguageModel(LoadedScorer):
 
     @classmethod
     def score_blank(cls, model: Model, text: Inputs, vision: Inputs) -> Tensor:
-        labels = (0,)
+        batch = len(next(iter(text.values())))
+        labels = pad_labels([[0]] * batch)
         return mean_log_probability(cls.forward(model, text, vision, labels), labels)
 
-    def texts(self, prompts: list[str]) -> list[str]:
-        """The text that the model reads: the question about each prompt, inside the family's template."""
+    def texts(self, questions: list[str]) -> list[str]:
+        """The text that the model reads: each question inside the family's template."""
         template = (self.reference_template or self.template) if self.readout == "reference" else self.template
-        return [template.replace("{question}", self.ask(prompt)) for prompt in prompts]
+        return [template.replace("{question}", question) for question in questions]
 
     def ask(self, prompt: str) -> str:
         """The question about a prompt, free of control tokens."""
@@ -175,28 +268,3 @@ class VisionLanguageModel(LoadedScorer):
             for values, value in ((rows, fill), ([[1] * len(row) for row in rows], 0))
         )
         return ids, mask
-
-
-def mean_log_probability(logits: Tensor, labels: Sequence[int]) -> Tensor:
-    """The mean log-probability ``[B]`` of the label tokens by logits ``[B, len(labels), vocabulary]``."""
-    logits = _exact(logits)
-    wanted = torch.tensor(labels, device=logits.device).expand(len(logits), -1)
-    return torch.log_softmax(logits, dim=-1).gather(2, wanted[:, :, None])[:, :, 0].mean(1)
-
-
-def _exact(logits: Tensor) -> Tensor:
-    """Logits in float32, or in float64 where they are: half precision is too coarse for a log-probability."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def force_after(ids: Tensor, mask: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Token ids ``[B, L]`` and mask with all labels but the last appended, for a decoder-only model."""
-    forced = ids.new_tensor(labels[:-1]).expand(len(ids), -1)
-    return torch.cat([ids, forced], 1), torch.cat([mask, torch.ones_like(forced)], 1)
-
-
-def decoder_inputs(config: Settings, labels: Sequence[int], batch: int, device: torch.device) -> Tensor:
-    """``[batch, len(labels)]`` inputs that make a T5 decoder predict each label, those before it given."""
-    start = getattr(config, "decoder_start_token_id", None)
-    start = config.pad_token_id if start is None else start
-    return torch.tensor([start, *labels[:-1]], device=device).expand(batch, -1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from noisesmith.pipeline.embedded.grammar import COLOURS
 from noisesmith.pipeline.text.subjects import BREAKS, is_verb
 
-_TOKEN = re.compile(r"\s*([^\W\d_]+(?:[-'’][^\W\d_]+)*|\d{1,2}|,)(?![\w])")
+_TOKEN = re.compile(r"\s*([^\W\d_]+(?:[-'’][^\W\d_]+)*|[0-9]{1,2}|,)(?![\w])")
 _VIEW = re.compile(r"(an? |the )?(photo|photograph|picture|image) of ", re.IGNORECASE)  # says nothing about the things
 
 _PREPOSITIONS = """on above under below underneath beneath over in inside behind with near beside by at against
@@ -52,6 +52,10 @@ class Thing:
     plural: bool
 
     @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    @property
     def name(self) -> str:
         """The thing without its determiner or count: "red stop sign"."""
         return " ".join((*self.attributes, self.noun))
@@ -59,11 +63,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Clause:
-    """A thing, or two things under a relation such as "above" or "sitting on"."""
+    """A thing, or two things under a relation such as "above" or "sitting on"; ``joint`` has the verb before it too."""
 
     first: Thing
     relation: str | None = None
     second: Thing | None = None
+    joint: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.first.text if self.second is None else f"{self.first.text} {self.joint} {self.second.text}"
 
     @property
     def things(self) -> tuple[Thing, ...]:
@@ -138,7 +147,7 @@ def _clause(words: Sequence[str]) -> Clause | None:
     relation = words[start:stop]
     if relation[0].lower() in ("is", "are"):
         relation = relation[1:]
-    return Clause(first, " ".join(relation), second)
+    return Clause(first, " ".join(relation), second, joint=" ".join(words[start:stop]))
 
 
 def _relation_at(words: Sequence[str], start: int) -> int:
@@ -160,10 +169,10 @@ def _thing(words: Sequence[str]) -> Thing | None:
     if not words:
         return None
     first = words[0].lower()
-    counted = first in _COUNTS.split() or (first.isdigit() and int(first) > 1)
+    counted = first in _COUNTS.split() or (first.isdecimal() and int(first) > 1)
     determiner = first if counted or first in _DETERMINERS.split() else ""
     rest = words[1:] if determiner else words
-    if not rest or any(word.isdigit() for word in rest):
+    if not rest or any(word.isdecimal() for word in rest):
         return None
     attributes = [word for word in rest[:-1] if word.lower() in ATTRIBUTES]
     noun = [word for word in rest[:-1] if word.lower() not in ATTRIBUTES] + [rest[-1]]

@@ -62,7 +62,7 @@ def test_score_equals_the_librarys_processor_and_forward(tiny_llava: Path, reado
 def test_a_prompt_is_asked_as_it_is_written(tiny_llava: Path, prompt: str) -> None:
     scorer: Any = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     question = f'Does this figure show "{prompt}"? Please answer yes or no.'
-    assert scorer.texts([prompt]) == [f"USER: <image>\n{question} ASSISTANT:"]
+    assert scorer.texts([scorer.ask(prompt)]) == [f"USER: <image>\n{question} ASSISTANT:"]
 
 
 def test_batch_of_mixed_prompt_lengths_equals_one_by_one(decoder: Decoder, tiny_llava: Path) -> None:

@@ -18,6 +18,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.images import to_uint8
 from noisesmith.pipeline.preflight import find_models
+from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer, openai_server
 from noisesmith.pipeline.scorers.openai_server import ServerError
 from noisesmith.pipeline.search.score import score_latents
@@ -215,3 +216,17 @@ def test_a_method_that_needs_the_gradient_is_refused_by_name(serve: Serve, metho
 )
 def test_a_method_without_a_gradient_is_accepted(serve: Serve, method: dict[str, Any]) -> None:
     assert find_models(_run_config(method, model=serve())).scorer.source.id == "tiny-vlm"
+
+
+def test_questions_are_read_from_the_listed_tokens(serve: Serve) -> None:
+    """The stub sees how red an image is; "Maybe" has 0.1, and "Yesterday" begins with no listed token but itself."""
+    asked = [
+        [Question("Is it red?", "Yes"), Question("Is it red?", "no")],
+        [Question("Is it red?", "maybe so"), Question("Is it red?", "Blue")],
+    ]
+    images = _pictures(204, 51)
+    first, second = _load(serve(), asks="questions").log_answers(asked, images)
+    assert first.exp().tolist() == pytest.approx([0.9 * 0.8, 0.6 * 0.2], rel=1e-3)
+    assert second.exp().tolist() == pytest.approx([0.1, 0.0], rel=1e-3)
+    (normalised, _) = _load(serve(), asks="questions", readout="yes_no").log_answers(asked, images)
+    assert normalised.exp().tolist() == pytest.approx([0.72 / 0.84, 0.12 / 0.84], rel=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from noisesmith.pipeline.config import RunConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.preflight import find_models
+from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers import Trial, find_scorer, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 
@@ -167,3 +169,28 @@ def test_a_class_that_fails_at_its_first_image_is_named_when_it_is_loaded(write:
     with pytest.raises(UserError, match=r"^scorers\.model: .* cannot score an image \(.*\); mend its log_scores$"):
         load_scorer(found, "cpu", trial)
     load_scorer(find_scorer(_config(write(BRIGHTNESS))), "cpu", trial)
+
+
+class TestQuestions:
+    ANSWERS = """
+    def log_answers(self, questions, images):
+        return [image.mean().log().expand(len(asked)) for asked, image in zip(questions, images)]
+"""
+    ASKED = ((Question("Is there a cat?", "Yes"), Question("How many?", "two")), (Question("Is there a dog?", "Yes"),))
+
+    def test_a_class_that_answers_questions_is_asked_them(self, write: Write) -> None:
+        config = ScorerConfig(model=write(BRIGHTNESS + self.ANSWERS), allow_code=True, asks="questions")
+        scorer: Any = load_scorer(find_scorer(config), "cpu", Trial(8, 8, torch.float32, gradient=True))
+        images = torch.full((2, 3, 8, 8), 0.5)
+        assert [len(answers) for answers in scorer.log_answers(self.ASKED, images)] == [2, 1]
+
+    def test_one_that_does_not_is_refused(self, write: Write) -> None:
+        config = ScorerConfig(model=write(BRIGHTNESS), allow_code=True, asks="questions")
+        with pytest.raises(UserError, match=r"scorers\.asks: .* has no method log_answers; set asks: prompt"):
+            find_scorer(config)
+
+    def test_answers_of_another_shape_are_refused(self, write: Write) -> None:
+        wrong = self.ANSWERS.replace("expand(len(asked))", "expand(3)")
+        config = ScorerConfig(model=write(BRIGHTNESS + wrong), allow_code=True, asks="questions")
+        with pytest.raises(UserError, match=r"log_answers must return a list of tensors of the shapes \[\(1,\)\]"):
+            load_scorer(find_scorer(config), "cpu", Trial(8, 8, torch.float32, gradient=False))
