@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import chain
 
 from noisesmith.actors.generator import GeneratorInfo
-from noisesmith.actors.pool import Pool, Surroundings
+from noisesmith.actors.pool import AnyPool, Pool, Surroundings
 from noisesmith.actors.recovery import Recovery
 from noisesmith.actors.row_task import RowTask, Waiting
 from noisesmith.actors.scorer import ScorerInfo
@@ -26,7 +28,7 @@ from noisesmith.pipeline.sinks import RunState
 
 
 class Assembly:
-    """generate → score → generate … → render → write.
+    """generate → score → generate … → render → write. Every group of scorers has a pool and a stage of its own.
 
     Args:
         on_written: called with each row that is durable, and the shards that it completed.
@@ -49,22 +51,32 @@ class Assembly:
         self.generators: Pool[GeneratorWorker, GeneratorInfo] = Pool(
             "generator", config.generators.count, workers.generator, around
         )
-        self.scorers: Pool[ScorerWorker, ScorerInfo] = Pool("scorer", config.scorers.count, workers.scorer, around)
         self.writers: Pool[WriterWorker, None] = Pool("writer", 1, self._make_writer, around)
+        groups = config.groups
         generate_size = config.generators.batch_size
-        score_size = config.scorers.batch_size
-        render_size = max(1, score_size // 2)  # two images per row
-        largest = max(generate_size, score_size)
-        self.generate = GenerateStage(self.generators, generate_size, largest, around.emit)
-        self.score = ScoreStage(self.scorers, score_size, largest, around.emit)
-        self.render = RenderStage(self.scorers, render_size, largest, around.emit)
-        self.write = WriteStage(self.writers, 1, largest, around.emit)
-        self.generate.score = self.score
-        self.score.generate = self.generate
-        self.score.render = self.render
+        largest = max(generate_size, *(placed.batch_size for placed, *_ in groups))
+        self.generate = GenerateStage("generate", self.generators, generate_size, largest, around.emit)
+        self.write = WriteStage("write", self.writers, 1, largest, around.emit)
+        self.scorers: list[Pool[ScorerWorker, ScorerInfo]] = []
+        self.scores: list[ScoreStage] = []
+        for index, (placed, *_) in enumerate(groups):
+            which = f" {placed.name}" if len(groups) > 1 else ""
+            make = partial(workers.scorer, index)
+            pool: Pool[ScorerWorker, ScorerInfo] = Pool(f"scorer{which}", placed.count, make, around)
+            stage = ScoreStage(f"score{which}", pool, placed.batch_size, largest, around.emit)
+            stage.group = index
+            stage.groups = len(groups)
+            stage.generate = self.generate
+            self.scorers.append(pool)
+            self.scores.append(stage)
+        render_size = max(1, groups[0][0].batch_size // 2)  # two images per row
+        self.render = RenderStage("render", self.scorers[0], render_size, largest, around.emit)
+        for stage in self.scores:
+            stage.render = self.render
+        self.generate.scores = self.scores
         self.render.write = self.write
         self.write.on_written = on_written
-        self.stages: tuple[AnyStage, ...] = (self.write, self.render, self.score, self.generate)
+        self.stages: tuple[AnyStage, ...] = (self.write, self.render, *self.scores, self.generate)
         self.waiting: Waiting[AnyStage] = Waiting(around.clock)
         self.recovery = Recovery(
             config.faults.retries,
@@ -73,32 +85,39 @@ class Assembly:
             first=self.generate,
             finished=self.render,
             write=self.write,
+            scores=self.scores,
             emit=around.emit,
         )
+
+    @property
+    def pools(self) -> tuple[AnyPool, ...]:
+        """All pools of workers."""
+        return (self.generators, *self.scorers, self.writers)
 
     def start_models(self) -> None:
         """Create the generators and scorers, and let them load."""
         self.generators.start()
-        self.scorers.start()
+        for pool in self.scorers:
+            pool.start()
 
     @property
     def models_loaded(self) -> bool:
-        """Whether at least one generator and one scorer have loaded."""
-        return self.generators.info is not None and self.scorers.info is not None
+        """Whether at least one generator and one scorer of each group have loaded."""
+        return self.generators.info is not None and all(pool.info is not None for pool in self.scorers)
 
     def start_writing(self, state: RunState) -> Provenance:
         """Create the writer, once the models are known; returns what all rows share."""
         generator = self.generators.info
-        scorer = self.scorers.info
-        if generator is None or scorer is None:
+        scorers = [pool.info for pool in self.scorers if pool.info is not None]
+        if generator is None or len(scorers) < len(self.scorers):
             raise RuntimeError("the writer is to start before the models are loaded")
         self._provenance = Provenance(
             optimizer=self._config.optimizer.method,
             generator=generator.id,
             generator_revision=generator.revision,
-            scorer=scorer.id,
-            scorer_revision=scorer.revision,
-            readout=self._config.scorers.readout,
+            scorer=" + ".join(chain.from_iterable(info.ids for info in scorers)),
+            scorer_revision=" + ".join(chain.from_iterable(info.revisions for info in scorers)),
+            readout=" + ".join(member.readout for member in self._config.panel),
         )
         self.write.open(self._config, state, generator.spec)
         self.writers.start()
@@ -106,24 +125,21 @@ class Assembly:
 
     def stop(self) -> None:
         """End all workers."""
-        for pool in (self.generators, self.scorers, self.writers):
+        for pool in self.pools:
             pool.stop()
 
     def drop_waiting(self) -> None:
         """Forget the rows that wait for any stage but write."""
         self.waiting.clear()
-        for stage in (self.generate, self.score, self.render):
+        before_writing: tuple[AnyStage, ...] = (self.generate, *self.scores, self.render)
+        for stage in before_writing:
             stage.queue.clear()
 
     def queue_lengths(self) -> dict[str, int]:
         """Rows that wait, by stage, and those that wait for a retry."""
-        return {
-            "generate": len(self.generate.queue),
-            "score": len(self.score.queue),
-            "render": len(self.render.queue),
-            "write": len(self.write.queue),
-            "retry": len(self.waiting),
-        }
+        in_order: tuple[AnyStage, ...] = (self.generate, *self.scores, self.render, self.write)
+        lengths = {stage.name: len(stage.queue) for stage in in_order}
+        return {**lengths, "retry": len(self.waiting)}
 
     def _make_writer(self) -> WriterWorker:
         return self._workers.writer(self._provenance)

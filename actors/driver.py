@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from ray.exceptions import RayError
 
 from noisesmith.actors.assembly import Assembly
 from noisesmith.actors.inbox import Answer
-from noisesmith.actors.pool import Pool, Surroundings
+from noisesmith.actors.pool import AnyPool, Surroundings
 from noisesmith.actors.retry import FailureLimit, cause_of, fault_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
@@ -136,7 +135,7 @@ class Driver:
     def _wait(self) -> None:
         """Take the answers that have arrived, after waiting for one if there is none."""
         self._around.inbox.handle(self._assembly.waiting.seconds_left(POLL_SECONDS))
-        for pool in (self._assembly.generators, self._assembly.scorers, self._assembly.writers):
+        for pool in self._assembly.pools:
             pool.start_due()
             seconds = pool.missing_seconds()
             if seconds > self._config.faults.placement_seconds:
@@ -219,20 +218,24 @@ class Driver:
         return Snapshot(
             in_flight=len(self._rows),
             queues=self._assembly.queue_lengths(),
-            busy_generators=self._busy_share(self._assembly.generators),
+            busy_generators=self._busy_share([self._assembly.generators]),
             busy_scorers=self._busy_share(self._assembly.scorers),
             images_done=done,
             images_planned=self._images_of_ended_rows + most * (len(self._rows) + not_admitted),
         )
 
-    def _busy_share(self, pool: Pool[Any, Any]) -> float:
+    def _busy_share(self, pools: Sequence[AnyPool]) -> float:
         """The share of their time that the workers of one side have worked."""
-        seconds = (self._around.clock() - self._started) * pool.count
-        return min(1.0, pool.seconds / seconds) if seconds > 0 else 0.0
+        seconds = (self._around.clock() - self._started) * sum(pool.count for pool in pools)
+        return min(1.0, sum(pool.seconds for pool in pools) / seconds) if seconds > 0 else 0.0
 
 
 def _rows_in_flight(config: RunConfig) -> int:
-    """Enough rows that every worker has a batch, and one more batch waits."""
-    sides = (config.generators, config.scorers)
-    at_work = sum(side.count * side.batch_size for side in sides)
-    return at_work + max(side.batch_size for side in sides)
+    """Enough rows that every worker has a batch, and one more batch waits.
+
+    All groups of scorers look at the same rows.
+    """
+    generators = config.generators
+    scorers = [placed for placed, *_ in config.groups]
+    at_work = generators.count * generators.batch_size + max(side.count * side.batch_size for side in scorers)
+    return at_work + max(generators.batch_size, *(side.batch_size for side in scorers))

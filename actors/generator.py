@@ -17,7 +17,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec, find_generator, load_generator
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
 from noisesmith.pipeline.search.generate import generate
-from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
+from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Slope, Start
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class GeneratorInfo:
 
 @dataclass
 class GenerateOrder:
-    """One row of a call: its task, and where the optimizer state and the gradient lie that it starts from."""
+    """One row of a call: its task, and where the optimizer state and the gradients lie that it starts from."""
 
     task: GenerateTask
     state: Located | None = None
-    log_gradient: Located | None = None
+    slopes: tuple[Slope[Located], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ class GeneratorActor:
 def _start(order: GenerateOrder, packs: tuple[NDArray[np.float32], ...]) -> Start[torch.Tensor] | None:
     if order.state is None:
         return None
-    log_gradient = None if order.log_gradient is None else unpack_tensor(packs, order.log_gradient)
-    return Start(unpack_tensor(packs, order.state), log_gradient)
+    slopes = tuple(Slope(unpack_tensor(packs, slope.log_gradient), slope.factor) for slope in order.slopes)
+    return Start(unpack_tensor(packs, order.state), slopes)

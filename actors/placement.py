@@ -16,8 +16,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.config.section import Actors
+from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.machine import machine_resources, ray_folder
 from noisesmith.pipeline.preflight import check_resources

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -241,3 +241,6 @@ class Pool(Generic[W, Info]):
         slot.due = None
         slot.worker = self._make()
         self._load(slot)
+
+
+AnyPool = Pool[Any, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray.exceptions import RayError
@@ -18,7 +18,7 @@ class Recovery:
     """Puts the rows of failed calls back where they can go on, ends their search early, or lets them fail for good.
 
     ``first`` is the stage at which a search starts, ``finished`` the one that takes searches that have ended, ``write``
-    the one that takes rows that failed.
+    the one that takes rows that failed. ``scores`` are the stages at which one row may be at the same time.
     """
 
     retries: int
@@ -27,6 +27,7 @@ class Recovery:
     first: AnyStage
     finished: AnyStage
     write: AnyStage
+    scores: Sequence[AnyStage]
     emit: Callable[[Event], None]
 
     def failed(self, call: AnyCall, error: RayError) -> None:
@@ -40,7 +41,7 @@ class Recovery:
         call.stage.pool.failed(call.slot, call.worker, error)
         if call.stage.take_back(call, fault, error):
             return
-        for row in call.rows:
+        for _, row in call.current():
             row.blame(error, call.stage.name, len(call.rows), where)
             if len(call.rows) == 1 or fault is Fault.OBJECT:
                 self._decide(call.stage, row, fault, error)
@@ -53,18 +54,27 @@ class Recovery:
         """Decide about a row whose call failed with it alone, or whose objects are lost."""
         row.faults.count(fault)
         if fault is Fault.OBJECT:
+            self._withdraw(row)
             row.restart()
             stage = self.first
+            row.suspect_at.add(stage.name)
         if row.faults.allow_another(self.retries):
             self.waiting.add(row.faults.delay(fault, self.backoff_seconds), stage, row)
             return
         unusable = isinstance(cause_of(error), ArithmeticError)
-        row.suspect = False
+        self._withdraw(row)
         if unusable and row.search.scores and not row.search.finished:
             # This round's image is of no use, but the best one before it is.
             row.search.abandon()
-            row.clear()
+            row.faults.succeeded()
             self.finished.queue.add(row)
             return
         row.failed = True
         self.write.queue.add(row)
+
+    def _withdraw(self, row: RowTask) -> None:
+        """Take a row out of the stages at which other groups of scorers were to look at its current image."""
+        row.withdraw()
+        self.waiting.discard(row)
+        for stage in self.scores:
+            stage.queue.discard(row)

@@ -93,7 +93,7 @@ def _find(config: RunConfig, judges: tuple[JudgeConfig, ...]) -> dict[str, Found
                 "choose another name"
             )
         refuse_table(manifest, judge.name, judge_columns(judge.name))
-        found[judge.name] = find_judge(judge, config.scorers)
+        found[judge.name] = find_judge(judge, config.panel[0])
     return found
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from noisesmith.actors.packs import Pack, Stored
 from noisesmith.actors.retry import RowFaults, cause_of, traceback_of
 from noisesmith.pipeline.errors import reason
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.row import RowSearch
 
 # Rows whose arrays a call reads, per row of a full batch. Each pack is read whole, so a batch of rows from many packs
@@ -46,7 +47,10 @@ class RowTask:
         admitted: time of the driver's clock.
         pictures: the PNG files of the first and the kept image, once they are rendered.
         judges: every judge's scores of both.
-        suspect: the last call that carried the row failed. It travels alone, so that no other row suffers for it.
+        opinions: what each group of scorers says of the current image, by the group's index.
+        suspect_at: the stages whose last call with this row failed. There it travels alone, so that no other row
+            suffers for it.
+        turn: counts how often the row has left calls behind that may still carry it; their answers are not for it.
         failed: no attempt is left; a dead letter is to be written.
     """
 
@@ -56,7 +60,9 @@ class RowTask:
     judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     faults: RowFaults = field(default_factory=RowFaults)
-    suspect: bool = False
+    opinions: dict[int, Opinion[Stored]] = field(default_factory=dict)
+    suspect_at: set[str] = field(default_factory=set)
+    turn: int = 0
     failed: bool = False
 
     def blame(self, error: RayError, stage: str, batch_size: int, actor: str) -> None:
@@ -73,7 +79,7 @@ class RowTask:
             actor=actor,
         )
         self.attempts.append(attempt)
-        self.suspect = True
+        self.suspect_at.add(stage)
 
     def last_failure(self) -> dict[str, Any]:
         """The last failed call, as the fields of an event."""
@@ -88,10 +94,16 @@ class RowTask:
             "traceback": last.traceback,
         }
 
-    def clear(self) -> None:
+    def clear(self, stage: str) -> None:
         """A call that carried this row has succeeded."""
-        self.suspect = False
+        self.suspect_at.discard(stage)
         self.faults.succeeded()
+
+    def withdraw(self) -> None:
+        """Leave the current image: whatever other groups of scorers still answer about it is not for this row."""
+        self.turn += 1
+        self.opinions = {}
+        self.suspect_at = set()
 
     def restart(self) -> None:
         """Search from the first image again: objects that the search needs are lost."""
@@ -104,14 +116,20 @@ class RowQueue:
     """Rows that wait for a stage, in order of arrival.
 
     Args:
+        stage: its name.
         lane_of: rows share a batch only where this is equal, such as their number of sampler steps.
         packs_of: the packs in which the arrays lie that a row's next call reads.
         most_read: rows whose arrays one call may read (see :data:`MAX_READ`).
     """
 
     def __init__(
-        self, lane_of: Callable[[RowTask], Hashable], packs_of: Callable[[RowTask], Sequence[Pack]], most_read: int
+        self,
+        stage: str,
+        lane_of: Callable[[RowTask], Hashable],
+        packs_of: Callable[[RowTask], Sequence[Pack]],
+        most_read: int,
     ) -> None:
+        self._stage = stage
         self._lane_of = lane_of
         self._packs_of = packs_of
         self._most_read = most_read
@@ -146,11 +164,22 @@ class RowQueue:
         key = min(self._lanes, key=lambda lane: self._lanes[lane][0][0])
         lane = self._lanes[key]
         first = lane[0][1]
-        batch = [first] if first.suspect else self._batch(lane, size)
-        if full and (first.suspect or len(batch) < size):
+        alone = self.is_suspect(first)
+        batch = [first] if alone else self._batch(lane, size)
+        if full and (alone or len(batch) < size):
             return []
         self._remove(key, batch)
         return batch
+
+    def is_suspect(self, row: RowTask) -> bool:
+        """Whether the row's last call here failed."""
+        return self._stage in row.suspect_at
+
+    def discard(self, row: RowTask) -> None:
+        """Take a row out, if it is here."""
+        for key, lane in list(self._lanes.items()):
+            if any(waiting is row for _, waiting in lane):
+                self._remove(key, [row])
 
     def clear(self) -> None:
         self._lanes.clear()
@@ -168,7 +197,7 @@ class RowQueue:
 
     def _lane(self, row: RowTask) -> deque[tuple[int, RowTask]]:
         # A suspect row has a lane of its own, so that it never holds up or joins a batch.
-        key = ("suspect", id(row)) if row.suspect else ("batch", self._lane_of(row))
+        key = ("suspect", id(row)) if self.is_suspect(row) else ("batch", self._lane_of(row))
         return self._lanes.setdefault(key, deque())
 
     def _batch(self, lane: deque[tuple[int, RowTask]], size: int) -> list[RowTask]:
@@ -229,6 +258,11 @@ class Waiting(Generic[Target]):
         if not self._heap:
             return most
         return min(most, max(0.0, self._heap[0][0] - self._clock()))
+
+    def discard(self, row: RowTask) -> None:
+        """Take a row out, whichever stage it waits for."""
+        self._heap = [entry for entry in self._heap if entry[3] is not row]
+        heapq.heapify(self._heap)
 
     def clear(self) -> None:
         self._heap.clear()

@@ -16,7 +16,8 @@ from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
-from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_judge, load_scorer
+from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_group, load_judge, reads_overshoot
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.render import Verdicts, render
 from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import ScoreTask
@@ -24,10 +25,10 @@ from noisesmith.pipeline.search.tasks import ScoreTask
 
 @dataclass(frozen=True)
 class ScorerInfo:
-    """What a scorer has loaded."""
+    """What a scorer has loaded: ids and revisions of the members of its group, in their order."""
 
-    id: str
-    revision: str
+    ids: tuple[str, ...]
+    revisions: tuple[str, ...]
 
 
 @dataclass
@@ -49,11 +50,10 @@ class RenderOrder:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What the driver learns of a call: each row's score, and the position of its gradient if any was asked for."""
+    """What the driver learns of a call: what the group says of each row, and where its gradient lies in the pack."""
 
     seconds: float
-    scores: list[float]
-    gradients: list[Position] | None
+    opinions: list[Opinion[Position]]
 
 
 @dataclass(frozen=True)
@@ -67,30 +67,40 @@ class RenderReport:
 
 @ray.remote
 class ScorerActor:
-    """Keeps no row state. Images leave it as PNG bytes, two per row, once its search has ended."""
+    """Keeps no row state. Images leave it as PNG bytes, two per row, once its search has ended.
 
-    def __init__(self, config: RunConfig) -> None:
+    Args:
+        group: index of the group of scorers that it holds. Those of the first one hold the judges and render.
+    """
+
+    def __init__(self, config: RunConfig, group: int) -> None:
         self._config = config
+        self._index = group
 
     def load(self) -> Loaded[ScorerInfo]:
-        """Load the decoder, the scorer and the judges, and try these two on one image.
+        """Load the decoder, the scorers and the judges, and try these two on one image.
 
         Raises:
             UserError: one cannot be loaded, or cannot score an image.
         """
-        placement = self._config.scorers
+        members = self._config.groups[self._index]
+        placement = members[0]
         torch.set_num_threads(threads_for(placement.num_cpus))
         device = device_for(placement.num_gpus)
-        clamp = placement.readout != "reference"
+        clamp = not any(map(reads_overshoot, members))
         generator = find_generator(self._config.generators)
         self._decoder = load_decoder(generator, device, clamp=clamp)
         dtype = self._decoder.vae.dtype
         trial = Trial(generator.spec.height, generator.spec.width, dtype, self._config.optimizer.uses_gradient)
-        self._scorer = load_scorer(find_scorer(placement), device, trial)
+        found = [find_scorer(member) for member in members]
+        self._group = load_group(members, found, self._config.combine, device, trial)
         self._judges: dict[str, Judge] = {}
-        for judge in self._config.judges:
-            self._judges[judge.name] = load_judge(find_judge(judge, placement), device, trial)
-        return Loaded.here(ScorerInfo(self._scorer.id, self._scorer.revision))
+        if self._index == 0:
+            for judge in self._config.judges:
+                self._judges[judge.name] = load_judge(find_judge(judge, placement), device, trial)
+        scorers = [member.scorer for member in self._group.members]
+        ids = tuple(scorer.id for scorer in scorers)
+        return Loaded.here(ScorerInfo(ids, tuple(scorer.revision for scorer in scorers)))
 
     @ray.method(num_returns=2)
     def score(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[ScoreReport, NDArray[np.float32] | None]:
@@ -103,19 +113,16 @@ class ScorerActor:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            the report, and the pack of the rows' ∂log s/∂z_0 ``[C, h, w]``.
+            the report, and the pack of the rows' gradients ``[C, h, w]``, if any was asked for.
         """
         started = time.perf_counter()
         orders: list[ScoreOrder] = pickle.loads(encoded)
         tasks = [order.task for order in orders]
         batch = torch.stack([unpack_tensor(packs, order.latents) for order in orders])
         with memory_guard():
-            scored = score(self._decoder, self._scorer, tasks, batch)
-        gradients = None
-        positions: list[Position] | None = None
-        if scored.log_gradients is not None:
-            gradients, positions = pack_tensors(list(scored.log_gradients))
-        return ScoreReport(time.perf_counter() - started, scored.scores, positions), gradients
+            opinions = score(self._decoder, self._group, tasks, batch)
+        gradients, located = _pack_gradients(opinions)
+        return ScoreReport(time.perf_counter() - started, located), gradients
 
     @ray.method(num_returns=2)
     def render(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[RenderReport, NDArray[np.uint8]]:
@@ -142,3 +149,17 @@ class ScorerActor:
         pictures, positions = pack_files(files)
         pairs = list(zip(positions[::2], positions[1::2], strict=True))
         return RenderReport(time.perf_counter() - started, pairs, [row.judges for row in rendered]), pictures
+
+
+def _pack_gradients(
+    opinions: list[Opinion[torch.Tensor]],
+) -> tuple[NDArray[np.float32] | None, list[Opinion[Position]]]:
+    """The pack of a batch's gradients, which all rows have or none, and the opinions with their places in it."""
+    gradients = [opinion.log_gradient for opinion in opinions if opinion.log_gradient is not None]
+    if not gradients:
+        return None, [Opinion(opinion.log_scores, None) for opinion in opinions]
+    pack, positions = pack_tensors(gradients)
+    located = []
+    for opinion, position in zip(opinions, positions, strict=True):
+        located.append(Opinion(opinion.log_scores, position))
+    return pack, located

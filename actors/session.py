@@ -51,7 +51,7 @@ class Session:
             RunError: the run cannot go on; see :meth:`run`.
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
-        actors = {"generators": config.generators.count, "scorers": config.scorers.count}
+        actors = {"generators": config.generators.count, "scorers": sum(placed.count for placed, *_ in config.groups)}
         listeners = (progress.emit, RayMetrics(config.name).emit)
         telemetry = Telemetry(state.run_dir, actors, *listeners, tally=progress.tally)
         telemetry.emit(ModelsLoading())

@@ -22,7 +22,10 @@ Report = TypeVar("Report")
 
 @dataclass(frozen=True, eq=False)
 class Call(Generic[W, Info, Report]):
-    """One batch at a worker: the reference of the report that it will return, and those of its packs."""
+    """One batch at a worker: the reference of the report that it will return, and those of its packs.
+
+    ``turns`` are those of the rows when it was sent.
+    """
 
     stage: Stage[W, Info, Report]
     rows: list[RowTask]
@@ -30,24 +33,40 @@ class Call(Generic[W, Info, Report]):
     worker: W
     report: Reference
     packs: list[Reference]
+    turns: list[int]
+
+    def current(self) -> list[tuple[int, RowTask]]:
+        """The rows that its answer is for, with their positions in the batch: the others have left it behind."""
+        found = []
+        for position, row in enumerate(self.rows):
+            if row.turn == self.turns[position]:
+                found.append((position, row))
+        return found
+
+    def pack(self) -> Pack:
+        """The driver's view of the pack that comes with the report."""
+        return Pack(self.packs[0], len(self.rows))
 
 
 class Stage(ABC, Generic[W, Info, Report]):
     """A queue of rows and the pool of workers that take batches from it.
 
     Args:
+        name: of the stage, in messages and in the log.
         batch_size: rows per call; halved when a batch does not fit into a worker's memory.
         largest_batch: of all stages, which bounds the number of rows in a pack.
     """
 
-    name: ClassVar[str]
     arrays_per_row: ClassVar[int] = 1  # that a call reads
 
-    def __init__(self, pool: Pool[W, Info], batch_size: int, largest_batch: int, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, name: str, pool: Pool[W, Info], batch_size: int, largest_batch: int, emit: Callable[[Event], None]
+    ) -> None:
+        self.name = name
         self.pool = pool
         self.batch_size = batch_size
         most_read = MAX_READ * self.arrays_per_row * largest_batch
-        self.queue = RowQueue(self.lane_of, self.packs_of, most_read)
+        self.queue = RowQueue(name, self.lane_of, self.packs_of, most_read)
         self._emit = emit
 
     def dispatch(self) -> Iterator[Call[W, Info, Report]]:
@@ -62,15 +81,15 @@ class Stage(ABC, Generic[W, Info, Report]):
             if not rows:
                 return
             report, *packs = self.submit(slot.worker, rows)
-            self.pool.sent(slot, alone=rows[0].suspect)
-            yield Call(self, rows, slot, slot.worker, report, packs)
+            self.pool.sent(slot, alone=self.queue.is_suspect(rows[0]))
+            yield Call(self, rows, slot, slot.worker, report, packs, [row.turn for row in rows])
 
     def succeeded(self, call: Call[W, Info, Report], report: Report) -> None:
         """Take the answer to a call, and hand its rows on."""
         self.pool.done(call.slot, call.worker, self.seconds_of(report))
-        for row in call.rows:
-            row.clear()
-        self.receive(call.rows, report, call.packs)
+        for _, row in call.current():
+            row.clear(self.name)
+        self.receive(call, report)
 
     def take_back(self, call: Call[W, Info, Report], fault: Fault, error: RayError) -> bool:
         """Queue the rows of a failed call again where the failure says nothing about any of them."""
@@ -79,7 +98,7 @@ class Stage(ABC, Generic[W, Info, Report]):
             return False
         self.batch_size = min(self.batch_size, len(rows) // 2)
         self._emit(BatchHalved(self.name, call.slot.where, self.batch_size))
-        self.queue.put_back(rows)
+        self.queue.put_back([row for _, row in call.current()])
         return True
 
     def lane_of(self, row: RowTask) -> Hashable:
@@ -95,8 +114,8 @@ class Stage(ABC, Generic[W, Info, Report]):
         """Call the worker; returns the reference of its report, then those of its packs."""
 
     @abstractmethod
-    def receive(self, rows: list[RowTask], report: Report, packs: list[Reference]) -> None:
-        """Record what a call made of its rows, and hand each to its next stage."""
+    def receive(self, call: Call[W, Info, Report], report: Report) -> None:
+        """Record what a call made of its current rows, and hand each to its next stage."""
 
     @abstractmethod
     def seconds_of(self, report: Report) -> float:

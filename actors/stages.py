@@ -19,6 +19,8 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.records import Failure
+from noisesmith.pipeline.search.combine import Opinion
+from noisesmith.pipeline.search.tasks import Slope
 from noisesmith.pipeline.sinks import RunState
 
 
@@ -52,12 +54,17 @@ class WriterWorker(Worker, Protocol):
     def finish(self) -> Method: ...
 
 
+GenerateCall = Call[GeneratorWorker, GeneratorInfo, GenerateReport]
+ScoreCall = Call[ScorerWorker, ScorerInfo, ScoreReport]
+RenderCall = Call[ScorerWorker, ScorerInfo, RenderReport]
+WriteCall = Call[WriterWorker, None, list[int]]
+
+
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
     """Moves the noise of rows at any rounds, and denoises it. The rows of a batch share their sampler steps."""
 
-    name = "generate"
-    arrays_per_row = 2  # optimizer state and gradient
-    score: AnyStage
+    arrays_per_row = 2  # optimizer state and gradient; a panel's groups have one gradient each
+    scores: Sequence[ScoreStage]
 
     def lane_of(self, row: RowTask) -> Hashable:
         return row.search.next_image().steps
@@ -66,9 +73,7 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
         start = row.search.start()
         if start is None:
             return ()
-        if start.log_gradient is None:
-            return (start.state.pack,)
-        return (start.state.pack, start.log_gradient.pack)
+        return (start.state.pack, *(slope.log_gradient.pack for slope in start.slopes))
 
     def submit(self, worker: GeneratorWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
@@ -78,26 +83,32 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
             start = row.search.start()
             if start is not None:
                 order.state = arguments.locate(start.state)
-                if start.log_gradient is not None:
-                    order.log_gradient = arguments.locate(start.log_gradient)
+                slopes = [Slope(arguments.locate(slope.log_gradient), slope.factor) for slope in start.slopes]
+                order.slopes = tuple(slopes)
             orders.append(order)
         return worker.generate.remote(encode(orders), *arguments.references)
 
-    def receive(self, rows: list[RowTask], report: GenerateReport, packs: list[Reference]) -> None:
-        pack = Pack(packs[0], len(rows))
-        for index, row in enumerate(rows):
+    def receive(self, call: GenerateCall, report: GenerateReport) -> None:
+        pack = call.pack()
+        for index, row in call.current():
             state = Stored(pack, report.states[index])
             row.search.generated(report.records[index], state, Stored(pack, report.latents[index]))
-            self.score.queue.add(row)
+            for stage in self.scores:
+                stage.queue.add(row)
 
     def seconds_of(self, report: GenerateReport) -> float:
         return report.seconds
 
 
 class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
-    """Decodes, scores and differentiates z_0."""
+    """Decodes, scores and differentiates z_0, by one group of scorers. A row goes on once every group has answered.
 
-    name = "score"
+    Attributes:
+        group: the group's index; ``groups`` is how many there are.
+    """
+
+    group: int
+    groups: int
     generate: AnyStage
     render: AnyStage
 
@@ -111,11 +122,16 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
             orders.append(ScoreOrder(row.search.score_task(), arguments.locate(row.search.current_latents)))
         return worker.score.remote(encode(orders), *arguments.references)
 
-    def receive(self, rows: list[RowTask], report: ScoreReport, packs: list[Reference]) -> None:
-        gradients = Pack(packs[0], len(rows))
-        for index, row in enumerate(rows):
-            gradient = None if report.gradients is None else Stored(gradients, report.gradients[index])
-            row.search.scored(report.scores[index], gradient)
+    def receive(self, call: ScoreCall, report: ScoreReport) -> None:
+        pack = call.pack()
+        for index, row in call.current():
+            opinion = report.opinions[index]
+            position = opinion.log_gradient
+            row.opinions[self.group] = Opinion(opinion.log_scores, None if position is None else Stored(pack, position))
+            if len(row.opinions) < self.groups:
+                continue
+            row.search.scored([row.opinions[group] for group in range(self.groups)])
+            row.opinions = {}
             next_stage = self.render if row.search.finished else self.generate
             next_stage.queue.add(row)
 
@@ -126,7 +142,6 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
 class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
     """Makes the PNG files of rows whose search has ended, and lets the judges look at them; scorers hold the judges."""
 
-    name = "render"
     arrays_per_row = 2
     write: AnyStage
 
@@ -142,9 +157,9 @@ class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
             orders.append(RenderOrder(row.search.row.prompt, arguments.locate(first), arguments.locate(kept)))
         return worker.render.remote(encode(orders), *arguments.references)
 
-    def receive(self, rows: list[RowTask], report: RenderReport, packs: list[Reference]) -> None:
-        pack = Pack(packs[0], len(rows))
-        for index, row in enumerate(rows):
+    def receive(self, call: RenderCall, report: RenderReport) -> None:
+        pack = call.pack()
+        for index, row in call.current():
             first, kept = report.pictures[index]
             row.pictures = (Stored(pack, first), Stored(pack, kept))
             row.judges = report.judges[index]
@@ -157,7 +172,6 @@ class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
 class WriteStage(Stage[WriterWorker, None, list[int]]):
     """Makes finished rows and dead letters durable, one per call. The report lists the shards that it completed."""
 
-    name = "write"
     on_written: Callable[[RowTask, list[int]], None]
 
     def open(self, config: RunConfig, state: RunState, spec: LatentSpec) -> None:
@@ -184,10 +198,10 @@ class WriteStage(Stage[WriterWorker, None, list[int]]):
         state = arguments.locate(search.states[search.kept]) if self._config.stores_noise else None
         return [worker.put.remote(result, image, initial, state, *arguments.references)]
 
-    def receive(self, rows: list[RowTask], report: list[int], packs: list[Reference]) -> None:
-        self.on_written(rows[0], report)
+    def receive(self, call: WriteCall, report: list[int]) -> None:
+        self.on_written(call.rows[0], report)
 
-    def take_back(self, call: Call[WriterWorker, None, list[int]], fault: Fault, error: RayError) -> bool:
+    def take_back(self, call: WriteCall, fault: Fault, error: RayError) -> bool:
         if fault is Fault.OBJECT:
             return False
         if not fault.is_death:

@@ -16,11 +16,11 @@ from noisesmith.pipeline.records import Provenance
 
 
 class Workers(Protocol):
-    """Starts one worker per call."""
+    """Starts one worker per call. ``group`` is the index of the group of scorers that the worker holds."""
 
     def generator(self) -> GeneratorWorker: ...
 
-    def scorer(self) -> ScorerWorker: ...
+    def scorer(self, group: int) -> ScorerWorker: ...
 
     def writer(self, provenance: Provenance) -> WriterWorker: ...
 
@@ -37,8 +37,9 @@ class RayWorkers:
         worker: GeneratorWorker = _create(GeneratorActor, actor_options(self._config.generators), self._config)
         return worker
 
-    def scorer(self) -> ScorerWorker:
-        worker: ScorerWorker = _create(ScorerActor, actor_options(self._config.scorers), self._config)
+    def scorer(self, group: int) -> ScorerWorker:
+        placement = self._config.groups[group][0]
+        worker: ScorerWorker = _create(ScorerActor, actor_options(placement), self._config, group)
         return worker
 
     def writer(self, provenance: Provenance) -> WriterWorker:

@@ -144,7 +144,7 @@ def load(config: RunConfig | None = None, *, scorer: ImageScorer | None = None, 
 
     Args:
         config: all defaults when absent; its corpus, output and placement are not used.
-        scorer: your own scorer instead of ``scorers.model`` (see ``scorers.base.ImageScorer``).
+        scorer: your own scorer instead of the config's (see ``scorers.base.ImageScorer``).
         device: such as ``cuda`` or ``cpu``; a GPU if there is one when absent.
 
     Raises:
@@ -152,42 +152,11 @@ def load(config: RunConfig | None = None, *, scorer: ImageScorer | None = None, 
     """
     import torch
 
+    from noisesmith.pipeline.load import load_models
+
     config = RunConfig() if config is None else config
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Searcher(config, load_models(config, where, scorer))
-
-
-def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = None) -> LoadedModels:
-    """Find, check and load the models of a config onto ``device``.
-
-    Raises:
-        UserError: see :func:`load`.
-    """
-    from noisesmith.pipeline.generators import load_decoder, load_generator
-    from noisesmith.pipeline.preflight import check_gradient, find_models
-    from noisesmith.pipeline.scorers import Trial, load_judge, load_scorer
-    from noisesmith.pipeline.scorers.own import CheckedScorer
-    from noisesmith.pipeline.search.loop import LoadedModels
-
-    found = find_models(config)
-    decoder = load_decoder(found.generator, device, clamp=config.scorers.readout != "reference")
-    spec = found.generator.spec
-    trial = Trial(spec.height, spec.width, decoder.vae.dtype, config.optimizer.uses_gradient)
-    steering: ImageScorer
-    if scorer is None:
-        steering = load_scorer(found.scorer, device, trial)
-    else:
-        steering = CheckedScorer(scorer, "scorer: the given object")
-        check_gradient(config.optimizer, steering.id, getattr(scorer, "has_gradient", True))
-    judges = {}
-    for judge, source in zip(config.judges, found.judges, strict=True):
-        judges[judge.name] = load_judge(source, device, trial)
-    return LoadedModels(
-        generator=load_generator(found.generator, device),
-        decoder=decoder,
-        scorer=steering,
-        judges=judges,
-    )
 
 
 def search(

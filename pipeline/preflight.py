@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from noisesmith.pipeline.acceptance import check_config
-from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, OptimizerConfig, RunConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.lengths import check_lengths
@@ -21,10 +21,10 @@ from noisesmith.pipeline.sinks import begun_corpus
 
 @dataclass(frozen=True)
 class FoundModels:
-    """The models of a run, found and checked but not loaded."""
+    """The models of a run, found and checked but not loaded; ``scorers`` are the panel's, in its order."""
 
     generator: FoundGenerator
-    scorer: FoundScorer
+    scorers: tuple[FoundScorer, ...]
     judges: tuple[FoundScorer, ...]
 
 
@@ -38,10 +38,16 @@ def find_models(config: RunConfig) -> FoundModels:
     quiet_libraries()
     generator = find_generator(config.generators)
     _check_attention(config, generator)
-    scorer = find_scorer(config.scorers)
-    check_gradient(config.optimizer, scorer.source.id, scorer.has_gradient)
-    judges = tuple(find_judge(judge, config.scorers) for judge in config.judges)
-    return FoundModels(generator, scorer, judges)
+    scorers = tuple(find_scorer(member) for member in config.panel)
+    for member, scorer in zip(config.panel, scorers, strict=True):
+        check_gradient(config, member, scorer.source.id, scorer.has_gradient)
+    if config.optimizer.uses_gradient and not any(member.gradient for member in config.panel):
+        raise UserError(
+            f"scorers: {config.optimizer.method} follows the score's gradient, and gradient is false for every scorer; "
+            "let one of them steer, or use random_sampling or random_diffusion"
+        )
+    judges = tuple(find_judge(judge, config.panel[0]) for judge in config.judges)
+    return FoundModels(generator, scorers, judges)
 
 
 def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
@@ -56,17 +62,24 @@ def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
     choose_map_size(method.method, method.attention_size, unet, height, width)
 
 
-def check_gradient(method: OptimizerConfig, scorer: str, has_gradient: bool) -> None:
+def check_gradient(config: RunConfig, member: MemberConfig, model: str, has_gradient: bool) -> None:
     """Refuse a method that follows the gradient of a scorer which has none.
+
+    Args:
+        member: the scorer's section; one with ``gradient: false`` counts in the score alone, so it needs none.
+        model: its model, for the message.
 
     Raises:
         UserError: the method is one of these.
     """
-    if not has_gradient and method.uses_gradient:
-        raise UserError(
-            f"optimizer.method: {method.method} needs the score's gradient, which scorers.model "
-            f"({scorer}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here"
-        )
+    method = config.optimizer
+    if has_gradient or not member.gradient or not method.uses_gradient:
+        return
+    instead = "" if len(config.panel) == 1 else f", or {member.section}.gradient: false to count it in the score alone"
+    raise UserError(
+        f"optimizer.method: {method.method} needs the score's gradient, which {member.section}.model "
+        f"({model}) cannot give; use random_sampling or random_diffusion, or a model that is loaded here{instead}"
+    )
 
 
 def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
@@ -104,12 +117,14 @@ def check_resources(config: RunConfig, have: Mapping[str, float], where: str) ->
     Raises:
         UserError: the actors ask for more than there is.
     """
-    sides = {"generators": config.generators, "scorers": config.scorers}
+    sides: dict[str, GeneratorConfig | MemberConfig] = {"generators": config.generators}
+    for placed, *_ in config.groups:
+        sides[placed.section] = placed
     for resource, field, unit in (("GPU", "num_gpus", "GPUs"), ("CPU", "num_cpus", "CPU cores")):
         wanted = sum(side.count * getattr(side, field) for side in sides.values())
         if wanted > have.get(resource, 0):
             shares = " + ".join(f"{side.count} × {getattr(side, field):g} for {name}" for name, side in sides.items())
             raise UserError(
-                f"generators.{field}, scorers.{field}: {shares} make {wanted:g} {unit} but {where} has "
+                f"{', '.join(f'{name}.{field}' for name in sides)}: {shares} make {wanted:g} {unit} but {where} has "
                 f"{have.get(resource, 0):g}; lower count or {field}"
             )

@@ -101,7 +101,8 @@ class Result:
     its sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
     denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a preview
     rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it. ``prompt_tokens_cut``
-    counts the tokens at the prompt's end that no text encoder of the generator has read.
+    counts the tokens at the prompt's end that no text encoder of the generator has read. Where several scorers steered,
+    ``members`` has each one's scores of the first and the kept image.
     """
 
     row: Row
@@ -121,6 +122,7 @@ class Result:
     noise: NoiseStats
     noise_fp16: bytes | None = None
     prompt_tokens_cut: int | None = None
+    members: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def score_initial(self) -> float:

@@ -50,6 +50,9 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
         ("rounds", pa.int32()),
         ("stop_reason", pa.string()),
     ]
+    if len(config.panel) > 1:
+        for member in config.panel:
+            columns += [(f"score_{member.name}_initial", pa.float64()), (f"score_{member.name}", pa.float64())]
     for judge in config.judges:
         columns += [(f"judge_{judge.name}_initial", pa.float64()), (f"judge_{judge.name}", pa.float64())]
     columns += [("seed", pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
@@ -171,6 +174,9 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         **asdict(provenance),
         **result.row.extra,
     }
+    for member, (score_initial, score) in result.members.items():
+        row[f"score_{member}_initial"] = score_initial
+        row[f"score_{member}"] = score
     for judge, (first, kept) in result.judges.items():
         row[f"judge_{judge}_initial"] = first
         row[f"judge_{judge}"] = kept

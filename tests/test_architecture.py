@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "lengths": "config errors generators models prompts records scorers text",
     "acceptance": "config errors records schema sinks",
     "preflight": "acceptance config errors generators lengths machine models optimizers prompts scorers sinks",
+    "load": "config errors generators preflight scorers search",
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
     "report": "acceptance config errors models records schema sinks storage",
@@ -60,7 +61,7 @@ MAY_IMPORT = {
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (
-        "acceptance actors config errors generators lengths models preflight prompts "
+        "acceptance actors config errors lengths load models preflight prompts "
         "records replay report scorers search sinks storage telemetry"
     ),
     "noisesmith": "api config errors records",

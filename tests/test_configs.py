@@ -75,7 +75,7 @@ def test_a_search_in_python_needs_no_corpus_and_a_run_does() -> None:
 def test_unquoted_yes_in_yaml_means_the_readout(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("corpus: {source: embedded/simple, size: 3}\nscorers:\n  readout: yes\n")
-    assert load_config(path).scorers.readout == "yes"
+    assert load_config(path).panel[0].readout == "yes"
 
 
 @given(rounds=st.integers(0, 10**5), scale=st.floats(0, 1e6), seed=st.integers(0, 2**63 - 1))
@@ -101,5 +101,8 @@ def test_a_config_of_a_hub_model_says_offline_what_to_fetch(path: Path) -> None:
         find_generator(config.generators)
     assert f"`hf download {config.generators.model}`" in str(refused.value)
     text = path.read_text()
-    assert all(f"hf download {model}" in text for model in (config.generators.model, config.scorers.model))
+    assert all(
+        f"hf download {model}" in text
+        for model in (config.generators.model, *(member.model for member in config.panel))
+    )
     assert "estimated by `noisesmith plan`" in text

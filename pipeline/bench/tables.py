@@ -61,7 +61,7 @@ def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
         models: ids and revisions of generator and scorer, as the rows have them.
     """
     generators = design.settings.generators
-    scorers = design.settings.scorers
+    scorers = [placed for placed, *_ in design.settings.groups]
     used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")}
     for judge, found in zip(design.settings.judges, design.models.judges, strict=True):
         used[f"judge {judge.name}"] = f"{found.source.id}@{found.revision}"
@@ -73,8 +73,8 @@ def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
         scheduler=generators.scheduler,
         steps=generators.steps,
         guidance_scale=generators.guidance_scale,
-        readout=scorers.readout,
-        batch_size={"generators": generators.batch_size, "scorers": scorers.batch_size},
+        readout=" + ".join(member.readout for member in design.settings.panel),
+        batch_size={"generators": generators.batch_size} | {placed.section: placed.batch_size for placed in scorers},
         models=used,
         machine=Machine(_cpu(), usable_cores(), _gpus()),
         date=datetime.now(UTC).date().isoformat(),

@@ -10,7 +10,9 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import printable
 
 if TYPE_CHECKING:
-    from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
+    from collections.abc import Sized
+
+    from noisesmith.pipeline.config import Actors
     from noisesmith.pipeline.preflight import FoundModels
     from noisesmith.pipeline.prompts import Corpus
 
@@ -62,23 +64,45 @@ def _model_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
     generator = models.generator.source
     spec = models.generator.spec
     shape = "×".join(map(str, spec.shape))
-    scorer = models.scorer.source
     judges = []
     for judge, found in zip(settings.judges, models.judges, strict=True):
         judges.append(f"{judge.name} ({found.source.class_name})")
     return {
         "generator": f"{generator.id} ({generator.class_name}), {spec.width}×{spec.height} px, latents {shape}, "
         f"{settings.generators.scheduler} {settings.generators.steps} steps",
-        "scorer": f"{scorer.id} ({scorer.class_name}), readout {settings.scorers.readout}",
+        **_scorer_lines(settings, models),
         "judges": ", ".join(judges) or "none",
     }
+
+
+def _scorer_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
+    """Each scorer and its part in the panel, as name → text."""
+    panel = settings.panel
+    lines = {}
+    for member, found in zip(panel, models.scorers, strict=True):
+        parts = [f"{found.source.id} ({found.source.class_name})", f"readout {member.readout}"]
+        if len(panel) > 1:
+            parts.append(f"weight {member.weight:g}")
+        if not member.gradient:
+            parts.append("counts in the score alone")
+        if member.shares is not None:
+            parts.append(f"in the actors of {member.shares}")
+        lines[_title("scorer", member.name, panel)] = ", ".join(parts)
+    if len(panel) > 1:
+        lines["combined by"] = settings.combine or "mean"
+    return lines
+
+
+def _title(what: str, name: str, among: Sized) -> str:
+    """A line's name, with that of a scorer where there are several."""
+    return f"{what} {name}" if len(among) > 1 else what
 
 
 def _length_lines(settings: RunConfig, models: FoundModels, corpus: Corpus) -> dict[str, str]:
     """How much of the prompts each model reads, as name → text."""
     from noisesmith.pipeline.lengths import list_lengths
 
-    scorers = {"scorers.model": models.scorer}
+    scorers = {found.source.field: found for found in models.scorers}
     for judge, found in zip(settings.judges, models.judges, strict=True):
         scorers[f"judges.{judge.name}"] = found
     listed = list_lengths(settings, models.generator, scorers, corpus)
@@ -94,13 +118,20 @@ def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:
     images, evaluations = settings.most_per_row()
     return {
         "optimizer": search,
-        "actors": f"{_workers('generators', settings.generators)}, {_workers('scorers', settings.scorers)}",
+        "actors": _actors(settings),
         "at most": f"{size * images:,} images, {size * evaluations:,} U-Net evaluations",
     }
 
 
-def _workers(name: str, side: GeneratorConfig | ScorerConfig) -> str:
-    return f"{side.count} {name} ({side.num_gpus:g} GPU, {side.num_cpus:g} CPU each)"
+def _actors(settings: RunConfig) -> str:
+    """How many actors of each kind there are, and the GPUs that they take together."""
+    sides: dict[str, Actors] = {"generators": settings.generators}
+    for placed, *_ in settings.groups:
+        sides[_title("scorers", placed.name, settings.groups)] = placed
+    texts = [f"{side.count} {name} ({side.num_gpus:g} GPU, {side.num_cpus:g} CPU each)" for name, side in sides.items()]
+    if len(sides) > 2:
+        texts.append(f"{sum(side.count * side.num_gpus for side in sides.values()):g} GPUs in all")
+    return ", ".join(texts)
 
 
 def _cost_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
@@ -108,8 +139,7 @@ def _cost_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
     from noisesmith.pipeline.cost import balance, estimate
 
     generating, scoring = estimate(settings, models)
-    return {
-        "a generator": str(generating),
-        "a scorer": str(scoring),
-        "balance": balance(generating, scoring),
-    }
+    lines = {"a generator": str(generating)}
+    for name, side in scoring.items():
+        lines[_title("a scorer", name, scoring)] = str(side)
+    return lines | {"balance": balance(generating, scoring)}

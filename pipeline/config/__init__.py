@@ -1,6 +1,7 @@
 """The configuration of one run: YAML plus dotted overrides, checked before anything is loaded."""
 
 from noisesmith.pipeline.config.accept import AcceptConfig
+from noisesmith.pipeline.config.calibration import CalibrationConfig
 from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig
 from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
 from noisesmith.pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
@@ -16,13 +17,17 @@ from noisesmith.pipeline.config.optimizers import (
     RandomDiffusionConfig,
     RandomSamplingConfig,
 )
+from noisesmith.pipeline.config.panel import MemberConfig
 from noisesmith.pipeline.config.run import RunConfig
+from noisesmith.pipeline.config.section import Actors
 
 __all__ = [
     "METHODS",
     "QUESTION",
     "AcceptConfig",
+    "Actors",
     "AttendAndExciteConfig",
+    "CalibrationConfig",
     "ColumnsConfig",
     "CorpusConfig",
     "GeneratorConfig",
@@ -30,6 +35,7 @@ __all__ = [
     "JudgeConfig",
     "LoraConfig",
     "MeanVarianceConfig",
+    "MemberConfig",
     "NoSearchConfig",
     "NoiseDiffusionConfig",
     "OptimizerConfig",

@@ -9,6 +9,8 @@ from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
+from noisesmith.pipeline.config.panel import FORMS
+
 _BEGINNING = reprlib.Repr()
 _BEGINNING.maxstring = _BEGINNING.maxlong = _BEGINNING.maxother = 80
 
@@ -22,7 +24,7 @@ def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str
     """
     problems = error.errors(include_url=False)
     first = problems[0]
-    location = [str(part) for part in first["loc"] if part not in tags]
+    location = [str(part) for part in first["loc"] if part not in tags and part not in FORMS]
     field = ".".join(location) or "config"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     kind = first["type"]
@@ -31,7 +33,9 @@ def sentence(error: ValidationError, root: type[BaseModel], tags: Collection[str
     if kind == "extra_forbidden":
         known = _known_keys(root, location[:-1])
         if location[-1] in known:  # it is a key of the section's variant for another method
-            method = next(part for part in first["loc"] if part in tags)
+            method = next((part for part in first["loc"] if part in tags), None)
+            if method is None:
+                return f"{field}: only a list of {location[0]} has this key; write it as a list, or remove it{more}"
             return f"{field}: method {method} has no such key; remove it{more}"
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; remove it"

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from noisesmith.pipeline.config.errors import sentence
+from noisesmith.pipeline.config.flat import without_positions
 from noisesmith.pipeline.config.optimizers import METHODS
 from noisesmith.pipeline.config.run import RunConfig
 from noisesmith.pipeline.config.unique import KeyTwice, load_unique
@@ -112,14 +113,9 @@ def _parse_override(override: str) -> tuple[str, object]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
-    if text not in ("", "null") and _field(key) in _PATHS:
+    if text not in ("", "null") and without_positions(key) in _PATHS:
         return key, text
     return key, _parse_yaml(text, f"override {key}")
-
-
-def _field(key: str) -> str:
-    """Return a dotted key without the positions in lists."""
-    return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
 def _set(raw: dict[str, Any], key: str, value: object) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from noisesmith.pipeline.config.calibration import CalibrationConfig
 from noisesmith.pipeline.config.section import Actors, Section
 
 STOCHASTIC = (
@@ -140,6 +141,9 @@ class ScorerConfig(Actors):
         description="P(yes) of all tokens, P(yes) of yes and no alone, the official implementation's value, the "
         "likelihood of the prompt as a caption, or P(yes) against edits of the prompt",
     )
+    calibration: CalibrationConfig | None = Field(
+        None, description="map from the model's scores to probabilities; its scores as they are when absent"
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
     allow_code: bool = Field(False, description="let model name a class, package.module:Class, whose code is run")
@@ -155,6 +159,11 @@ class ScorerConfig(Actors):
     @classmethod
     def _yaml_reads_yes_as_true(cls, value: object) -> object:
         return "yes" if value is True else value
+
+    @property
+    def section(self) -> str:
+        """The name of this section in messages."""
+        return "scorers"
 
     @model_validator(mode="after")
     def _asked_in_a_way_that_fits(self) -> ScorerConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,10 @@ from pydantic import Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
+from noisesmith.pipeline.config.flat import flatten, left_at_default, without_positions
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
+from noisesmith.pipeline.config.panel import MemberConfig, Scorers, check_members, groups_of
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.storage.paths import to_path
 
@@ -90,7 +92,12 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     corpus: tuple[CorpusConfig, ...] = Field((), description="required for a run; a search in Python takes prompts")
     generators: GeneratorConfig = GeneratorConfig()
-    scorers: ScorerConfig = ScorerConfig()
+    scorers: Scorers = ScorerConfig()
+    combine: Literal["mean", "min", "rank"] | None = Field(
+        None,
+        description="how several scorers become one: the weighted geometric mean (when absent), the lowest score, or "
+        "the mean while searching and the best mean rank at the end",
+    )
     judges: tuple[JudgeConfig, ...] = ()
     optimizer: OptimizerConfig = NoiseDiffusionConfig()
     output: OutputConfig = OutputConfig()
@@ -115,6 +122,11 @@ class RunConfig(Section):
         names = [judge.name for judge in self.judges]
         if len(set(names)) != len(names):
             raise ValueError("judges: every judge needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _scorers_fit_each_other(self) -> RunConfig:
+        check_members(self.scorers)
         return self
 
     @model_validator(mode="after")
@@ -150,6 +162,16 @@ class RunConfig(Section):
     @property
     def run_dir(self) -> Path:
         return to_path(self.output.dir or f"runs/{self.name}")
+
+    @property
+    def groups(self) -> tuple[tuple[MemberConfig, ...], ...]:
+        """The scorers by the actors that hold them; the first of a group places its actors."""
+        return groups_of(self.scorers)
+
+    @property
+    def panel(self) -> tuple[MemberConfig, ...]:
+        """All scorers, in the order of their groups; one that is not in a list is called ``scorer``."""
+        return tuple(member for group in self.groups for member in group)
 
     @property
     def stores_noise(self) -> bool:
@@ -191,7 +213,7 @@ class RunConfig(Section):
         """
         fields = {}
         for key, value in flatten(self.model_dump(mode="json")).items():
-            is_operational = key.startswith(OPERATIONAL) or key.endswith(".api_key_env")
+            is_operational = without_positions(key).startswith(OPERATIONAL) or key.endswith(".api_key_env")
             if value is not None and not is_operational:
                 fields[key] = value
         return fields
@@ -207,7 +229,7 @@ class RunConfig(Section):
         new = self.semantic()
         whole = self.model_dump(mode="json")
         chosen = self.model_dump(mode="json", exclude_defaults=True)
-        defaults = dict(_left_at_default(whole, chosen))
+        defaults = dict(left_at_default(whole, chosen))
         changes = []
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) == new.get(key):
@@ -232,45 +254,9 @@ _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")
 OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle", "scorers.allow_code",
+    "scorers.shares",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
     "generators.max_prompt_tokens",  # it refuses a run, and changes none
     "accept.",  # it is evaluated after the rows, in a side table
 )  # fmt: skip
-
-
-def flatten(value: object, prefix: str = "") -> dict[str, object]:
-    """Return nested mappings and lists as one mapping from dotted key to scalar."""
-    if not isinstance(value, dict | list | tuple):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, item in _items(value):
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _items(value: object) -> Iterator[tuple[str, object]]:
-    """Yield the items of a mapping or a list, the position in a list as text."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key), item
-    elif isinstance(value, list | tuple):
-        for position, item in enumerate(value):
-            yield str(position), item
-
-
-def _left_at_default(whole: object, chosen: object, section: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key of each value that is a field's default, with the dotted prefix of its section.
-
-    Args:
-        whole: a section as plain values. chosen: the same without the fields that have their defaults.
-        section: the dotted prefix of this section.
-    """
-    given = dict(_items(chosen))
-    for name, value in _items(whole):
-        key = f"{section}{name}"
-        if name not in given:
-            for leaf in flatten(value, key):
-                yield leaf, section
-        else:
-            yield from _left_at_default(value, given[name], f"{key}.")

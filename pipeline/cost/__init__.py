@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import TracebackType
 
-from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, RunConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, MemberConfig, RunConfig
 from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
 from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
-from noisesmith.pipeline.cost.scorer import score_cost
+from noisesmith.pipeline.cost.scorer import Weightless, score_cost
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.generators import model_parts
+from noisesmith.pipeline.generators import FoundGenerator, model_parts
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import is_models_fault
 from noisesmith.pipeline.preflight import FoundModels
+from noisesmith.pipeline.scorers import FoundScorer
 
 __all__ = ["Cost", "Side", "balance", "estimate"]
 
@@ -28,6 +30,7 @@ class Side:
     """One actor: its parameters, the bytes of all weights, and the cost of a batch.
 
     Attributes:
+        scorers: bytes of the weights of each scorer that it holds, by name; empty for a generator.
         cost: ``None`` where it could not be measured.
         gaps: what the figures leave out, and why.
     """
@@ -37,6 +40,7 @@ class Side:
     batch_size: int
     cost: Cost | None
     gaps: tuple[str, ...]
+    scorers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def flops(self) -> float | None:
@@ -45,25 +49,46 @@ class Side:
 
     def __str__(self) -> str:
         held = f"{self.parameters / 1e9:.3g} G parameters, {self.weight_bytes / 1e9:.3g} GB"
+        if len(self.scorers) > 1:
+            parts = [f"{name} {size / 1e9:.3g} GB" for name, size in self.scorers.items()]
+            held += f" ({', '.join(parts)})"
         if self.cost is None:
             return "; ".join([f"{held}, parameters only", *self.gaps])
         held += f" + {self.cost.peak_bytes / 1e9:.2g} GB of activations at batch {self.batch_size}"
         return "; ".join([f"{held}, {self.cost.flops / self.batch_size / 1e12:.3g} TFLOP per image", *self.gaps])
 
 
-def estimate(config: RunConfig, models: FoundModels) -> tuple[Side, Side]:
-    """A generator actor and a scorer actor of a run; what cannot be found out becomes a gap, not an error."""
-    return _generator(config, models), _scorer(config, models)
+def estimate(config: RunConfig, models: FoundModels) -> tuple[Side, dict[str, Side]]:
+    """A generator actor of a run, and a scorer actor of each group by the name of the scorer that places it.
+
+    What cannot be found out becomes a gap, not an error.
+    """
+    rest = iter(models.scorers)
+    scoring: dict[str, Side] = {}
+    for group in config.groups:
+        found = list(islice(rest, len(group)))
+        judges = () if scoring else models.judges  # those of the first group hold the judges
+        scoring[group[0].name] = _scorer(config, models.generator, group, found, judges)
+    return _generator(config, models), scoring
 
 
-def balance(generator: Side, scorer: Side) -> str:
-    """The split of one kind of GPU that keeps both sides busy, and seconds per round, if only arithmetic counted."""
-    if not (generator.flops and scorer.flops):
+def balance(generator: Side, scorers: Mapping[str, Side]) -> str:
+    """The split of one kind of GPU that keeps all sides busy, and seconds per round, if only arithmetic counted."""
+    costs = [side.flops for side in scorers.values() if side.flops]
+    if not generator.flops or len(costs) < len(scorers):
         return "unknown"
-    ratio = generator.flops / scorer.flops
-    split = f"{ratio:.2g} generators per scorer" if ratio >= 1 else f"{1 / ratio:.2g} scorers per generator"
-    seconds = " + ".join(f"{side.flops / SUSTAINED:.2g}" for side in (generator, scorer) if side.flops)
-    return f"{split}; a round of one row takes {seconds} s at {SUSTAINED / 1e12:.0f} TFLOP/s sustained (an assumption)"
+    splits = []
+    for name, flops in zip(scorers, costs, strict=True):
+        which = f" {name}" if len(scorers) > 1 else ""
+        ratio = generator.flops / flops
+        if ratio >= 1:
+            splits.append(f"{ratio:.2g} generators per scorer{which}")
+        else:
+            splits.append(f"{1 / ratio:.2g} scorers{which} per generator")
+    # The groups of scorers look at an image at the same time, so the slowest of them counts.
+    seconds = f"{generator.flops / SUSTAINED:.2g} + {max(costs) / SUSTAINED:.2g}"
+    rate = f"{SUSTAINED / 1e12:.0f} TFLOP/s sustained (an assumption)"
+    return f"{', '.join(splits)}; a round of one row takes {seconds} s at {rate}"
 
 
 def _generator(config: RunConfig, models: FoundModels) -> Side:
@@ -85,31 +110,40 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
     return _side(parts, settings.batch_size, cost, gaps)
 
 
-def _scorer(config: RunConfig, models: FoundModels) -> Side:
-    settings = config.scorers
-    method = config.optimizer
+def _scorer(
+    config: RunConfig,
+    generator: FoundGenerator,
+    group: Sequence[MemberConfig],
+    scorers: Sequence[FoundScorer],
+    judges: Sequence[FoundScorer],
+) -> Side:
     gaps: list[str] = []
     held: dict[str, Model] = {}
     decoder = None
     with _Noting(gaps, "vae"):
-        decoder = decoder_without_weights(models.generator)
+        decoder = decoder_without_weights(generator)
         held["vae"] = decoder.vae
-    named = {"scorers.model": models.scorer}
-    for judge, found in zip(config.judges, models.judges, strict=True):
-        named[f"judge {judge.name}"] = found
+    named = {f"{member.section}.model": found for member, found in zip(group, scorers, strict=True)}
+    for judge in judges:
+        named[judge.source.field] = judge
     for name, found in named.items():
         with _Noting(gaps, name):
             model = found.family.without_weights(found)
             if model is not None:
                 held[name] = model
+    weightless = []
+    weights = {}
+    for member, found in zip(group, scorers, strict=True):
+        model = held.get(f"{member.section}.model")
+        weights[member.name] = 0 if model is None else weight_bytes(model)
+        if model is not None or found.is_remote:
+            weightless.append(Weightless(found, model, config.optimizer.uses_gradient and member.gradient))
     cost = None
-    steering = held.get("scorers.model")
-    if decoder is not None and (steering is not None or models.scorer.is_remote):
+    batch_size = group[0].batch_size
+    if decoder is not None and len(weightless) == len(group):
         with _Noting(gaps, "a batch"):
-            gradient = method.uses_gradient
-            spec = models.generator.spec
-            cost = score_cost(decoder, models.scorer, steering, spec, settings.batch_size, gradient=gradient)
-    return _side(held, settings.batch_size, cost, gaps)
+            cost = score_cost(decoder, weightless, generator.spec, batch_size)
+    return replace(_side(held, batch_size, cost, gaps), scorers=weights)
 
 
 def _side(models: Mapping[str, Model], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:

@@ -1,7 +1,9 @@
-"""A scorer's side: a batch's forward and backward pass through the decoder and the scorer, both without weights."""
+"""A scorer's side: a batch's forward and backward pass through the decoder and its scorers, all without weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,25 +18,52 @@ from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer
 TEXT_TOKENS = 64  # of a question, the prompt in it; an image is hundreds
 
 
-def score_cost(
-    decoder: Decoder, found: FoundScorer, model: Model | None, spec: LatentSpec, batch: int, *, gradient: bool
-) -> Cost:
-    """The cost of a batch's scores, and of their gradients where asked for.
+@dataclass(frozen=True)
+class Weightless:
+    """A scorer whose model has no weights.
+
+    Attributes:
+        model: ``None`` where a server holds it.
+        gradient: whether its score is differentiated.
+    """
+
+    found: FoundScorer
+    model: Model | None
+    gradient: bool
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A loaded scorer with the inputs of a batch."""
+
+    family: type[LoadedScorer]
+    model: Model
+    text: Inputs
+    vision: Inputs
+    gradient: bool
+
+
+def score_cost(decoder: Decoder, scorers: Sequence[Weightless], spec: LatentSpec, batch: int) -> Cost:
+    """The cost of a batch's scores by all scorers of one worker, and of their gradients where asked for.
 
     Args:
-        decoder: without weights.
-        model: the scorer's model without weights; ``None`` where a server holds it: decoding is all there is then.
+        decoder: without weights. Decoding is all there is where servers hold all models.
 
     Raises:
-        OSError: the JSON files of the scorer's image processor are not here.
+        OSError: the JSON files of a scorer's image processor are not here.
         NotImplementedError, RuntimeError: a model cannot run without numbers.
     """
     latents = torch.empty(batch, *spec.shape, dtype=decoder.vae.dtype, device="meta")
-    if model is None or not issubclass(found.family, LoadedScorer):
+    asked = []
+    for one in scorers:
+        family = one.found.family
+        if one.model is not None and issubclass(family, LoadedScorer):
+            vision = family.blank_vision(one.found, spec.height, spec.width, batch)
+            text = without_numbers(partial(family.blank_text, one.model, vision, batch, TEXT_TOKENS))
+            asked.append(_Asked(family, one.model, text, vision, one.gradient))
+    if not asked:
         return measure(partial(_decode, decoder, latents))
-    vision = found.family.blank_vision(found, spec.height, spec.width, batch)
-    text = without_numbers(partial(found.family.blank_text, model, vision, batch, TEXT_TOKENS))
-    return measure(partial(_score_batch, decoder, found.family, model, latents, text, vision, gradient=gradient))
+    return measure(partial(_score_batch, decoder, asked, latents))
 
 
 @torch.no_grad()
@@ -42,24 +71,22 @@ def _decode(decoder: Decoder, latents: Tensor) -> None:
     decoder(latents)
 
 
-def _score_batch(
-    decoder: Decoder,
-    family: type[LoadedScorer],
-    model: Model,
-    latents: Tensor,
-    text: Inputs,
-    vision: Inputs,
-    *,
-    gradient: bool,
-) -> None:
+def _score_batch(decoder: Decoder, scorers: Sequence[_Asked], latents: Tensor) -> None:
     """Decode, score and differentiate a batch as a scorer worker does, up to the preprocessing of the image.
 
     The preprocessing keeps next to nothing for its gradient, and its work is slight: a mean stands for it.
     """
+    gradient = any(one.gradient for one in scorers)
     with torch.set_grad_enabled(gradient):
         leaf = latents.detach().clone().requires_grad_(gradient)
-        blank = vision["pixel_values"]
-        pixels = decoder(leaf).mean().to(blank.dtype) + blank
-        score = family.score_blank(model, text, vision | {"pixel_values": pixels}).sum()
-        if gradient:
-            torch.autograd.grad(score, leaf)
+        seen = decoder(leaf).mean()
+        steering = []
+        for one in scorers:
+            with torch.set_grad_enabled(one.gradient):
+                blank = one.vision["pixel_values"]
+                pixels = seen.to(blank.dtype) + blank
+                score = one.family.score_blank(one.model, one.text, one.vision | {"pixel_values": pixels}).sum()
+            if one.gradient:
+                steering.append(score)
+        if steering:
+            torch.autograd.grad(steering, leaf)

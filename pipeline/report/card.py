@@ -55,6 +55,11 @@ _ACCEPTANCE = {
     "accepted": "whether the kept image reaches every threshold of the acceptance rule",
     "accept_reason": "the first threshold that it fails, null where it is accepted",
 }
+_COMBINED = {
+    "mean": "the weighted geometric mean of the scores",
+    "min": "the lowest of the scores",
+    "rank": "the weighted geometric mean of the scores while searching; the kept image has the best mean rank",
+}
 _RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -227,7 +232,7 @@ def _settings(config: RunConfig, provenance: Provenance, manifest: Manifest) -> 
         ("its licence", stated or "not stated where the model was found"),
         ("sampler", f"{generators.scheduler}, {generators.steps} steps, guidance {generators.guidance_scale:g}"),
         ("scoring model", f"{provenance.scorer}, revision {provenance.scorer_revision}"),
-        ("question", config.scorers.question),
+        *_asked(config),
         ("readout", provenance.readout),
         ("judges", ", ".join(judges) or "none"),
         ("search", ", ".join(search)),
@@ -247,6 +252,18 @@ def _models_of_tables(manifest: Manifest) -> dict[str, str]:
     return models
 
 
+def _asked(config: RunConfig) -> list[tuple[str, object]]:
+    """The question of each scorer, and how several become one score."""
+    panel = config.panel
+    if len(panel) == 1:
+        return [("question", panel[0].question)]
+    rows: list[tuple[str, object]] = []
+    for member in panel:
+        part = f"weight {member.weight:g}" if member.gradient else f"weight {member.weight:g}, without its gradient"
+        rows.append((f"scorer {member.name}", f"{member.model}, {part}: {member.question}"))
+    return [*rows, ("combined by", _COMBINED[config.combine or "mean"])]
+
+
 def _features(header: Header) -> list[dict[str, object]]:
     """The types of a run's tars as the Hub's metadata states them, so that no reader has to infer them."""
     text = header.text_columns
@@ -258,6 +275,9 @@ def _features(header: Header) -> list[dict[str, object]]:
 def _columns(header: Header, config: RunConfig) -> list[tuple[str, str]]:
     """Every column with its meaning. Columns that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
+    for member in config.panel:
+        meanings[f"score_{member.name}_initial"] = f"score that the scorer {member.name} gives the first image"
+        meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"
     for judge in config.judges:
         meanings |= _meanings_of_judge(judge.name)
     return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]

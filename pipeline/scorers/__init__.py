@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pkgutil import resolve_name
 from typing import cast
 
 import torch
 
-from noisesmith.pipeline.config import JudgeConfig, ScorerConfig, is_url
+from noisesmith.pipeline.config import JudgeConfig, MemberConfig, RunConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.weights import weights_problem
@@ -16,19 +18,26 @@ from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer,
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
+from noisesmith.pipeline.scorers.panel import Group, Member, group_of, reads_overshoot
 from noisesmith.pipeline.scorers.trial import Trial, try_judge, try_scorer
 
 __all__ = [
     "FoundScorer",
+    "Group",
     "ImageScorer",
     "Judge",
+    "Member",
     "QuestionScorer",
     "Scores",
     "Trial",
     "find_judge",
     "find_scorer",
+    "group_of",
+    "load_group",
+    "load_groups",
     "load_judge",
     "load_scorer",
+    "reads_overshoot",
 ]
 
 FAMILIES = {  # the class a checkpoint names → ours, imported when one is loaded
@@ -48,7 +57,7 @@ DETECTOR = {"Judge": "noisesmith.pipeline.scorers.detector:Detector"}  # the emb
 
 
 def find_scorer(config: ScorerConfig) -> FoundScorer:
-    """Find the steering model: it is there, of a supported class or served, and a local folder's weights are readable.
+    """Find a steering model: it is there, of a supported class or served, and a local folder's weights are readable.
 
     Raises:
         UserError: it is not, or has no such readout; the message names the field.
@@ -56,11 +65,11 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     dtype = getattr(torch, config.dtype)
     if is_class_name(config.model):
         return _checked(config, _find_own(config, dtype))
-    source, family = _find(config, "scorers.model", config.allow_pickle, FAMILIES)
+    source, family = _find(config, f"{config.section}.model", config.allow_pickle, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
-            f"scorers.readout: reference is the official implementation's, which does not support {source.class_name}; "
-            "use yes or yes_no"
+            f"{config.section}.readout: reference is the official implementation's, which does not support "
+            f"{source.class_name}; use yes or yes_no"
         )
     return _checked(config, FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env))
 
@@ -75,19 +84,19 @@ def _checked(config: ScorerConfig, found: FoundScorer) -> FoundScorer:
     model = f"{found.source.id!r} is a {found.source.class_name}"
     if config.readout not in ("reference", *found.family.readouts):
         readouts = " or ".join(found.family.readouts)
-        raise UserError(f"scorers.readout: {model}, which has no readout {config.readout}; use {readouts}")
+        raise UserError(f"{config.section}.readout: {model}, which has no readout {config.readout}; use {readouts}")
     if found.asks == "questions" and not found.answers_questions:
         why = f"{found.source.id!r} has no method log_answers" if found.own_class else f"{model}, which answers none"
-        raise UserError(f"scorers.asks: {why}; set asks: prompt, or use a vision-language model")
+        raise UserError(f"{config.section}.asks: {why}; set asks: prompt, or use a vision-language model")
     return found
 
 
 def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
     """Find a judge: any scorer, or the embedded detector.
 
-    A vision-language judge is asked the steering model's question about the whole prompt and read in the same way; but
-    by ``yes`` where that is another readout than ``yes`` and ``yes_no``: the faults of ``reference`` belong to the
-    steering of the official implementation.
+    A vision-language judge is asked the question of ``scorers``, the first of a panel, about the whole prompt, and read
+    in the same way; but by ``yes`` where that is another readout than ``yes`` and ``yes_no``: the faults of
+    ``reference`` belong to the steering of the official implementation.
 
     Raises:
         UserError: as :func:`find_scorer`.
@@ -111,6 +120,30 @@ def load_scorer(found: FoundScorer, device: str, trial: Trial | None = None) -> 
     return scorer
 
 
+def load_group(
+    configs: Sequence[MemberConfig], found: Sequence[FoundScorer], combine: str | None, device: str, trial: Trial
+) -> Group:
+    """Load the scorers of one group onto ``device``, and let each score the image of ``trial``.
+
+    Raises:
+        UserError: one cannot be loaded, or fails at that image.
+    """
+    scorers = []
+    for config, one in zip(configs, found, strict=True):
+        tried = replace(trial, gradient=trial.gradient and config.gradient)
+        scorers.append(load_scorer(one, device, tried))
+    return group_of(configs, scorers, combine)
+
+
+def load_groups(config: RunConfig, found: Sequence[FoundScorer], device: str, trial: Trial) -> tuple[Group, ...]:
+    """Load the scorers of a config onto one device, in its groups; as :func:`load_group`."""
+    rest = iter(found)
+    groups = []
+    for configs in config.groups:
+        groups.append(load_group(configs, list(islice(rest, len(configs))), config.combine, device, trial))
+    return tuple(groups)
+
+
 def load_judge(found: FoundScorer, device: str, trial: Trial | None = None) -> Judge:
     """Load a judge onto ``device``, and let it look at the image of ``trial``.
 
@@ -124,8 +157,9 @@ def load_judge(found: FoundScorer, device: str, trial: Trial | None = None) -> J
 
 
 def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:
-    own_class = find_class(config, "scorers.model")
-    source = ModelSource(config.model, config.model, None, config.model, "scorers.model")
+    field = f"{config.section}.model"
+    own_class = find_class(config, field)
+    source = ModelSource(config.model, config.model, None, config.model, field)
     return FoundScorer(source, OwnScorer, config.question, config.readout, dtype, own_class=own_class)
 
 

@@ -13,9 +13,10 @@ from noisesmith.pipeline.records import Question
 
 @dataclass(frozen=True)
 class Scores:
-    """log s ``[B]``, and ∂log s/∂z_0 ``[B, C, H, W]`` where asked for.
+    """log s ``[M, B]`` of a group of M scorers, and the group's gradient ``[B, C, H, W]`` where asked for.
 
-    Both are of the logarithm, since a small s is 0 in float32 and its gradient with it, while log s is not.
+    The gradient is ∂/∂z_0 of what the group steers by, a sum of logarithms (``Group.steering``): a small s is 0 in
+    float32 and its gradient with it, while log s is not.
     """
 
     log_scores: Tensor
@@ -23,7 +24,7 @@ class Scores:
 
     @property
     def scores(self) -> Tensor:
-        """s ``[B]`` in [0, 1]."""
+        """s ``[M, B]`` in [0, 1]."""
         return self.log_scores.exp().clamp(max=1.0)
 
 

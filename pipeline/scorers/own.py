@@ -34,7 +34,7 @@ def find_class(config: ScorerConfig, field: str) -> Callable[..., object]:
     if not config.allow_code:
         raise UserError(
             f"{field}: {config.model!r} names the class {name} of the module {module}, whose code would run; "
-            "set scorers.allow_code: true if you trust it"
+            f"set {config.section}.allow_code: true if you trust it"
         )
     try:
         found: object = resolve_name(config.model)

@@ -58,7 +58,7 @@ def try_scorer(scorer: ImageScorer, found: FoundScorer, trial: Trial, device: st
         dtype = str(found.dtype).removeprefix("torch.")
         raise UserError(
             f"{source.field}: {source.id!r} gives an image a score that is not a number, in {dtype}; "
-            "choose another scorers.dtype, or another revision of the model"
+            f"choose another {source.field.removesuffix('.model')}.dtype, or another revision of the model"
         )
 
 

@@ -16,7 +16,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import Decoder, Generator
 from noisesmith.pipeline.noise import to_bytes
 from noisesmith.pipeline.records import Result, Row
-from noisesmith.pipeline.scorers.base import ImageScorer, Judge
+from noisesmith.pipeline.scorers import Group, Judge
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.render import render
 from noisesmith.pipeline.search.row import RowSearch
@@ -25,11 +25,14 @@ from noisesmith.pipeline.search.score import score
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """The frozen models of a search, loaded. Judges look at finished images and never steer."""
+    """The frozen models of a search, loaded. Judges look at finished images and never steer.
+
+    ``groups`` are the config's, so that every gradient is summed in the same order as in a distributed run.
+    """
 
     generator: Generator
     decoder: Decoder
-    scorer: ImageScorer
+    groups: tuple[Group, ...]
     judges: Mapping[str, Judge]
 
 
@@ -65,7 +68,8 @@ def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models
         made = generate(config.optimizer, models.generator, tasks, starts)
         for search, record, state, latents in zip(searches, made.records, made.states, made.latents, strict=True):
             search.generated(record, state, latents)
-        scored = score(models.decoder, models.scorer, [search.score_task() for search in searches], made.latents)
+        questions = [search.score_task() for search in searches]
+        answers = [score(models.decoder, group, questions, made.latents) for group in models.groups]
     except ArithmeticError:
         # One unusable image fails its batch. Each row alone shows which row it is.
         if len(searches) > 1:
@@ -74,9 +78,8 @@ def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models
             raise
         searches[0].abandon()
         return 0
-    for position, search in enumerate(searches):
-        gradient = None if scored.log_gradients is None else scored.log_gradients[position]
-        search.scored(scored.scores[position], gradient)
+    for search, opinions in zip(searches, zip(*answers, strict=True), strict=True):
+        search.scored(opinions)
     return len(searches)
 
 

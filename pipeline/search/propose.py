@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
 from noisesmith.pipeline.optimizers import Feedback, Optimizer, Proposal, Request
-from noisesmith.pipeline.search.tasks import GenerateTask, Start
+from noisesmith.pipeline.search.tasks import GenerateTask, Slope, Start
 from noisesmith.pipeline.text.subjects import find_read_subjects
 
 
@@ -39,9 +40,16 @@ def propose(
                 raise ValueError(
                     f"round {task.key.round} of row {task.key.row_id} starts from an image without a score"
                 )
-            feedback = Feedback(task.score, start.log_gradient, generator.gain(task.steps))
+            feedback = Feedback(task.score, _sum(start.slopes), generator.gain(task.steps))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return optimizer.prepare(requests, proposals, generator)
+
+
+def _sum(slopes: Sequence[Slope[Tensor]]) -> Tensor | None:
+    """Σ factor · gradient, or ``None`` where no gradient was computed."""
+    if not slopes:
+        return None
+    return torch.stack([slope.factor * slope.log_gradient for slope in slopes]).sum(0)
 
 
 def requests_of(config: OptimizerConfig, generator: Generator, tasks: Sequence[GenerateTask]) -> list[Request]:

@@ -6,13 +6,15 @@ process, a reference to it where workers exchange tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.records import Recipe, Result, Row
-from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Start
+from noisesmith.pipeline.records import Result, Row
+from noisesmith.pipeline.search.combine import Combination, Opinion, probability
+from noisesmith.pipeline.search.recipe import recipe_of
+from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Slope, Start
 
 T = TypeVar("T")
 JudgeScores = Mapping[str, tuple[float | None, float | None]]
@@ -26,8 +28,10 @@ class RowSearch(Generic[T]):
 
     Attributes:
         images: every image asked for, in order; ``records`` and ``scores`` are those of images made and scored.
-        kept: the image with the best score at full steps; ``base`` the one that the next round moves from.
-        states, gradients: optimizer states and gradients by image, only as long as a later image may need them.
+        member_scores: every scorer's log s of these images, in the panel's order.
+        kept: the image with the best score at full steps, or, at the end of a search that keeps by rank, the one with
+            the best mean rank; ``base`` the one that the next round moves from.
+        states, slopes: optimizer states and gradients by image, only as long as a later image may need them.
         latents: z_0 by image, of the current image and of those that may still be written.
     """
 
@@ -37,14 +41,16 @@ class RowSearch(Generic[T]):
         self.images: list[NextImage] = []
         self.records: list[ImageRecord] = []
         self.scores: list[float] = []
+        self.member_scores: list[tuple[float, ...]] = []
         self.kept = 0
         self.base = 0
         self.stop_reason: str | None = None
         self.states: dict[int, T] = {}
-        self.gradients: dict[int, T] = {}
+        self.slopes: dict[int, tuple[Slope[T], ...]] = {}
         self.latents: dict[int, T] = {}
         self._best_previews: list[int] = []  # best first
         self._to_rerender: list[int] = []
+        self._combination = Combination(config)
 
     @property
     def rounds(self) -> int:
@@ -93,7 +99,7 @@ class RowSearch(Generic[T]):
     def start(self) -> Start[T] | None:
         """What the next image starts from; ``None`` for the first image, which starts from a fresh noise."""
         parent = self.next_image().parent
-        return None if parent is None else Start(self.states[parent], self.gradients.get(parent))
+        return None if parent is None else Start(self.states[parent], self.slopes.get(parent, ()))
 
     def generated(self, record: ImageRecord, state: T, latents: T) -> None:
         """Record how the current image was made, in place of an earlier attempt at it.
@@ -111,22 +117,25 @@ class RowSearch(Generic[T]):
         gradient = self.config.optimizer.needs_gradient and not is_last
         return ScoreTask(self.row.prompt, gradient)
 
-    def scored(self, score: float, gradient: T | None) -> None:
-        """Record the current image's score, decide whether it is kept, and whether the search goes on.
+    def scored(self, opinions: Sequence[Opinion[T]]) -> None:
+        """Record the current image's scores, decide whether it is kept, and whether the search goes on.
 
         Args:
-            gradient: ∂log s/∂z_0 where the score task asked for it.
+            opinions: one of each group of scorers, with a gradient where the score task asked for it.
         """
         image = self.current
         best = self.best_score
+        log_scores = tuple(log_score for opinion in opinions for log_score in opinion.log_scores)
+        score = self._combination.score(log_scores)
         self.scores.append(score)
+        self.member_scores.append(log_scores)
         # A preview is never kept, and of equal scores the earliest is.
         if not self._is_preview(image) and (best is None or score > best):
             self.kept = image
-        if gradient is not None:
-            self.gradients[image] = gradient
+        self.slopes[image] = self._combination.slopes(opinions)
         self._choose_base(image)
         self._choose_stop(image)
+        self._keep_by_rank()
         self._forget()
 
     def abandon(self) -> None:
@@ -136,6 +145,7 @@ class RowSearch(Generic[T]):
         self.latents.pop(self.current, None)
         self._to_rerender = []
         self.stop_reason = "unusable"
+        self._keep_by_rank()
 
     def result(self, shape: tuple[int, ...], size: tuple[int, int], judges: JudgeScores) -> Result:
         """The finished row. Its picture bytes and its noise are added where they are at hand.
@@ -158,40 +168,24 @@ class RowSearch(Generic[T]):
             score=self.scores[self.kept],
             rounds=self.rounds,
             stop_reason=self.stop_reason or "",
+            members=self._scores_by_member(),
             judges=dict(judges),
             seed=self.config.seed,
-            recipe=self._recipe(shape),
+            recipe=recipe_of(self.config, self.images, self.records, self.kept, shape),
             noise=kept.noise,
             prompt_tokens_cut=kept.tokens_cut,
         )
 
-    def _recipe(self, shape: tuple[int, ...]) -> Recipe:
-        kept = self.records[self.kept]
-        moves = self._moves_to(self.kept) if self.config.optimizer.folds else []
-        return Recipe(
-            method=self.config.optimizer.method,
-            seed=self.config.seed,
-            shape=shape,
-            rounds=tuple(self.images[image].round for image in moves),
-            gammas=tuple(self.records[image].gamma for image in moves),
-            indices=tuple(self.records[image].index for image in moves),
-            candidates=getattr(self.config.optimizer, "candidates", 1),
-            steps=self.images[self.kept].steps,
-            batch_size=kept.batch_size,
-            digest=kept.digest,
-        )
-
-    def _moves_to(self, image: int) -> list[int]:
-        """The images whose moves lead from the first noise to this image's noise, in order."""
-        moves: list[int] = []
-        current = image
-        while (parent := self.images[current].parent) is not None:
-            # A rerendered preview has the preview's own noise, so it is no move.
-            if not self.images[current].rerender:
-                moves.append(current)
-            current = parent
-        moves.reverse()
-        return moves
+    def _scores_by_member(self) -> dict[str, tuple[float, float]]:
+        """Each scorer's score of the first and the kept image; empty where there is only one scorer."""
+        panel = self.config.panel
+        if len(panel) < 2:
+            return {}
+        scores = {}
+        for position, member in enumerate(panel):
+            first, kept = (self.member_scores[image][position] for image in (0, self.kept))
+            scores[member.name] = (probability(first), probability(kept))
+        return scores
 
     def _choose_next(self) -> NextImage:
         full_steps = self.config.generators.steps
@@ -208,6 +202,16 @@ class RowSearch(Generic[T]):
 
     def _is_preview(self, image: int) -> bool:
         return self.images[image].steps != self.config.generators.steps
+
+    def _full_images(self) -> list[int]:
+        """The images made so far that are no previews."""
+        return [image for image in range(len(self.scores)) if not self._is_preview(image)]
+
+    def _keep_by_rank(self) -> None:
+        """At the end of a search that keeps by rank: the ranks of the images are known only then."""
+        if self.finished and self._combination.by_rank:
+            ranked = {image: self.member_scores[image] for image in self._full_images()}
+            self.kept = self._combination.best_by_rank(ranked)
 
     def _choose_base(self, image: int) -> None:
         """Let the next round move from this image, or stay at an earlier one."""
@@ -275,9 +279,12 @@ class RowSearch(Generic[T]):
 
     def _forget(self) -> None:
         """Drop what no later image starts from and what is not to be written."""
+        written = {0, self.kept}
+        if self._combination.by_rank and not self.finished:
+            written.update(self._full_images())
         needed = {self.base, *self._best_previews}
         if self.config.stores_noise:
-            needed.add(self.kept)
+            needed |= written
         self.states = {image: state for image, state in self.states.items() if image in needed}
-        self.gradients = {image: gradient for image, gradient in self.gradients.items() if image == self.base}
-        self.latents = {image: latents for image, latents in self.latents.items() if image in (0, self.kept)}
+        self.slopes = {image: slopes for image, slopes in self.slopes.items() if image == self.base}
+        self.latents = {image: latents for image, latents in self.latents.items() if image in written}

@@ -1,9 +1,8 @@
-"""The second half of a round: decode z_0, score the image, and differentiate log s with respect to z_0."""
+"""The second half of a round: decode z_0, score the images, and differentiate log s with respect to z_0."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,20 +11,13 @@ from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import to_uint8
 from noisesmith.pipeline.noise import check_finite
-from noisesmith.pipeline.scorers.base import ImageScorer, Scores
+from noisesmith.pipeline.scorers import Group, Scores
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ScoreTask
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Per row: the score in [0, 1], and ∂log s/∂z_0 ``[C, h, w]`` if the batch has it."""
-
-    scores: list[float]
-    log_gradients: Tensor | None
-
-
-def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], latents: Tensor) -> Scored:
-    """Score a batch of z_0 ``[B, C, h, w]``.
+def score(decoder: Decoder, group: Group, tasks: Sequence[ScoreTask], latents: Tensor) -> list[Opinion[Tensor]]:
+    """What a group of scorers says of a batch of z_0 ``[B, C, h, w]``, row by row.
 
     One row that needs a gradient makes the whole batch compute it.
 
@@ -34,31 +26,34 @@ def score(decoder: Decoder, scorer: ImageScorer, tasks: Sequence[ScoreTask], lat
     """
     prompts = [task.prompt for task in tasks]
     needs_gradient = any(task.gradient for task in tasks)
-    result = score_latents(decoder, scorer, prompts, latents, gradient=needs_gradient)
-    return Scored([float(value) for value in result.scores], result.log_gradients)
+    result = score_latents(decoder, group, prompts, latents, gradient=needs_gradient)
+    opinions = []
+    for position, log_scores in enumerate(result.log_scores.T.tolist()):
+        log_gradient = None if result.log_gradients is None else result.log_gradients[position]
+        opinions.append(Opinion(tuple(log_scores), log_gradient))
+    return opinions
 
 
-def score_latents(
-    decoder: Decoder, scorer: ImageScorer, prompts: list[str], latents: Tensor, *, gradient: bool
-) -> Scores:
-    """Score z_0 ``[B, C, h, w]`` against B prompts, with ∂log s/∂z_0 where ``gradient`` is set.
+def score_latents(decoder: Decoder, group: Group, prompts: list[str], latents: Tensor, *, gradient: bool) -> Scores:
+    """Score z_0 ``[B, C, h, w]`` against B prompts, with the group's gradient where ``gradient`` is set.
 
-    Rows do not mix: the gradient of the sum is each row's own.
+    The images are decoded once for all members. Rows do not mix: the gradient of the sum is each row's own.
 
     Raises:
         FloatingPointError: a score or gradient is not finite; the message gives the positions in the batch.
-        UnusableImage: an image is of one flat colour, whatever the scorer makes of it.
+        UnusableImage: an image is of one flat colour, whatever the scorers make of it.
     """
+    gradient = gradient and group.steers
     with torch.set_grad_enabled(gradient):
         leaf = latents.detach().clone().requires_grad_(gradient)
         images = decoder(leaf)
-        log_scores = scorer.log_scores(prompts, images)
+        log_scores = group.log_scores(prompts, images)
         log_gradients = None
         if gradient:
-            (slopes,) = torch.autograd.grad(log_scores.sum(), leaf)
+            (slopes,) = torch.autograd.grad(group.steering(log_scores).sum(), leaf)
             log_gradients = slopes.cpu()
     result = Scores(log_scores.detach().cpu(), log_gradients)
-    check_finite("score", result.scores)
+    check_finite("score", result.scores.T)
     if log_gradients is not None:
         check_finite("gradient", log_gradients)
     _refuse_flat(to_uint8(images))

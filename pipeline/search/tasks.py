@@ -62,8 +62,16 @@ class ScoreTask:
 
 
 @dataclass(frozen=True)
+class Slope(Generic[T]):
+    """One part of ∂log s/∂z_0: what a group of scorers has computed, and the factor with which it counts."""
+
+    log_gradient: T
+    factor: float
+
+
+@dataclass(frozen=True)
 class Start(Generic[T]):
-    """What an image starts from: its parent's optimizer state and ∂log s/∂z_0, where one was computed."""
+    """What an image starts from: its parent's optimizer state, and the parts of ∂log s/∂z_0 where it was computed."""
 
     state: T
-    log_gradient: T | None
+    slopes: tuple[Slope[T], ...]

@@ -20,7 +20,7 @@ from noisesmith.pipeline.noise import NoiseKey, digest, replay
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
-from noisesmith.pipeline.scorers import find_scorer, load_scorer
+from noisesmith.pipeline.scorers import Group, Member, find_scorer, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
@@ -61,7 +61,7 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
     """Each row's scores: the paper's algorithm in plain torch, in this process."""
     generator, scorer = (
         load_generator(find_generator(config.generators), "cpu"),
-        load_scorer(find_scorer(config.scorers), "cpu"),
+        load_scorer(find_scorer(config.panel[0]), "cpu"),
     )
     decoder = load_decoder(find_generator(config.generators), "cpu")
     assert isinstance(config.optimizer, NoiseDiffusionConfig)
@@ -70,8 +70,8 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
     scores: list[list[float]] = [[] for _ in ids]
     for round_ in range(1 + rounds):
         z_0 = generator.sample(PROMPTS[:2], noise, config.generators.steps)
-        shown = score_latents(decoder, scorer, PROMPTS[:2], z_0, gradient=round_ < rounds)
-        for place, score in enumerate(shown.scores.tolist()):
+        shown = score_latents(decoder, Group((Member(scorer),)), PROMPTS[:2], z_0, gradient=round_ < rounds)
+        for place, score in enumerate(shown.scores[0].tolist()):
             scores[place].append(score)
             if shown.log_gradients is None:
                 continue
@@ -102,4 +102,4 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
         assert Image.open(io.BytesIO(row["image"])).size == (found.generator.spec.width, found.generator.spec.height)
         assert digest(replay(Recipe.from_row(row["recipe"]), row["id"])) == row["recipe"]["digest"]
         assert row["generator_revision"] == found.generator.source.resolved_revision()
-        assert row["scorer_revision"] == found.scorer.source.resolved_revision()
+        assert row["scorer_revision"] == found.scorers[0].source.resolved_revision()

@@ -39,7 +39,7 @@ def test_judges_are_added_to_a_run(tmp_path: Path, tiny_llava: Path) -> None:
     assert "judge llava: 6 of 6 kept images judged, mean 0." in output
     assert verify_run(run.dir) == []
     rows = list(read_rows(run.dir))
-    found = find_judge(run.config.judges[0].model_copy(update={"model": str(tiny_llava)}), run.config.scorers)
+    found = find_judge(run.config.judges[0].model_copy(update={"model": str(tiny_llava)}), run.config.panel[0])
     judge = load_judge(found, "cpu")
     for row in rows:
         for column in ("", "_initial"):

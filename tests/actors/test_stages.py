@@ -107,7 +107,7 @@ def _packs(row: RowTask) -> list[Pack]:
 
 
 def _queue(most_read: int = 1000) -> RowQueue:
-    return RowQueue(lambda row: None, _packs, most_read)
+    return RowQueue("score", lambda row: None, _packs, most_read)
 
 
 def test_rows_of_the_same_pack_stay_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from noisesmith.actors.scorer import RenderReport, ScoreReport, ScorerInfo
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.records import NoiseStats, Row
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ImageRecord
 from noisesmith.pipeline.telemetry.events import (
     Event,
@@ -60,6 +62,7 @@ class FakeWorker:
     world: World
     kind: str
     name: str
+    group: int = 0
     killed: bool = False
     busy: deque[Sent] = field(default_factory=deque)
 
@@ -89,7 +92,7 @@ class World(Inbox):
         self.score: Callable[[str, int], float] = lambda prompt, image: 0.5
         self.at: list[tuple[float, Callable[[], None]]] = []
         self.tally = Tally()
-        self._images: dict[str, int] = {}
+        self._images: dict[tuple[int, str], int] = {}
 
     # what the driver takes for its telemetry, its state and its workers
 
@@ -106,14 +109,14 @@ class World(Inbox):
     def generator(self) -> Any:
         return self._worker("generator")
 
-    def scorer(self) -> Any:
-        return self._worker("scorer")
+    def scorer(self, group: int) -> Any:
+        return self._worker("scorer", group)
 
     def writer(self, provenance: object) -> Any:
         return self._worker("writer")
 
-    def _worker(self, kind: str) -> FakeWorker:
-        worker = FakeWorker(self, kind, f"{kind}-{len(self.workers)}")
+    def _worker(self, kind: str, group: int = 0) -> FakeWorker:
+        worker = FakeWorker(self, kind, f"{kind}-{len(self.workers)}", group)
         self.workers.append(worker)
         return worker
 
@@ -138,7 +141,7 @@ class World(Inbox):
     def _answer_at_once(self, sent: Sent) -> None:
         answers = {
             "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64)),
-            "scorer": ScorerInfo("fake", "0"),
+            "scorer": ScorerInfo(("fake",), ("0",)),
             "writer": None,
         }
         error = self.outcome(sent)
@@ -179,12 +182,12 @@ class World(Inbox):
             record = ImageRecord(0.5, 0, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 2.0)
             return GenerateReport(CALL_SECONDS, [record] * rows, positions, positions)
         if sent.stage == "score":
-            scores = []
+            opinions = []
             for prompt in sent.prompts:
-                image = self._images.get(prompt, 0)
-                self._images[prompt] = image + 1
-                scores.append(self.score(prompt, image))
-            return ScoreReport(CALL_SECONDS, scores, positions)
+                image = self._images.get((sent.worker.group, prompt), 0)
+                self._images[sent.worker.group, prompt] = image + 1
+                opinions.append(Opinion((math.log(self.score(prompt, image)),), POSITION))
+            return ScoreReport(CALL_SECONDS, opinions)
         if sent.stage == "render":
             return RenderReport(CALL_SECONDS, [(POSITION, POSITION)] * rows, [{}] * rows)
         return []

@@ -64,7 +64,7 @@ def test_an_override_names_a_corpus_or_a_model_as_typed(name: str) -> None:
     overrides = [f"corpus.0.source={folder}/p.txt", f"generators.model={folder}", f"scorers.model={folder}"]
     settings = load_config(config_file(corpus=[{"source": "x"}]), overrides)
     assert [row.prompt for row in open_corpus(settings).rows()] == ["a cat"]
-    assert settings.scorers.model == f"in/{name}"
+    assert settings.panel[0].model == f"in/{name}"
     with pytest.raises(UserError) as caught:
         find_generator(settings.generators)
     assert "has no model_index.json" in str(caught.value), "the folder was found"
@@ -145,7 +145,7 @@ def test_urls_stay_urls() -> None:
     settings = load_config(config_file(), ["output.dir=s3://bucket/a~b", "scorers.model=http://host:8000/v1"])
     assert is_remote(settings.run_dir)
     assert str(settings.run_dir) == "s3://bucket/a~b"
-    assert settings.scorers.model == "http://host:8000/v1"
+    assert settings.panel[0].model == "http://host:8000/v1"
     assert to_path("file:///data/a%20b") == Path("/data/a b")
 
 

@@ -20,7 +20,7 @@ from noisesmith.pipeline.cli import main
 from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
 from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
 from noisesmith.pipeline.cost.measure import parameters, weight_bytes
-from noisesmith.pipeline.cost.scorer import TEXT_TOKENS, score_cost
+from noisesmith.pipeline.cost.scorer import TEXT_TOKENS, Weightless, score_cost
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, model_parts
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
@@ -90,7 +90,7 @@ def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
         assert weightless is not None
         real = load_scorer(found, "cpu").model  # type: ignore[attr-defined]
         assert (parameters(weightless), weight_bytes(weightless)) == (parameters(real), weight_bytes(real)), dtype
-    cost = score_cost(decoder_without_weights(generator), found, weightless, spec, batch, gradient=True)
+    cost = score_cost(decoder_without_weights(generator), [Weightless(found, weightless, True)], spec, batch)
 
     decoder = load_decoder(generator, "cpu")
     assert issubclass(found.family, LoadedScorer)

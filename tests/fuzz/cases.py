@@ -23,9 +23,9 @@ from unittest import mock
 import yaml
 
 from noisesmith.pipeline import cli
-from noisesmith.pipeline.api import load_models
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunState, RunWriter, verify_run

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from noisesmith.pipeline.api import load_models
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.records import Result, Row, row_id
 from noisesmith.pipeline.search.loop import search_rows
 from tests.gpu.models import PROMPTS, STEPS

@@ -8,7 +8,7 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, ScorerConfig
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import to_uint8
-from noisesmith.pipeline.scorers import find_judge, load_judge
+from noisesmith.pipeline.scorers import Group, Member, find_judge, load_judge
 from noisesmith.pipeline.scorers.base import Scores
 from noisesmith.pipeline.search.score import score_latents
 from tests import tiny_generators
@@ -34,7 +34,9 @@ def latents_of(vae: Decoder) -> torch.Tensor:
 def score(folders: Folders, family: str, scorer_name: str, device: str, dtype: str) -> Scores:
     """Scores of the same z_0 by one decoder and one scorer, both in ``dtype``, with gradients."""
     vae = decoder(folders[family], device, dtype=dtype)
-    return score_latents(vae, scorer(folders[scorer_name], device, dtype), PROMPTS, latents_of(vae), gradient=True)
+    return score_latents(
+        vae, Group((Member(scorer(folders[scorer_name], device, dtype)),)), PROMPTS, latents_of(vae), gradient=True
+    )
 
 
 def compare(found: Scores, expected: Scores, dtype: str) -> None:

@@ -33,6 +33,7 @@ from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.records import NoiseStats, Provenance
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, ScoreTask
 from noisesmith.pipeline.telemetry.events import Event, Snapshot
 from noisesmith.pipeline.telemetry.tally import Tally
@@ -64,14 +65,15 @@ class TrivialGenerator:
 @ray.remote(num_cpus=0)
 class TrivialScorer:
     def load(self) -> Loaded[ScorerInfo]:
-        return Loaded.here(ScorerInfo("trivial", "0"))
+        return Loaded.here(ScorerInfo(("trivial",), ("0",)))
 
     @ray.method(num_returns=2)
     def score(self, encoded: bytes, *packs: np.ndarray) -> Any:
         tasks = [order.task for order in pickle.loads(encoded)]
-        scores = [random.uniform(0, 0.99) for _ in tasks]
-        gradients = [Position(index * ROW_VALUES, SHAPE) for index in range(len(tasks))]
-        return ScoreReport(0.0, scores, gradients), np.zeros(len(tasks) * ROW_VALUES, np.float32)
+        opinions = []
+        for index in range(len(tasks)):
+            opinions.append(Opinion((-random.uniform(0.01, 10),), Position(index * ROW_VALUES, SHAPE)))
+        return ScoreReport(0.0, opinions), np.zeros(len(tasks) * ROW_VALUES, np.float32)
 
     @ray.method(num_returns=2)
     def render(self, encoded: bytes, *packs: np.ndarray) -> Any:
@@ -100,7 +102,7 @@ class TrivialWorkers:
     def generator(self) -> Any:
         return start(TrivialGenerator)
 
-    def scorer(self) -> Any:
+    def scorer(self, group: int) -> Any:
         return start(TrivialScorer)
 
     def writer(self, provenance: Provenance) -> Any:

@@ -10,9 +10,15 @@ import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
+from noisesmith.pipeline.scorers import Group, Member
 from noisesmith.pipeline.search.score import score_latents
 
 STEP = 1e-5
+
+
+def alone(scorer: Any) -> Group:
+    """A panel of one, which sees what the decoder makes."""
+    return Group((Member(scorer, overshoots=True),))
 
 
 def decoder_in_float64(model: Path, *, clamp: bool = True) -> Decoder:
@@ -26,14 +32,14 @@ def assert_gradient_matches_finite_differences(
     decoder: Decoder, scorer: Any, prompt: str, latents: torch.Tensor, stride: int
 ) -> None:
     """∂log s/∂z_0 of one float64 z_0 ``[1, C, h, w]`` against central differences at every ``stride``-th coordinate."""
-    analytic = score_latents(decoder, scorer, [prompt], latents, gradient=True).log_gradients
+    analytic = score_latents(decoder, alone(scorer), [prompt], latents, gradient=True).log_gradients
     assert analytic is not None
     assert float(analytic.abs().max()) > 0
     for coordinate in range(0, latents.numel(), stride):
         delta = torch.zeros_like(latents)
         delta.view(-1)[coordinate] = STEP
         ahead, behind = (
-            float(score_latents(decoder, scorer, [prompt], moved, gradient=False).log_scores)
+            float(score_latents(decoder, alone(scorer), [prompt], moved, gradient=False).log_scores)
             for moved in (latents + delta, latents - delta)
         )
         numeric = (ahead - behind) / (2 * STEP)
@@ -42,13 +48,15 @@ def assert_gradient_matches_finite_differences(
 
 def assert_batch_equals_one_by_one(decoder: Decoder, scorer: Any, prompts: list[str], latents: torch.Tensor) -> None:
     """Scores and gradients of prompts of mixed lengths, together and alone."""
-    together = score_latents(decoder, scorer, prompts, latents, gradient=True)
+    together = score_latents(decoder, alone(scorer), prompts, latents, gradient=True)
     for position, prompt in enumerate(prompts):
-        alone = score_latents(decoder, scorer, [prompt], latents[position : position + 1], gradient=True)
-        assert alone.log_gradients is not None
+        single = score_latents(decoder, alone(scorer), [prompt], latents[position : position + 1], gradient=True)
+        assert single.log_gradients is not None
         assert together.log_gradients is not None
-        assert float(alone.scores[0]) == pytest.approx(float(together.scores[position]), rel=1e-4)
-        difference = (alone.log_gradients[0] - together.log_gradients[position]).norm() / alone.log_gradients[0].norm()
+        assert float(single.scores) == pytest.approx(float(together.scores[0, position]), rel=1e-4)
+        difference = (single.log_gradients[0] - together.log_gradients[position]).norm() / single.log_gradients[
+            0
+        ].norm()
         assert float(difference) < 1e-3
 
 

@@ -39,6 +39,7 @@ from noisesmith.pipeline.scorers.family import ScorerFamily
 from noisesmith.pipeline.scorers.llava import SYSTEM
 from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import (
+    alone,
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
     assert_special_tokens_are_text,
@@ -227,7 +228,9 @@ def test_only_the_reference_readout_sees_beyond_the_clamp(tiny_sd: Path, tiny_cl
     assert float(raw(latents).max()) > 1
     assert torch.equal(raw(latents).clamp(0, 1), clamped(latents))
     scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_clip_flant5), readout="reference")), "cpu")
-    results = [score_latents(decoder, scorer, PROMPTS[:1], latents, gradient=False) for decoder in (raw, clamped)]
+    results = [
+        score_latents(decoder, alone(scorer), PROMPTS[:1], latents, gradient=False) for decoder in (raw, clamped)
+    ]
     assert torch.equal(to_uint8(raw(latents)), to_uint8(clamped(latents))), "the image that ships is the same"
     assert float(results[0].scores) != float(results[1].scores)
 

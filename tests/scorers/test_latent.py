@@ -20,6 +20,7 @@ from noisesmith.pipeline.scorers.llava import Llava
 from noisesmith.pipeline.search.render import render
 from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import (
+    alone,
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
     decoder_in_float64,
@@ -98,7 +99,7 @@ class Faint:
 def test_a_score_that_underflows_keeps_its_logarithm_and_its_gradient(tiny_sd: Path) -> None:
     decoder = decoder_in_float64(tiny_sd)
     latents = _latents(1, torch.float64)
-    result = score_latents(decoder, Faint(), PROMPTS[:1], latents, gradient=True)
+    result = score_latents(decoder, alone(Faint()), PROMPTS[:1], latents, gradient=True)
     assert float(result.scores.float()) == 0.0
     assert result.log_scores.isfinite().all()
     assert_gradient_matches_finite_differences(decoder, Faint(), PROMPTS[0], latents, stride=31)
@@ -106,7 +107,7 @@ def test_a_score_that_underflows_keeps_its_logarithm_and_its_gradient(tiny_sd: P
 
 def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Path) -> None:
     scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
-    result = score_latents(decoder, scorer, PROMPTS, _latents(3), gradient=False)
+    result = score_latents(decoder, alone(scorer), PROMPTS, _latents(3), gradient=False)
     rendered = render(decoder, {}, PROMPTS, [(latents, latents) for latents in _latents(3)])
     shipped = torch.stack([decode_png(row.kept) for row in rendered])
     with torch.no_grad():
@@ -125,4 +126,4 @@ def test_a_score_that_is_not_finite_names_its_place(decoder: Decoder, tiny_llava
     latents = _latents(3)
     latents[1] = float("nan")
     with pytest.raises(FloatingPointError, match=r"\[1\]"):
-        score_latents(decoder, scorer, PROMPTS, latents, gradient=True)
+        score_latents(decoder, alone(scorer), PROMPTS, latents, gradient=True)

@@ -22,6 +22,7 @@ from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer, openai_server
 from noisesmith.pipeline.scorers.openai_server import ServerError
 from noisesmith.pipeline.search.score import score_latents
+from tests.scorers.checks import alone
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
 KEY = "sk-not-to-be-seen"
@@ -84,11 +85,11 @@ def test_it_scores_latents_but_has_no_gradient(serve: Serve, tiny_sd: Path) -> N
     scorer = _load(serve())
     decoder = load_decoder(find_generator(GeneratorConfig(model=str(tiny_sd))), "cpu")
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.15
-    result = score_latents(decoder, scorer, PROMPTS[:2], latents, gradient=False)
+    result = score_latents(decoder, alone(scorer), PROMPTS[:2], latents, gradient=False)
     reds = to_uint8(decoder(latents))[..., 0].double().mean((1, 2)) / 255
-    assert result.scores.tolist() == pytest.approx((0.9 * reds).tolist(), abs=1e-6)
+    assert result.scores[0].tolist() == pytest.approx((0.9 * reds).tolist(), abs=1e-6)
     with pytest.raises(NotImplementedError, match="no gradient"):
-        score_latents(decoder, scorer, PROMPTS[:2], latents, gradient=True)
+        score_latents(decoder, alone(scorer), PROMPTS[:2], latents, gradient=True)
 
 
 def test_a_busy_server_is_asked_again(serve: Serve) -> None:
@@ -215,7 +216,7 @@ def test_a_method_that_needs_the_gradient_is_refused_by_name(serve: Serve, metho
     "method", [{"method": "random_sampling"}, {"method": "random_diffusion"}, {"method": "none"}, {"rounds": 0}]
 )
 def test_a_method_without_a_gradient_is_accepted(serve: Serve, method: dict[str, Any]) -> None:
-    assert find_models(_run_config(method, model=serve())).scorer.source.id == "tiny-vlm"
+    assert find_models(_run_config(method, model=serve())).scorers[0].source.id == "tiny-vlm"
 
 
 def test_questions_are_read_from_the_listed_tokens(serve: Serve) -> None:

@@ -19,6 +19,7 @@ from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers import Trial, find_scorer, load_scorer
 from noisesmith.pipeline.search.score import score_latents
+from tests.scorers.checks import alone
 
 Write = Callable[[str], str]
 
@@ -62,7 +63,7 @@ def test_the_class_is_constructed_with_device_and_dtype_and_scores_with_a_gradie
     assert scorer._scorer.where == ("cpu", torch.float16)  # type: ignore[attr-defined]
     decoder = load_decoder(find_generator(RunConfig.model_validate(_run(tiny_sd, "embedded")).generators), "cpu")
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.2
-    result = score_latents(decoder, scorer, ["a cat", "a dog"], latents, gradient=True)
+    result = score_latents(decoder, alone(scorer), ["a cat", "a dog"], latents, gradient=True)
     expected = decoder(latents).mean(dim=(1, 2, 3))
     assert torch.allclose(result.scores, expected, atol=1e-6)
     assert result.log_gradients is not None

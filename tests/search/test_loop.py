@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from noisesmith.actors.session import Session
-from noisesmith.pipeline.api import load_models
 from noisesmith.pipeline.config import METHODS, RunConfig, load_config
+from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.search.loop import LoadedModels, search_rows

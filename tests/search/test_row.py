@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey, digest, replay, statistics
 from noisesmith.pipeline.optimizers import Feedback, Proposal, build_optimizer
 from noisesmith.pipeline.records import Result, Row
+from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.search.tasks import ImageRecord
 
@@ -27,6 +29,10 @@ def config(**optimizer: Any) -> RunConfig:
     return RunConfig.model_validate(
         {"corpus": {"source": "x"}, "generators": {"steps": T}, "optimizer": plain, "seed": 9}
     )
+
+
+def log(score: float) -> float:
+    return math.log(score) if score else -math.inf
 
 
 def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor], dict[int, Tensor], Result]:
@@ -49,7 +55,7 @@ def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor], 
         every[search.current] = proposal.state
         record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, image.steps)
         search.generated(record, proposal.state, noise)
-        search.scored(next(rest), None)
+        search.scored([Opinion((log(next(rest)),), None)])
     return search, every, search.result(SHAPE, (8, 8), {})
 
 
@@ -73,7 +79,7 @@ def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there
 ) -> None:
     run = config(**walk)
     search, memories, result = drive(run, scores)
-    made = scores[: len(result.scores)]
+    made = [math.exp(log(score)) for score in scores[: len(result.scores)]]
     full = [score for score, steps in zip(made, result.steps, strict=True) if steps == T]
     assert result.scores == tuple(made)
     assert result.score == max(full)
@@ -109,7 +115,8 @@ def test_a_preview_that_only_seemed_to_reach_the_target_lets_the_search_go_on() 
     scores = [0.2, 0.95, 0.4, 0.3, 0.97, 0.93]
     _, _, result = drive(config(rounds=9, target_score=0.9, preview={"steps": 3}), scores)
     assert result.steps == (T, 3, T, 3, 3, T)
-    assert (result.stop_reason, result.score, result.rounds) == ("target", 0.93, 3)
+    assert (result.stop_reason, result.rounds) == ("target", 3)
+    assert result.score == pytest.approx(0.93)
 
 
 def test_the_search_moves_on_from_the_latest_noise_or_from_the_best() -> None:
@@ -143,6 +150,6 @@ def test_an_image_made_again_after_a_failure_replaces_the_first_attempt() -> Non
     for batch_size in (8, 1):
         search.next_image()
         search.generated(ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T), "state", "z_0")
-    search.scored(0.5, None)
+    search.scored([Opinion((log(0.5),), None)])
     assert [step.batch_size for step in search.records] == [1]
     assert search.next_image().round == 1

@@ -1,0 +1,47 @@
+"""The recipe of a kept image: the moves that lead from the row's first noise to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.search.tasks import ImageRecord, NextImage
+
+
+def recipe_of(
+    config: RunConfig, images: Sequence[NextImage], records: Sequence[ImageRecord], kept: int, shape: tuple[int, ...]
+) -> Recipe:
+    """How to rebuild the noise of image ``kept``.
+
+    Args:
+        images, records: those of the row, in the order in which they were made.
+        shape: latent shape of one row, ``(C, h, w)``.
+    """
+    record = records[kept]
+    moves = _moves_to(images, kept) if config.optimizer.folds else []
+    return Recipe(
+        method=config.optimizer.method,
+        seed=config.seed,
+        shape=shape,
+        rounds=tuple(images[image].round for image in moves),
+        gammas=tuple(records[image].gamma for image in moves),
+        indices=tuple(records[image].index for image in moves),
+        candidates=getattr(config.optimizer, "candidates", 1),
+        steps=images[kept].steps,
+        batch_size=record.batch_size,
+        digest=record.digest,
+    )
+
+
+def _moves_to(images: Sequence[NextImage], image: int) -> list[int]:
+    """The images whose moves lead from the first noise to this image's noise, in order."""
+    moves: list[int] = []
+    current = image
+    while (parent := images[current].parent) is not None:
+        # A rerendered preview has the preview's own noise, so it is no move.
+        if not images[current].rerender:
+            moves.append(current)
+        current = parent
+    moves.reverse()
+    return moves
