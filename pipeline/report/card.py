@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import jinja2
 import pyarrow as pa
 from huggingface_hub import DatasetCardData
 
-from noisesmith.pipeline.acceptance import ACCEPTED, Acceptance, acceptance_lines
+from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.report.meanings import columns_of_rows, columns_of_side_tables
 from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
 from noisesmith.pipeline.report.usage import data_suffixes, usage
 from noisesmith.pipeline.schema import schema_of
@@ -24,44 +25,11 @@ from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import tar_features
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
-_MEANINGS = {
-    "id": "stable id of the row",
-    "prompt": "what the image should show",
-    "image": "the kept image: the one with the best score",
-    "image_initial": "the first image, before any search round",
-    "score": 'P("Yes") of the kept image, 0 to 1',
-    "score_initial": 'P("Yes") of the first image',
-    "scores": "the score of every image made for the row, in the order they were made",
-    "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview, which is "
-    "never kept",
-    "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
-    "rounds": "search rounds after the first image",
-    "stop_reason": "why the search of this row ended",
-    "seed": "seed of the row's noises",
-    "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
-    "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
-    "optimizer": "search method",
-    "generator": "diffusion model",
-    "generator_revision": "revision of the diffusion model",
-    "scorer": "vision-language model that gave the scores",
-    "scorer_revision": "revision of this model",
-    "readout": "how the model's answer became a score",
-    "width": "pixels",
-    "height": "pixels",
-    "prompt_tokens_cut": "tokens at the end of the prompt that no text encoder of the diffusion model has read: for it "
-    "the prompt is truncated, while the scoring model may read all of it",
-}
-_ACCEPTANCE = {
-    "accepted": "whether the kept image reaches every threshold of the acceptance rule",
-    "accept_reason": "the first threshold that it fails, null where it is accepted",
-}
 _COMBINED = {
     "mean": "the weighted geometric mean of the scores",
     "min": "the lowest of the scores",
     "rank": "the weighted geometric mean of the scores while searching; the kept image has the best mean rank",
 }
-_RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
-_RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
@@ -109,7 +77,7 @@ def render_card(
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance, manifest),
         usage=usage(run_dir, suffixes, list(tables)),
-        columns=_columns(header, config) + _columns_of_side_tables(tables),
+        columns=columns_of_rows(header, config) + columns_of_side_tables(tables),
         text_columns=header.text_columns if ".tar" in suffixes else (),
         embedded=_is_embedded(config),
     )
@@ -270,33 +238,6 @@ def _features(header: Header) -> list[dict[str, object]]:
     columns = {name: "string" if name in text else kind for name, kind in header.columns.items()}
     features: list[dict[str, object]] = tar_features(schema_of(columns, pa.schema([])), text)._to_yaml_list()
     return features
-
-
-def _columns(header: Header, config: RunConfig) -> list[tuple[str, str]]:
-    """Every column with its meaning. Columns that this version does not know are the corpus's own."""
-    meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
-    for member in config.panel:
-        meanings[f"score_{member.name}_initial"] = f"score that the scorer {member.name} gives the first image"
-        meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"
-    for judge in config.judges:
-        meanings |= _meanings_of_judge(judge.name)
-    return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
-
-
-def _columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
-    """Every column of the side tables with its meaning."""
-    found: list[tuple[str, str]] = []
-    for table, columns in tables.items():
-        meanings = _ACCEPTANCE if table == ACCEPTED else _meanings_of_judge(table)
-        found.extend((name, meanings.get(name, f"from the side table {table}")) for name in columns)
-    return found
-
-
-def _meanings_of_judge(name: str) -> dict[str, str]:
-    return {
-        f"judge_{name}_initial": f"score that the judge {name} gives the first image, null where it cannot tell",
-        f"judge_{name}": f"score that the judge {name} gives the kept image",
-    }
 
 
 def _is_embedded(config: RunConfig) -> bool:

@@ -1,0 +1,70 @@
+"""What each column of a run means, in the words of its dataset card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from noisesmith.pipeline.acceptance import ACCEPTED
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.sinks.manifest import Header
+
+_MEANINGS = {
+    "id": "stable id of the row",
+    "prompt": "what the image should show",
+    "image": "the kept image: the one with the best score",
+    "image_initial": "the first image, before any search round",
+    "score": 'P("Yes") of the kept image, 0 to 1',
+    "score_initial": 'P("Yes") of the first image',
+    "scores": "the score of every image made for the row, in the order they were made",
+    "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview, which is "
+    "never kept",
+    "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
+    "rounds": "search rounds after the first image",
+    "stop_reason": "why the search of this row ended",
+    "seed": "seed of the row's noises",
+    "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
+    "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
+    "optimizer": "search method",
+    "generator": "diffusion model",
+    "generator_revision": "revision of the diffusion model",
+    "scorer": "vision-language model that gave the scores",
+    "scorer_revision": "revision of this model",
+    "readout": "how the model's answer became a score",
+    "width": "pixels",
+    "height": "pixels",
+    "prompt_tokens_cut": "tokens at the end of the prompt that no text encoder of the diffusion model has read: for it "
+    "the prompt is truncated, while the scoring model may read all of it",
+}
+_ACCEPTANCE = {
+    "accepted": "whether the kept image reaches every threshold of the acceptance rule",
+    "accept_reason": "the first threshold that it fails, null where it is accepted",
+}
+_RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
+_RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
+
+
+def columns_of_rows(header: Header, config: RunConfig) -> list[tuple[str, str]]:
+    """Every column with its meaning. Columns that this version does not know are the corpus's own."""
+    meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
+    for member in config.panel:
+        meanings[f"score_{member.name}_initial"] = f"score that the scorer {member.name} gives the first image"
+        meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"
+    for judge in config.judges:
+        meanings |= _meanings_of_judge(judge.name)
+    return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
+
+
+def columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Every column of the side tables with its meaning."""
+    found: list[tuple[str, str]] = []
+    for table, columns in tables.items():
+        meanings = _ACCEPTANCE if table == ACCEPTED else _meanings_of_judge(table)
+        found.extend((name, meanings.get(name, f"from the side table {table}")) for name in columns)
+    return found
+
+
+def _meanings_of_judge(name: str) -> dict[str, str]:
+    return {
+        f"judge_{name}_initial": f"score that the judge {name} gives the first image, null where it cannot tell",
+        f"judge_{name}": f"score that the judge {name} gives the kept image",
+    }
