@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "config": "errors storage",
     "schema": "config records",
     "prompts": "config embedded errors records schema storage text",
+    "decompose": "config errors models prompts records storage text",
     "generators": "config errors models storage text",
     "scorers": "config embedded errors images models records storage text",
     "optimizers": "config errors models noise text",
@@ -57,7 +58,7 @@ MAY_IMPORT = {
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "acceptance actors bench config cost embedded errors lengths models "
+        "acceptance actors bench config cost decompose embedded errors lengths models "
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (

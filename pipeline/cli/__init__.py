@@ -15,6 +15,7 @@ from noisesmith.pipeline.cli.common import console, debug_print, options, print_
 from noisesmith.pipeline.cli.look import replay, status, verify
 from noisesmith.pipeline.cli.make import retry, run
 from noisesmith.pipeline.cli.planning import plan
+from noisesmith.pipeline.cli.questions import questions
 from noisesmith.pipeline.cli.rescore import rescore
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, one_line
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, retry, plan, replay, verify, status, rescore, accept):
+for command in (run, retry, plan, replay, verify, status, rescore, accept, questions):
     app.command()(command)
 app.add_typer(embedded.app, name="embedded")
 app.add_typer(bench.app, name="bench")

@@ -4,7 +4,15 @@ from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.calibration import CalibrationConfig
 from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig
 from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
-from noisesmith.pipeline.config.models import QUESTION, GeneratorConfig, JudgeConfig, LoraConfig, ScorerConfig, is_url
+from noisesmith.pipeline.config.models import (
+    QUESTION,
+    GeneratorConfig,
+    JudgeConfig,
+    LoraConfig,
+    ScorerConfig,
+    check_server,
+    is_url,
+)
 from noisesmith.pipeline.config.optimizers import (
     METHODS,
     AttendAndExciteConfig,
@@ -44,6 +52,7 @@ __all__ = [
     "RandomSamplingConfig",
     "RunConfig",
     "ScorerConfig",
+    "check_server",
     "dump_config",
     "is_url",
     "load_config",

@@ -100,7 +100,12 @@ def is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def _check_server(model: str, server_model: str | None, api_key_env: str | None) -> None:
+def check_server(model: str, server_model: str | None, api_key_env: str | None) -> None:
+    """Refuse the fields of a server where the model is none, and a URL with more in it than an address.
+
+    Raises:
+        ValueError: one of these.
+    """
     if not is_url(model):
         for name, value in (("server_model", server_model), ("api_key_env", api_key_env)):
             if value is not None:
@@ -177,7 +182,7 @@ class ScorerConfig(Actors):
 
     @model_validator(mode="after")
     def _server_fields(self) -> ScorerConfig:
-        _check_server(self.model, self.server_model, self.api_key_env)
+        check_server(self.model, self.server_model, self.api_key_env)
         return self
 
 
@@ -192,5 +197,5 @@ class JudgeConfig(Section):
 
     @model_validator(mode="after")
     def _server_fields(self) -> JudgeConfig:
-        _check_server(self.model, self.server_model, self.api_key_env)
+        check_server(self.model, self.server_model, self.api_key_env)
         return self

@@ -13,10 +13,11 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, MemberConfig, RunConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.server import find_server
 from noisesmith.pipeline.models.weights import weights_problem
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
-from noisesmith.pipeline.scorers.openai_server import OpenAIServer, find_server
+from noisesmith.pipeline.scorers.openai_server import OpenAIServer
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
 from noisesmith.pipeline.scorers.panel import Group, Member, group_of, reads_overshoot
 from noisesmith.pipeline.scorers.trial import Trial, try_judge, try_scorer

@@ -8,145 +8,21 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import requests
 import torch
-from requests.adapters import HTTPAdapter
 from torch import Tensor
-from urllib3.util import Retry
 
-from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.images import encode_png, to_uint8
 from noisesmith.pipeline.models.libraries import Model
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.server import CONCURRENCY, Client, Key, ServerError
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
-SERVER = "OpenAIServer"
-TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two bytes of the answer
 RETRIES = 5  # waits 0, 1, 2, 4 and 8 seconds, or what the server asks for up to a minute
-BACKOFF = 0.5
-CONCURRENCY = 32  # questions in flight; the server makes batches of them
 TOP = 20  # most that vLLM, SGLang and OpenAI list by default
 MARKS = " \t\r\n▁Ġ"  # spaces, and how tokenizers spell one at the start of a word
-
-
-class ServerError(RuntimeError):
-    """The server did not answer, or its answer is no score. The message never holds the key."""
-
-
-class _Key:
-    """Reads the key from the environment for each request, so that no object of ours holds it."""
-
-    def __init__(self, variable: str | None) -> None:
-        self._variable = variable
-
-    @property
-    def value(self) -> str:
-        return os.environ.get(self._variable or "", "").strip()
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.value:
-            request.headers["Authorization"] = f"Bearer {self.value}"
-        return request
-
-    def redact(self, text: str) -> str:
-        return text.replace(self.value, "***") if self.value else text
-
-
-class _Client:
-    """JSON over HTTP with time limits; tries again where the server is busy, restarting or unreachable."""
-
-    def __init__(self, url: str, key: _Key, retries: int) -> None:
-        self.url = url
-        self._key = key
-        retry = Retry(
-            total=retries,
-            read=min(retries, 1),
-            status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=None,
-            backoff_factor=BACKOFF,
-            backoff_jitter=BACKOFF,
-            retry_after_max=60,
-            raise_on_status=False,
-        )
-        self._session = requests.Session()
-        self._session.auth = key
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONCURRENCY, max_retries=retry))
-
-    def get(self, path: str) -> Any:
-        return self._request("GET", path, None)
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._request("POST", path, body)
-
-    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        where = f"{self.url}/{path}"
-        try:
-            response = self._session.request(method, where, json=body, timeout=TIMEOUT)
-        except requests.RequestException as error:
-            raise ServerError(f"{where} does not answer ({_cause(error)})") from None
-        if response.status_code != 200:
-            said = self._key.redact(" ".join(response.text.split()))[:200]
-            raise ServerError(f"{where} answers with status {response.status_code} ({said})")
-        try:
-            return response.json()
-        except requests.JSONDecodeError:
-            raise ServerError(f"{where} answers with no JSON; is it an OpenAI-compatible server?") from None
-
-
-def _cause(error: requests.RequestException) -> str:
-    """The kind of error at the bottom, such as ReadTimeoutError or NameResolutionError; the texts above are long."""
-    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
-    return type(getattr(inner, "reason", inner)).__name__
-
-
-def find_server(url: str, server_model: str | None, api_key_env: str | None, field: str) -> ModelSource:
-    """Ask a server for its models.
-
-    Args:
-        url: up to and including ``/v1``.
-        server_model: the name it serves the model by; may be left out where it serves only one.
-        api_key_env: the environment variable that holds its key, where it wants one.
-        field: the config field that holds the URL, such as ``scorers.model``.
-
-    Returns:
-        the served name as ``id``, the URL as ``location``.
-
-    Raises:
-        UserError: no key or none that can be sent, no answer, or no such model.
-    """
-    section = field.rpartition(".")[0]
-    key = _Key(api_key_env)
-    if api_key_env and not key.value:
-        raise UserError(f"{section}.api_key_env: the environment variable {api_key_env} is not set; set it to the key")
-    if not (key.value.isascii() and key.value.isprintable()):  # the HTTP library's own error would show it
-        raise UserError(
-            f"{section}.api_key_env: {api_key_env} does not fit into an HTTP header; set it to the key only"
-        )
-    try:
-        listed = _Client(url.rstrip("/"), key, retries=1).get("models")
-    except ServerError as error:
-        raise UserError(
-            f"{field}: {error}; give the URL up to /v1, start the server, check {section}.api_key_env"
-        ) from None
-    try:
-        names = [str(entry["id"]) for entry in listed["data"]]
-    except (KeyError, TypeError):
-        raise UserError(f"{field}: {url}/models lists no models; give an OpenAI-compatible server") from None
-    if server_model is None and len(names) == 1:
-        server_model = names[0]
-    if server_model not in names:
-        missing = "" if server_model is None else f" and not {server_model!r}"
-        raise UserError(
-            f"{section}.server_model: {url} serves {', '.join(names) or 'nothing'}{missing}; name one of them"
-        )
-    return ModelSource(server_model, url.rstrip("/"), None, SERVER, field)
 
 
 class OpenAIServer(ScorerFamily):
@@ -170,7 +46,7 @@ class OpenAIServer(ScorerFamily):
         self.question = found.question
         self.readout = found.readout
         self.hint = found.hint
-        self._client = _Client(found.source.location, _Key(found.api_key_env), RETRIES)
+        self._client = Client(found.source.location, Key(found.api_key_env), RETRIES)
 
     @classmethod
     def revision_of(cls, found: FoundScorer) -> str:

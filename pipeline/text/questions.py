@@ -54,12 +54,22 @@ def or_whole(questions: tuple[Question, ...], prompt: str, template: str) -> tup
 
 def strange_words(question: str, prompt: str) -> list[str]:
     """The words of a question that neither the prompt has nor are used for asking; number and case do not matter."""
-    known = {_stem(word) for word in _WORD.findall(prompt.lower())}
-    strange = []
-    for word in _WORD.findall(question.lower()):
-        if word not in _ASKING.split() and _stem(word) not in known:
-            strange.append(word)
-    return strange
+    known = _stems(prompt)
+    return [word for word in _content(question) if _stem(word) not in known]
+
+
+def names_something(question: str, prompt: str) -> bool:
+    """Whether a question has a word of the prompt beyond those that are used for asking."""
+    known = _stems(prompt)
+    return any(_stem(word) in known for word in _content(question))
+
+
+def _content(question: str) -> list[str]:
+    return [word for word in _WORD.findall(question.lower()) if word not in _ASKING.split()]
+
+
+def _stems(prompt: str) -> set[str]:
+    return {_stem(word) for word in _WORD.findall(prompt.lower())}
 
 
 def _stem(word: str) -> str:

@@ -17,10 +17,11 @@ from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, RunConfig, 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.images import to_uint8
+from noisesmith.pipeline.models import server
+from noisesmith.pipeline.models.server import ServerError
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.records import Question
-from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer, openai_server
-from noisesmith.pipeline.scorers.openai_server import ServerError
+from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 from tests.scorers.checks import alone
 
@@ -34,7 +35,7 @@ Serve = Callable[..., str]
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a server in a mode and return its URL."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(openai_server, "BACKOFF", 0.01)
+    monkeypatch.setattr(server, "BACKOFF", 0.01)
     processes = []
 
     def start(mode: str = "good", *models: str, key: str = "") -> str:
@@ -122,7 +123,7 @@ def test_a_server_that_cannot_score_is_a_users_mistake_once_a_run_loads_it(serve
 
 def test_a_slow_server_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = _load(serve("slow"))
-    monkeypatch.setattr(openai_server, "TIMEOUT", (5.0, 0.2))
+    monkeypatch.setattr(server, "TIMEOUT", (5.0, 0.2))
     with pytest.raises(ServerError, match=r"does not answer .*ReadTimeoutError"):
         scorer.log_scores(PROMPTS[:1], _pictures(40))
 
