@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "sinks": "config errors noise records schema storage",
     "search": "config errors generators images noise optimizers records scorers text",
     "lengths": "config errors generators models prompts records scorers text",
-    "acceptance": "config errors records schema sinks",
+    "acceptance": "config errors schema sinks storage",
     "preflight": "acceptance config errors generators lengths machine models optimizers prompts scorers sinks",
     "load": "config errors generators preflight scorers search",
     "replay": "config errors generators images models noise prompts records schema search sinks",

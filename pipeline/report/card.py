@@ -12,7 +12,7 @@ import jinja2
 import pyarrow as pa
 from huggingface_hub import DatasetCardData
 
-from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines
+from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, calibration_lines
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
@@ -72,7 +72,7 @@ def render_card(
         judges=summary.judges,
         notes=notes(summary),
         shown=shown,
-        accepted=acceptance_lines(acceptance) if acceptance else (),
+        accepted=_acceptance_lines(run_dir, acceptance) if acceptance else (),
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance, manifest),
@@ -179,6 +179,10 @@ def _how_to_rebuild(config: RunConfig) -> str:
         "No recipe rebuilds the noise of this method, and this run did not store it (`output.noise: false`), so an "
         "image cannot be rebuilt."
     )
+
+
+def _acceptance_lines(run_dir: Path, acceptance: Acceptance) -> list[str]:
+    return [*acceptance_lines(acceptance), *calibration_lines(run_dir, acceptance.rule)]
 
 
 def _settings(config: RunConfig, provenance: Provenance, manifest: Manifest) -> list[tuple[str, object]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +11,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from noisesmith.pipeline import cli
 from noisesmith.pipeline.acceptance import accept, accept_again, check_config, read_acceptance, verdict
 from noisesmith.pipeline.config import AcceptConfig, RunConfig, validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.report import renew_report, write_report
 from noisesmith.pipeline.sinks import SideWriter, hold_side, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
-from tests.sinks.conftest import PROVENANCE, Run, result
+from tests.sinks.conftest import PROVENANCE, Run
 
 RULE = AcceptConfig(score=0.5, judges={"eye": 0.3})
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Ten rows: scores 0, 0.1, … 0.9; the judge eye says 0.9 down to 0, and cannot tell of row 7."""
-    made = Run(tmp_path, [{"prompt": f"prompt {n}"} for n in range(10)])
-    writer = made.writer()
-    for row in made.rows:
-        value = None if row.index == 7 else (9 - row.index) / 10
-        row_result = result(row, score=row.index / 10)
-        writer.put(replace(row_result, scores=(0.0, row.index / 10), judges={"eye": (0.5, value)}))
-    return made
 
 
 def evaluate(run: Run, rule: AcceptConfig = RULE) -> list[tuple[bool | None, str | None]]:
@@ -205,18 +184,6 @@ def _reds(sheet: Image.Image) -> int:
     counts = sheet.getcolors(1 << 24)
     assert counts is not None
     return sum(count for count, colour in counts if colour == (0xC4, 0x59, 0x3B))
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str]]:
-    def call(*arguments: str | Path) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["noisesmith", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out + printed.err
-
-    return call
 
 
 class TestCommand:
