@@ -69,7 +69,7 @@ class Session:
             driver.close()
             state.check_lock()
             telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
-            accept_again(state.run_dir, config, state.check_lock, prefer_config=True)
+            accept_again(state.run_dir, config, state.check_lock, self._note)
             summary = write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
         return outcome, summary
 

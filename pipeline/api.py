@@ -202,7 +202,7 @@ def run(config: RunConfig) -> RunReport:
     _, corpus = check_run(config)
     with _signal_handlers_restored(), hold_run(config, corpus, console.print) as state:
         if len(state.done) == corpus.size:
-            conclude(config, state)
+            conclude(config, state, console.print)
             return RunReport(state.run_dir, complete=True, summary=None)
         with ConsoleProgress(console) as progress, session(config, progress.note) as runs:
             progress.start("starting Ray and loading models")

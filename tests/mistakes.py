@@ -88,6 +88,10 @@ def _swap_models(folder: Path, config: dict[str, Any]) -> None:
 
 
 CASES: dict[str, tuple[Break, str]] = {
+    "a threshold above 1": (_set("accept", score=2), "accept.score: must be less than or equal to 1"),
+    "a threshold for a judge that is not there": (
+        _set("accept", judges={"gone": 0.5}), "accept.judges.gone: the run has no judge of this name",
+    ),
     # corpus
     "missing corpus file": (_top(corpus=[{"source": "nowhere/prompts.txt"}]), "nowhere/prompts.txt"),
     "empty corpus": (_corpus("p.txt", ""), "p.txt"),

@@ -22,6 +22,7 @@ from noisesmith.pipeline.acceptance.table import (
     check_rule,
     read_acceptance,
     rule_in_force,
+    rule_text,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "read_labels",
     "rule_in_force",
     "rule_lines",
+    "rule_text",
     "verdict",
     "write_calibration",
 ]

@@ -27,8 +27,8 @@ def reliability_diagram(scores: Mapping[str, ScoreFigures]) -> bytes:
     FigureCanvasAgg(figure)
     for place, (name, figures) in enumerate(scores.items(), 1):
         _panel(figure.add_subplot(lines, columns, place), name, figures)
-    figure.supxlabel("score", color=INK)
-    figure.supylabel("share that shows its prompt, by eye", color=INK)
+    figure.supxlabel("score", color=INK, fontsize=10)
+    figure.supylabel("share that shows its prompt, by eye", color=INK, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "noisesmith"})
     return buffer.getvalue()

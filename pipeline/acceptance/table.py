@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,25 @@ def accept(run_dir: Path, rule: AcceptConfig, check_lock: CheckLock) -> None:
         writer.put(shard, rows, origin)
 
 
-def accept_again(run_dir: Path, config: RunConfig, check_lock: CheckLock, *, prefer_config: bool = False) -> None:
+def accept_again(
+    run_dir: Path, config: RunConfig, check_lock: CheckLock, note: Callable[[str], None] | None = None
+) -> None:
     """Evaluate the rule in force, where there is one: rows or judges may have come since.
 
     Args:
-        prefer_config: take the config's rule if it has one, as when its run has been started with it just now.
+        note: given by a run, whose config's rule comes before the one in force; called with one sentence where it
+            replaces that.
 
     Raises:
         UserError, RunError: as for :func:`accept`.
     """
-    in_force = rule_in_force(read_manifest(run_dir))
-    rule = config.accept or in_force if prefer_config else in_force or config.accept
+    rule = rule_in_force(read_manifest(run_dir))
+    if config.accept is not None and (rule is None or note is not None):
+        if rule is not None and note is not None and rule != config.accept:
+            note(
+                f"the acceptance rule is now that of the config ({rule_text(config.accept)}); it was {rule_text(rule)}"
+            )
+        rule = config.accept
     if rule is not None:
         accept(run_dir, rule, check_lock)
 
@@ -154,7 +162,7 @@ def acceptance_lines(found: Acceptance) -> list[str]:
     share = found.accepted / found.rows if found.rows else 0.0
     lines = [
         f"{found.accepted} of {found.rows} images are accepted ({share:.1%}).",
-        f"The rule: {_rule_text(found.rule)}.",
+        f"The rule: {rule_text(AcceptConfig.model_validate(found.rule))}.",
     ]
     if found.reasons:
         reasons = ", ".join(f"{reason} {count}" for reason, count in found.reasons.items())
@@ -164,13 +172,14 @@ def acceptance_lines(found: Acceptance) -> list[str]:
     return lines
 
 
-def _rule_text(rule: dict[str, Any]) -> str:
+def rule_text(rule: AcceptConfig) -> str:
+    """Return a rule in words."""
     parts = []
-    if "score" in rule:
-        parts.append(f"score at least {rule['score']:g}")
-    parts += [f"judge {name} at least {least:g}" for name, least in rule.get("judges", {}).items()]
-    if "atoms" in rule:
-        parts.append(f"each question about a part of the prompt at least {rule['atoms']:g}")
+    if rule.score is not None:
+        parts.append(f"score at least {rule.score:g}")
+    parts += [f"judge {name} at least {least:g}" for name, least in rule.judges.items()]
+    if rule.atoms is not None:
+        parts.append(f"each question about a part of the prompt at least {rule.atoms:g}")
     return ", ".join(parts)
 
 

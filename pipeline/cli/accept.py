@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from noisesmith.pipeline.cli.common import RunDir, console, interruptible
-from noisesmith.pipeline.config import AcceptConfig
+from noisesmith.pipeline.config import AcceptConfig, dump_config
 from noisesmith.pipeline.config.errors import sentence
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.home import shell_word
@@ -32,6 +32,8 @@ def accept(run_dir: RunDir, score: Score = None, judge: Judges = None, atoms: At
     from noisesmith.pipeline.acceptance import accept_again, acceptance_lines, read_acceptance
     from noisesmith.pipeline.report import renew_report
     from noisesmith.pipeline.sinks import config_of_run, hold_side
+    from noisesmith.pipeline.sinks.run import writing
+    from noisesmith.pipeline.storage.files import write_atomic
 
     settings = config_of_run(run_dir)
     rule = _rule(score, judge or [], atoms)
@@ -40,6 +42,11 @@ def accept(run_dir: RunDir, score: Score = None, judge: Judges = None, atoms: At
             accept_again(run_dir, settings, check_lock)
         else:
             evaluate(run_dir, rule, check_lock)
+            # What reads the run's config later, such as retry, must not return to the earlier rule.
+            settings = settings.model_copy(update={"accept": rule})
+            check_lock()
+            with writing(run_dir):
+                write_atomic(run_dir / "config.yaml", dump_config(settings).encode())
         found = read_acceptance(run_dir)
         if found is None:
             raise UserError(

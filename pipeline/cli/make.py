@@ -42,7 +42,7 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
         if len(state.done) == corpus.size:
-            conclude(settings, state)
+            conclude(settings, state, console.print)
             console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
             _hint(state.run_dir)
         else:

@@ -47,16 +47,21 @@ def _corpus_lines(corpus: Corpus) -> dict[str, str]:
 
 def _output_lines(settings: RunConfig, size: int, done: int) -> dict[str, str]:
     """What is written, as name → text."""
+    from noisesmith.pipeline.acceptance import rule_text
+
     rows = f"{size:,}"
     if done:
         rows += f" ({done:,} already done)"
     output = settings.output
     shards = math.ceil(size / output.rows_per_shard)
-    return {
+    lines = {
         "rows": rows,
         "run directory": str(settings.run_dir),
         "shards": f"{shards} of {output.rows_per_shard} rows, {' + '.join(output.formats)}",
     }
+    if settings.accept is not None:
+        lines["accepted"] = rule_text(settings.accept)
+    return lines
 
 
 def _model_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from noisesmith.pipeline.acceptance import accept_again, read_acceptance
@@ -62,13 +62,16 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     return summary
 
 
-def conclude(config: RunConfig, state: RunState) -> None:
+def conclude(config: RunConfig, state: RunState, note: Callable[[str], None]) -> None:
     """Bring the acceptance and the report of an opened run whose rows are all done up to date.
+
+    Args:
+        note: called with one sentence where the config's acceptance rule replaces another one.
 
     Raises:
         UserError, RunError: as for :func:`write_report`.
     """
-    accept_again(state.run_dir, config, state.check_lock, prefer_config=True)
+    accept_again(state.run_dir, config, state.check_lock, note)
     renew_report(state.run_dir, config)
 
 

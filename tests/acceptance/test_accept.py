@@ -15,7 +15,7 @@ from noisesmith.pipeline.acceptance import accept, accept_again, check_config, r
 from noisesmith.pipeline.config import AcceptConfig, RunConfig, validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.report import renew_report, write_report
-from noisesmith.pipeline.sinks import SideWriter, hold_side, read_rows, verify_run
+from noisesmith.pipeline.sinks import SideWriter, config_of_run, hold_side, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from tests.sinks.conftest import PROVENANCE, Run
 
@@ -150,8 +150,11 @@ class TestTable:
             accept(run.dir, AcceptConfig(score=0.8), check_lock)
             accept_again(run.dir, config, check_lock)
             assert sum(accepted is True for accepted, _ in verdicts(run)) == 2
-            accept_again(run.dir, config, check_lock, prefer_config=True)
+            said: list[str] = []
+            accept_again(run.dir, config, check_lock, said.append)
             assert sum(accepted is True for accepted, _ in verdicts(run)) == 1
+            accept_again(run.dir, config, check_lock, said.append)
+        assert said == ["the acceptance rule is now that of the config (score at least 0.9); it was score at least 0.8"]
 
     def test_a_run_without_a_rule_has_none(self, run: Run) -> None:
         with hold_side(run.dir, print) as check_lock:
@@ -193,6 +196,8 @@ class TestCommand:
         assert verdicts(run) == EXPECTED
         assert command("accept", run.dir)[1] == output
         assert (run.dir / "README.md").exists()
+        assert config_of_run(run.dir).accept == RULE, "a retry keeps it"
+        assert config_of_run(run.dir).digest() == run.config.digest()
 
     @pytest.mark.parametrize(
         ("options", "message"),
