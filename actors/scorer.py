@@ -157,9 +157,9 @@ def _pack_gradients(
     """The pack of a batch's gradients, which all rows have or none, and the opinions with their places in it."""
     gradients = [opinion.log_gradient for opinion in opinions if opinion.log_gradient is not None]
     if not gradients:
-        return None, [Opinion(opinion.log_scores, None) for opinion in opinions]
+        return None, [Opinion(opinion.log_scores, None, opinion.log_atoms) for opinion in opinions]
     pack, positions = pack_tensors(gradients)
     located = []
     for opinion, position in zip(opinions, positions, strict=True):
-        located.append(Opinion(opinion.log_scores, position))
+        located.append(Opinion(opinion.log_scores, position, opinion.log_atoms))
     return pack, located

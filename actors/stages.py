@@ -127,7 +127,8 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
         for index, row in call.current():
             opinion = report.opinions[index]
             position = opinion.log_gradient
-            row.opinions[self.group] = Opinion(opinion.log_scores, None if position is None else Stored(pack, position))
+            gradient = None if position is None else Stored(pack, position)
+            row.opinions[self.group] = Opinion(opinion.log_scores, gradient, opinion.log_atoms)
             if len(row.opinions) < self.groups:
                 continue
             row.search.scored([row.opinions[group] for group in range(self.groups)])

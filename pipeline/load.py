@@ -52,4 +52,6 @@ def _own_group(config: RunConfig, scorer: ImageScorer) -> Group:
     (member,) = config.panel
     steering = CheckedScorer(scorer, "scorer: the given object")
     check_gradient(config, member, steering.id, getattr(scorer, "has_gradient", True))
+    if member.asks == "questions" and not callable(getattr(scorer, "log_answers", None)):
+        raise UserError("scorers.asks: the given object has no method log_answers; write one, or set asks: prompt")
     return group_of([member], [steering], config.combine)

@@ -20,12 +20,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Atom:
+    """A question about a part of the prompt, and how sure the scorers are of its answer: P(answer) in [0, 1]."""
+
+    question: str
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One prompt of the corpus.
 
     ``id`` depends only on the prompt's index and text. ``extra`` holds the corpus's other columns, by name.
-    Where the corpus lists them, ``subjects`` are the things that the prompt asks for, and ``questions`` ask for its
-    parts.
+    Where the corpus lists them, ``subjects`` are the things that the prompt asks for, ``questions`` ask for its parts,
+    and ``edits`` are prompts that its images do not show.
     """
 
     index: int
@@ -34,6 +43,7 @@ class Row:
     extra: dict[str, object] = field(default_factory=dict)
     subjects: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
+    edits: tuple[str, ...] = ()
 
 
 class CheckedCorpus(Protocol):
@@ -102,7 +112,8 @@ class Result:
     denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a preview
     rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it. ``prompt_tokens_cut``
     counts the tokens at the prompt's end that no text encoder of the generator has read. Where several scorers steered,
-    ``members`` has each one's scores of the first and the kept image.
+    ``members`` has each one's scores of the first and the kept image. ``atoms`` are those of the kept image, where a
+    scorer asks questions about parts of the prompt.
     """
 
     row: Row
@@ -123,6 +134,7 @@ class Result:
     noise_fp16: bytes | None = None
     prompt_tokens_cut: int | None = None
     members: dict[str, tuple[float, float]] = field(default_factory=dict)
+    atoms: tuple[Atom, ...] = ()
 
     @property
     def score_initial(self) -> float:

@@ -27,6 +27,8 @@ RECIPE = pa.struct(
         ("digest", pa.string()),
     ]
 )
+ATOMS = "atoms"
+ATOM = pa.struct([("question", pa.string()), ("answer", pa.string()), ("score", pa.float64())])
 NOISE_BYTES = "noise_fp16"
 TOKENS_CUT = "prompt_tokens_cut"
 NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks")])
@@ -53,6 +55,8 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
     if len(config.panel) > 1:
         for member in config.panel:
             columns += [(f"score_{member.name}_initial", pa.float64()), (f"score_{member.name}", pa.float64())]
+    if config.asks_questions:
+        columns.append((ATOMS, pa.list_(ATOM)))
     for judge in config.judges:
         columns += [(f"judge_{judge.name}_initial", pa.float64()), (f"judge_{judge.name}", pa.float64())]
     columns += [("seed", pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
@@ -164,6 +168,7 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         "evaluations": result.evaluations,
         "rounds": result.rounds,
         "stop_reason": result.stop_reason,
+        ATOMS: [asdict(atom) for atom in result.atoms],
         "seed": result.seed,
         "recipe": asdict(result.recipe),
         "noise": asdict(result.noise),

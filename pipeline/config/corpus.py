@@ -68,6 +68,11 @@ class CorpusConfig(Section):
         min_length=1,
         description="column that lists questions about the prompt's parts, each with its answer",
     )
+    edits: str | None = Field(
+        None,
+        min_length=1,
+        description="column that lists prompts which images of the prompt do not show, for the readout contrastive",
+    )
     split: str = Field("train", min_length=1, description="split of a datasets source")
     revision: str | None = Field(None, description="revision of a datasets source")
     config: str | None = Field(None, min_length=1, description="configuration of a datasets source that has several")
@@ -80,12 +85,12 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _columns_are_others(self) -> CorpusConfig:
-        """Refuse what would leave out or rename the prompt, or leave out the subjects or questions."""
+        """Refuse what would leave out or rename the prompt, or leave out a column that another field names."""
         columns = self.columns
         for field, names in (("drop", columns.drop), ("rename", columns.rename), ("types", columns.types)):
             if self.column in names:
                 raise ValueError(f"columns.{field} names {self.column!r}, which is the prompt; remove it there")
-        for what in ("subjects", "questions"):
+        for what in ("subjects", "questions", "edits"):
             column = getattr(self, what)
             if column is not None and not columns.keeps(column):
                 raise ValueError(f"columns leaves out {column!r}, which lists the {what}; keep that column")

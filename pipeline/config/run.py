@@ -174,6 +174,11 @@ class RunConfig(Section):
         return tuple(member for group in self.groups for member in group)
 
     @property
+    def asks_questions(self) -> bool:
+        """Whether a scorer asks questions about the parts of the prompts."""
+        return any(member.asks == "questions" for member in self.panel)
+
+    @property
     def stores_noise(self) -> bool:
         """Whether rows store their noise, since no recipe rebuilds it."""
         return self.output.noise and not self.optimizer.folds

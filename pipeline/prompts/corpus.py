@@ -10,7 +10,7 @@ import pyarrow as pa
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.prompts.columns import conform
 from noisesmith.pipeline.prompts.digests import checksum, encode
-from noisesmith.pipeline.prompts.questions import question_list
+from noisesmith.pipeline.prompts.questions import edit_list, question_list
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.records import Row, row_id
@@ -21,7 +21,7 @@ class Part:
     """What a corpus takes from one source, or from one file of a folder.
 
     ``size`` counts its rows, ``checksums`` has one entry per batch, ``columns`` says how the extra columns are read,
-    ``subjects`` names the column that lists the prompt's subjects, and ``questions`` the one that lists questions.
+    ``subjects`` names the column that lists the prompt's subjects, ``questions`` and ``edits`` the others.
     """
 
     source: Source
@@ -31,6 +31,7 @@ class Part:
     columns: Mapping[str, Column]
     subjects: str | None = None
     questions: str | None = None
+    edits: str | None = None
 
     def with_columns(self, columns: Mapping[str, Column]) -> Part:
         """Return this part with its columns read in another way."""
@@ -100,7 +101,8 @@ class Corpus:
             for index, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
                 subjects = subject_list(extra[part.subjects]) if part.subjects else ()
                 questions = question_list(extra[part.questions]) if part.questions else ()
-                yield Row(index, row_id(index, prompt), prompt, extra, subjects, questions)
+                edits = edit_list(extra[part.edits]) if part.edits else ()
+                yield Row(index, row_id(index, prompt), prompt, extra, subjects, questions, edits)
             first += len(batch)
             if first >= among.stop:
                 return

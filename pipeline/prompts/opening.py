@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from noisesmith.pipeline.prompts.corpus import Corpus, Part, first_rows, subject
 from noisesmith.pipeline.prompts.digests import ColumnHash, checksum, encode
 from noisesmith.pipeline.prompts.folder import Folder
 from noisesmith.pipeline.prompts.prompt import prompt_problem
-from noisesmith.pipeline.prompts.questions import EXAMPLE, question_list
+from noisesmith.pipeline.prompts.questions import EDITS_EXAMPLE, EXAMPLE, edit_list, question_list
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.prompts.sources import open_source
@@ -109,8 +109,9 @@ class _Scan:
             columns = reading.columns(file)
             self._unite(file, columns)
             subjects = reading.subjects(source.name, columns)
-            questions = reading.questions(source.name, columns)
-            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects, questions))
+            questions = reading.listing("questions", source.name, columns)
+            edits = reading.listing("edits", source.name, columns)
+            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects, questions, edits))
         self._sections.append((source.name, taken, source.form))
 
     def corpus(self) -> Corpus:
@@ -171,7 +172,7 @@ class _Reading:
             kept = self.selection.kept(batch)
             self._types.add(kept, source)
             self._check_subjects(source, kept)
-            self._check_questions(kept)
+            self._check_lists(kept)
             yield self.selection.renamed(kept)
 
     def columns(self, source: Source) -> dict[str, Column]:
@@ -206,14 +207,14 @@ class _Reading:
             )
         return written
 
-    def questions(self, source: str, columns: dict[str, Column]) -> str | None:
-        """Return the written name of the column that lists the questions.
+    def listing(self, field: str, source: str, columns: dict[str, Column]) -> str | None:
+        """Return the written name of the column that ``corpus.FIELD`` names: ``questions`` or ``edits``.
 
         Raises:
             UserError: there is no such column.
         """
-        name = self._section.questions
-        return None if name is None else self._written("questions", name, source, columns)
+        name = getattr(self._section, field)
+        return None if name is None else self._written(field, name, source, columns)
 
     def _written(self, field: str, name: str, source: str, columns: dict[str, Column]) -> str:
         """Return the name that a column is written with which ``corpus.FIELD`` names."""
@@ -244,12 +245,18 @@ class _Reading:
             except UserError as error:
                 raise UserError(f"{batch.where(position)}: {error}") from error
 
-    def _check_questions(self, batch: Batch) -> None:
-        name = self._section.questions
-        values: Any = batch.columns.get(name, ()) if name is not None else ()
-        for position, value in enumerate(values):
-            try:
-                question_list(value)
-            except ValueError as error:
-                where = f"{batch.where(position)}: corpus.questions: column {name!r}"
-                raise UserError(f"{where}: {error}; write a list such as {EXAMPLE}") from error
+    def _check_lists(self, batch: Batch) -> None:
+        """Refuse what is no list of questions, or of edits, in the columns that are to hold them."""
+        read_as: tuple[tuple[str, Callable[[object], object], str], ...] = (
+            ("questions", question_list, EXAMPLE),
+            ("edits", edit_list, EDITS_EXAMPLE),
+        )
+        for field, read, example in read_as:
+            name = getattr(self._section, field)
+            values: Any = () if name is None else batch.columns.get(name, ())
+            for position, value in enumerate(values):
+                try:
+                    read(value)
+                except ValueError as error:
+                    where = f"{batch.where(position)}: corpus.{field}: column {name!r}"
+                    raise UserError(f"{where}: {error}; write a list such as {example}") from error

@@ -1,11 +1,13 @@
-"""Questions about a prompt's parts, as the column of a corpus lists them."""
+"""Questions about a prompt's parts and edits of the prompt, as the columns of a corpus list them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from noisesmith.pipeline.records import Question
 
+EDITS_EXAMPLE = '["a dog above a cat"]'
 EXAMPLE = '[{"question": "Is there a cat?", "answer": "Yes"}]'
 
 
@@ -19,15 +21,31 @@ def question_list(value: object) -> tuple[Question, ...]:
     Raises:
         ValueError: it is something else; the message says what, for use inside a sentence.
     """
+    questions = []
+    for number, item in enumerate(_items(value, "questions"), 1):
+        questions.append(_question(item, f"question {number}"))
+    return tuple(questions)
+
+
+def edit_list(value: object) -> tuple[str, ...]:
+    """Return the edits of a prompt in a column's value, a list of texts or such a list as JSON text; none where null.
+
+    Raises:
+        ValueError: as :func:`question_list`.
+    """
+    edits = []
+    for number, item in enumerate(_items(value, "edits"), 1):
+        edits.append(_checked(item, f"edit {number}"))
+    return tuple(edits)
+
+
+def _items(value: object, what: str) -> Sequence[object]:
     items = _parsed(value) if isinstance(value, str) else value
     if items is None:
         return ()
     if not isinstance(items, list | tuple):
-        raise ValueError(f"holds {_shown(items)} where a list of questions is expected")  # noqa: TRY004
-    questions = []
-    for number, item in enumerate(items, 1):
-        questions.append(_question(item, f"question {number}"))
-    return tuple(questions)
+        raise ValueError(f"holds {_shown(items)} where a list of {what} is expected")  # noqa: TRY004
+    return items
 
 
 def _parsed(text: str) -> object:

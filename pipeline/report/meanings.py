@@ -21,6 +21,7 @@ _MEANINGS = {
     "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
     "rounds": "search rounds after the first image",
     "stop_reason": "why the search of this row ended",
+    "atoms": "questions about the parts of the prompt, and P(answer) of each for the kept image, 0 to 1",
     "seed": "seed of the row's noises",
     "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
     "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",

@@ -19,10 +19,12 @@ from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer,
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
-from noisesmith.pipeline.scorers.panel import Group, Member, group_of, reads_overshoot
+from noisesmith.pipeline.scorers.panel import Answers, Asked, Group, Member, group_of, reads_overshoot
 from noisesmith.pipeline.scorers.trial import Trial, try_judge, try_scorer
 
 __all__ = [
+    "Answers",
+    "Asked",
     "FoundScorer",
     "Group",
     "ImageScorer",

@@ -16,11 +16,12 @@ class Scores:
     """log s ``[M, B]`` of a group of M scorers, and the group's gradient ``[B, C, H, W]`` where asked for.
 
     The gradient is ∂/∂z_0 of what the group steers by, a sum of logarithms (``Group.steering``): a small s is 0 in
-    float32 and its gradient with it, while log s is not.
+    float32 and its gradient with it, while log s is not. ``log_atoms`` are as :class:`Answers` has them.
     """
 
     log_scores: Tensor
     log_gradients: Tensor | None
+    log_atoms: Sequence[Tensor] = ()
 
     @property
     def scores(self) -> Tensor:
@@ -74,6 +75,14 @@ class QuestionScorer(ImageScorer, Protocol):
         The score of an image is the geometric mean of its P(answer). Images and gradients are as for ``log_scores``;
         each image has at least one question, and they may differ in number.
         """
+        ...
+
+
+class ContrastScorer(ImageScorer, Protocol):
+    """A scorer that has the readout ``contrastive``."""
+
+    def log_contrasts(self, prompts: list[str], edited: Sequence[Sequence[str]], images: Tensor) -> Tensor:
+        """log s ``[B]`` of each prompt among its edits, of which there may be none; as ``log_scores``."""
         ...
 
 

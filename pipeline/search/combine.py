@@ -25,10 +25,12 @@ class Opinion(Generic[T]):
     Attributes:
         log_scores: of its members, in their order.
         log_gradient: ∂/∂z_0 of what the group steers by (``Group.steering``), where it was asked for.
+        log_atoms: Σ wᵢ·log P(answer) of each question, over its members that ask them; empty where none does.
     """
 
     log_scores: tuple[float, ...]
     log_gradient: T | None
+    log_atoms: tuple[float, ...] = ()
 
 
 class Combination:
@@ -42,6 +44,7 @@ class Combination:
         self._groups = config.groups
         self._members = config.panel
         self._weights = [member.weight for member in self._members]
+        self._asking = sum(member.weight for member in self._members if member.asks == "questions")
         self._lowest = config.combine == "min"
         self.by_rank = config.combine == "rank" and len(self._members) > 1
 
@@ -49,6 +52,11 @@ class Combination:
         """The combined score in [0, 1] of every member's log s, in the panel's order."""
         mean = self._weighted(log_scores) / sum(self._weights)
         return probability(min(log_scores) if self._lowest else mean)
+
+    def atoms(self, opinions: Sequence[Opinion[T]]) -> tuple[float, ...]:
+        """P(answer) of each question: the weighted geometric mean over the scorers that ask them; empty if none do."""
+        by_group = [opinion.log_atoms for opinion in opinions if opinion.log_atoms]
+        return tuple(probability(sum(logs) / self._asking) for logs in zip(*by_group, strict=True))
 
     def slopes(self, opinions: Sequence[Opinion[T]]) -> tuple[Slope[T], ...]:
         """The parts of the combined ∂log s/∂z_0, one per group that has a gradient; empty where none has.

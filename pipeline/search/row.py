@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.records import Result, Row
+from noisesmith.pipeline.search.asking import atoms_of, edits_of, questions_of
 from noisesmith.pipeline.search.combine import Combination, Opinion, probability
 from noisesmith.pipeline.search.recipe import recipe_of
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Slope, Start
@@ -32,6 +33,7 @@ class RowSearch(Generic[T]):
         kept: the image with the best score at full steps, or, at the end of a search that keeps by rank, the one with
             the best mean rank; ``base`` the one that the next round moves from.
         states, slopes: optimizer states and gradients by image, only as long as a later image may need them.
+        questions: asked about the prompt's parts, where a scorer asks them; ``atoms`` has P(answer) of each, by image.
         latents: z_0 by image, of the current image and of those that may still be written.
     """
 
@@ -42,6 +44,9 @@ class RowSearch(Generic[T]):
         self.records: list[ImageRecord] = []
         self.scores: list[float] = []
         self.member_scores: list[tuple[float, ...]] = []
+        self.questions = questions_of(row, config)
+        self.edits = edits_of(row, config)
+        self.atoms: list[tuple[float, ...]] = []
         self.kept = 0
         self.base = 0
         self.stop_reason: str | None = None
@@ -115,7 +120,7 @@ class RowSearch(Generic[T]):
         """What a scorer needs to know of the image just made. After the last round no gradient is used."""
         is_last = self.rounds >= self.config.optimizer.rounds
         gradient = self.config.optimizer.needs_gradient and not is_last
-        return ScoreTask(self.row.prompt, gradient)
+        return ScoreTask(self.row.prompt, gradient, self.questions, self.edits)
 
     def scored(self, opinions: Sequence[Opinion[T]]) -> None:
         """Record the current image's scores, decide whether it is kept, and whether the search goes on.
@@ -129,6 +134,7 @@ class RowSearch(Generic[T]):
         score = self._combination.score(log_scores)
         self.scores.append(score)
         self.member_scores.append(log_scores)
+        self.atoms.append(self._combination.atoms(opinions))
         # A preview is never kept, and of equal scores the earliest is.
         if not self._is_preview(image) and (best is None or score > best):
             self.kept = image
@@ -169,6 +175,7 @@ class RowSearch(Generic[T]):
             rounds=self.rounds,
             stop_reason=self.stop_reason or "",
             members=self._scores_by_member(),
+            atoms=atoms_of(self.questions, self.atoms[self.kept]),
             judges=dict(judges),
             seed=self.config.seed,
             recipe=recipe_of(self.config, self.images, self.records, self.kept, shape),

@@ -11,7 +11,7 @@ from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import to_uint8
 from noisesmith.pipeline.noise import check_finite
-from noisesmith.pipeline.scorers import Group, Scores
+from noisesmith.pipeline.scorers import Asked, Group, Scores
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ScoreTask
 
@@ -24,20 +24,26 @@ def score(decoder: Decoder, group: Group, tasks: Sequence[ScoreTask], latents: T
     Raises:
         FloatingPointError, UnusableImage: see :func:`score_latents`.
     """
-    prompts = [task.prompt for task in tasks]
+    asked = Asked([task.prompt for task in tasks], [task.questions for task in tasks], [task.edits for task in tasks])
     needs_gradient = any(task.gradient for task in tasks)
-    result = score_latents(decoder, group, prompts, latents, gradient=needs_gradient)
+    result = score_latents(decoder, group, asked, latents, gradient=needs_gradient)
     opinions = []
     for position, log_scores in enumerate(result.log_scores.T.tolist()):
         log_gradient = None if result.log_gradients is None else result.log_gradients[position]
-        opinions.append(Opinion(tuple(log_scores), log_gradient))
+        log_atoms = tuple(result.log_atoms[position].tolist()) if result.log_atoms else ()
+        opinions.append(Opinion(tuple(log_scores), log_gradient, log_atoms))
     return opinions
 
 
-def score_latents(decoder: Decoder, group: Group, prompts: list[str], latents: Tensor, *, gradient: bool) -> Scores:
-    """Score z_0 ``[B, C, h, w]`` against B prompts, with the group's gradient where ``gradient`` is set.
+def score_latents(
+    decoder: Decoder, group: Group, asked: Asked | list[str], latents: Tensor, *, gradient: bool
+) -> Scores:
+    """Score z_0 ``[B, C, h, w]``, with the group's gradient where ``gradient`` is set.
 
     The images are decoded once for all members. Rows do not mix: the gradient of the sum is each row's own.
+
+    Args:
+        asked: about each image; a list of prompts where nothing else is.
 
     Raises:
         FloatingPointError: a score or gradient is not finite; the message gives the positions in the batch.
@@ -47,12 +53,13 @@ def score_latents(decoder: Decoder, group: Group, prompts: list[str], latents: T
     with torch.set_grad_enabled(gradient):
         leaf = latents.detach().clone().requires_grad_(gradient)
         images = decoder(leaf)
-        log_scores = group.log_scores(prompts, images)
+        answers = group.answer(asked if isinstance(asked, Asked) else Asked(asked), images)
+        log_scores = answers.log_scores
         log_gradients = None
         if gradient:
             (slopes,) = torch.autograd.grad(group.steering(log_scores).sum(), leaf)
             log_gradients = slopes.cpu()
-    result = Scores(log_scores.detach().cpu(), log_gradients)
+    result = Scores(log_scores.detach().cpu(), log_gradients, answers.log_atoms)
     check_finite("score", result.scores.T)
     if log_gradients is not None:
         check_finite("gradient", log_gradients)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.records import NoiseStats
+from noisesmith.pipeline.records import NoiseStats, Question
 
 T = TypeVar("T")
 
@@ -55,10 +55,18 @@ class GenerateTask:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """One row's position in a scorer's batch; ``gradient`` says whether the gradient is used."""
+    """One row's position in a scorer's batch.
+
+    Attributes:
+        gradient: whether the gradient is used.
+        questions: about the prompt's parts, at least one where a scorer asks them.
+        edits: prompts that the image must not show, where a scorer contrasts them with its prompt.
+    """
 
     prompt: str
     gradient: bool
+    questions: tuple[Question, ...] = ()
+    edits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
