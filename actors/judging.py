@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from ray.exceptions import RayError
@@ -20,8 +19,6 @@ from noisesmith.actors.retry import FailureLimit, Fault, RowFaults, cause_of, fa
 from noisesmith.pipeline.config.run import FaultsConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.sinks import SideWriter
-from noisesmith.pipeline.sinks.manifest import read_manifest
-from noisesmith.pipeline.sinks.reader import read_shard
 
 POLL_SECONDS = 0.5  # the longest wait for an answer
 
@@ -93,7 +90,6 @@ class Judging:
 
     def __init__(
         self,
-        run_dir: Path,
         tables: dict[str, JudgeTable],
         columns: list[str],
         pool: Pool[JudgeWorker, JudgeInfo],
@@ -102,7 +98,6 @@ class Judging:
         around: Surroundings,
         advance: Callable[[int], None],
     ) -> None:
-        self._run_dir = run_dir
         self._tables = tables
         self._columns = columns
         self._pool = pool
@@ -137,11 +132,11 @@ class Judging:
 
     def _batches(self) -> Iterator[Batch]:
         """Read the shards, a batch at a time."""
-        manifest = read_manifest(self._run_dir)
         for number, judges in sorted(wanted_shards(self._tables).items()):
             shard = Shard(number, judges)
-            rows = read_shard(self._run_dir, manifest, manifest.entries[number], self._columns)
-            left = manifest.entries[number].rows
+            writer = self._tables[judges[0]].writer
+            rows = writer.rows(number, self._columns)
+            left = writer.manifest.entries[number].rows
             while batch := list(islice(rows, self._rows_per_batch)):
                 shard.ids.extend(row["id"] for row in batch)
                 left -= len(batch)

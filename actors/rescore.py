@@ -54,10 +54,12 @@ def rescore(
         how many shards were judged.
 
     Raises:
-        UserError: a judge's name is taken, its model cannot be found or loaded, or the directory cannot be written.
+        UserError: the run has no committed row, a judge's name is taken, its model cannot be found or loaded, or the directory cannot be written.
         RunError: workers keep dying, or some rows could not be judged.
     """
     run_dir = config.run_dir
+    if not any(entry.rows for entry in read_manifest(run_dir).entries.values()):
+        raise UserError(f"{run_dir}: has no committed row whose image could be judged; let its run write some first")
     found = _find(config, judges)
     if config.ray.address is None:
         _check(placement, machine_resources(), "this machine")
@@ -152,7 +154,7 @@ def _judge(
         pool: Pool[JudgeWorker, JudgeInfo] = Pool("judge", placement.count, make, around)
         images = sum(_rows_of(tables, shard) for shard in wanted_shards(tables)) * (len(columns) - 2)
         with search_progress(images) as advance:
-            judging = Judging(run_dir, tables, columns, pool, placement.batch_size, config.faults, around, advance)
+            judging = Judging(tables, columns, pool, placement.batch_size, config.faults, around, advance)
             try:
                 judging.run()
             except RayError as error:  # of no call: those are handled where their answers arrive

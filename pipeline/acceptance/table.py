@@ -17,7 +17,6 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.schema import row_schema
 from noisesmith.pipeline.sinks import CheckLock, SideWriter, read_rows
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
-from noisesmith.pipeline.sinks.reader import read_shard
 from noisesmith.pipeline.sinks.run import begun_manifest
 
 ACCEPTED = "accepted"
@@ -105,7 +104,7 @@ def accept(run_dir: Path, rule: AcceptConfig, check_lock: CheckLock) -> None:
         if writer.origin(shard) == origin:
             continue
         rows = []
-        for row in read_shard(run_dir, writer.manifest, writer.manifest.entries[shard], ["id", *rule_columns(rule)]):
+        for row in writer.rows(shard, ["id", *rule_columns(rule)]):
             accepted, reason = verdict(rule, row)
             rows.append({"id": row["id"], "accepted": accepted, "accept_reason": reason})
         writer.put(shard, rows, origin)

@@ -29,10 +29,12 @@ from noisesmith.pipeline.sinks.manifest import (
     read_manifest,
     write_manifest,
 )
+from noisesmith.pipeline.sinks.reader import read_shard
 from noisesmith.pipeline.sinks.run import writing
 from noisesmith.pipeline.sinks.shards import write_parquet
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import hold
+from noisesmith.pipeline.storage.paths import given_path
 
 CheckLock = Callable[[], None]
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -40,7 +42,7 @@ RESERVED = frozenset({"default", "data", "tars"})  # configurations of a dataset
 
 
 @contextmanager
-def hold_side(run_dir: Path, note: Callable[[str], None]) -> Iterator[CheckLock]:
+def hold_side(run_dir: str | Path, note: Callable[[str], None]) -> Iterator[CheckLock]:
     """Be the only writer of a run's directory while the block runs, to write side tables. The run stays as it is.
 
     What a crash has left is removed first.
@@ -54,10 +56,11 @@ def hold_side(run_dir: Path, note: Callable[[str], None]) -> Iterator[CheckLock]
     Raises:
         UserError: the directory is no run or cannot be written, its manifest is damaged, or another session writes it.
     """
-    read_manifest(run_dir)  # a directory that is no run gets no lock file
-    with hold(run_dir, note) as lock:
-        with writing(run_dir):
-            recover(run_dir)
+    path = given_path(run_dir, "run_dir")
+    read_manifest(path)  # a directory that is no run gets no lock file
+    with hold(path, note) as lock:
+        with writing(path):
+            recover(path)
         yield lock.check
 
 
@@ -73,10 +76,10 @@ class SideWriter:
             this name has other columns.
     """
 
-    def __init__(self, run_dir: Path, name: str, schema: pa.Schema, check_lock: CheckLock) -> None:
+    def __init__(self, run_dir: str | Path, name: str, schema: pa.Schema, check_lock: CheckLock) -> None:
         self.name = name
-        self.manifest = read_manifest(run_dir)
-        self._run_dir = run_dir
+        self._run_dir = given_path(run_dir, "run_dir")
+        self.manifest = read_manifest(self._run_dir)
         self._check_lock = check_lock
         self._columns = column_types(schema)
         self._schema = pa.schema([("id", pa.string()), *schema])
@@ -94,6 +97,10 @@ class SideWriter:
     def filled(self) -> list[int]:
         """Return the committed shards that have rows, in order."""
         return [shard for shard, entry in sorted(self.manifest.entries.items()) if entry.files]
+
+    def rows(self, shard: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a committed shard in order, with these columns (:func:`read_rows`)."""
+        return read_shard(self._run_dir, self.manifest, self.manifest.entries[shard], columns)
 
     def put(self, shard: int, rows: Sequence[Mapping[str, Any]], origin: Mapping[str, str]) -> None:
         """Commit the table's file of a shard, in place of an earlier one.

@@ -99,7 +99,7 @@ class World:
                 tables[name] = JudgeTable(SideWriter(self.run_dir, name, judge_columns(name), lock), ORIGIN)
             columns = ["id", "prompt", "image", "image_initial"]
             settings = FaultsConfig(**{"backoff_seconds": 0.0, **faults})
-            Judging(self.run_dir, tables, columns, pool, batch_size, settings, around, advance).run()
+            Judging(tables, columns, pool, batch_size, settings, around, advance).run()
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +207,11 @@ def test_dead_letters_are_not_judged(tmp_path: Path) -> None:
 
 
 class TestRefusals:
+    def test_a_run_without_a_committed_row(self, tmp_path: Path) -> None:
+        run = Run(tmp_path, [{"prompt": "a cat"}])
+        run.writer()
+        self.refused(run, "has no committed row whose image", JudgeConfig(name="other", model="embedded/judge"))
+
     def refused(self, run: Run, message: str, *judges: JudgeConfig, count: int = 1, gpus: float = 0) -> None:
         with pytest.raises(UserError, match=message):
             rescore(run.config, judges, Actors(count=count, num_gpus=gpus), print)
