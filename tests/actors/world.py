@@ -90,6 +90,8 @@ class World(Inbox):
         self.events: list[Event] = []
         self.outcome: Callable[[Sent], RayError | None] = lambda sent: None
         self.score: Callable[[str, int], float] = lambda prompt, image: 0.5
+        self.shift: dict[int, float] = {}  # added to log s, by group of scorers
+        self.pace: dict[int, int] = {}  # seconds per answer, by group of scorers
         self.at: list[tuple[float, Callable[[], None]]] = []
         self.tally = Tally()
         self._images: dict[tuple[int, str], int] = {}
@@ -160,7 +162,8 @@ class World(Inbox):
             if when <= self.now:
                 action()
         for worker in working:
-            self._answer(worker)
+            if self.now // CALL_SECONDS % self.pace.get(worker.group, 1) == 0:
+                self._answer(worker)
         super().handle(0.0)
 
     def _answer(self, worker: FakeWorker) -> None:
@@ -186,7 +189,8 @@ class World(Inbox):
             for prompt in sent.prompts:
                 image = self._images.get((sent.worker.group, prompt), 0)
                 self._images[sent.worker.group, prompt] = image + 1
-                opinions.append(Opinion((math.log(self.score(prompt, image)),), POSITION))
+                log_score = math.log(self.score(prompt, image)) + self.shift.get(sent.worker.group, 0.0)
+                opinions.append(Opinion((log_score,), POSITION))
             return ScoreReport(CALL_SECONDS, opinions)
         if sent.stage == "render":
             return RenderReport(CALL_SECONDS, [(POSITION, POSITION)] * rows, [{}] * rows)
@@ -236,7 +240,7 @@ def config(**sections: Any) -> RunConfig:
         "faults": {"backoff_seconds": 10.0, "retries": 2},
     }
     for name, section in sections.items():
-        base[name] = base[name] | section if name in base else section
+        base[name] = base[name] | section if name in base and isinstance(section, dict) else section
     return RunConfig.model_validate(base)
 
 
