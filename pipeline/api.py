@@ -69,6 +69,11 @@ class SearchResult:
         return self.result.stop_reason
 
     @property
+    def members(self) -> Mapping[str, tuple[float, float]]:
+        """Each scorer's scores of the first and the kept image, where the config lists several."""
+        return self.result.members
+
+    @property
     def judges(self) -> Mapping[str, tuple[float | None, float | None]]:
         return self.result.judges
 

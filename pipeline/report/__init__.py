@@ -40,10 +40,11 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     """
     manifest = read_manifest(run_dir)
     judges = judge_names(config, manifest)
-    names = columns(judges)
+    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.header.columns]
+    names = columns(judges, members)
     if TOKENS_CUT in manifest.header.columns:
         names.append(TOKENS_CUT)
-    summary = summarise(read_rows(run_dir, names), judges)
+    summary = summarise(read_rows(run_dir, names), judges, members)
     failed = sum(len(entry.failed) for entry in manifest.entries.values())
     acceptance = read_acceptance(run_dir)
     stats: dict[str, object] = {"summary": summary.to_dict(), "failed": failed, "operations": operations}

@@ -63,10 +63,13 @@ def render_card(
     manifest = read_manifest(run_dir)
     header = manifest.header
     tables = manifest.side_columns
+    is_alone = len(config.panel) == 1
     body = _template().render(
         name=config.name,
         rows=summary.rows,
         failed=failed,
+        scored_by="A vision-language model" if is_alone else f"A panel of {len(config.panel)} models",
+        score_meaning='P("Yes") of the scoring model' if is_alone else _COMBINED[config.combine or "mean"],
         searched=config.optimizer.rounds > 0,
         labelled=labelled(summary),
         judges=summary.judges,

@@ -47,6 +47,11 @@ _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept 
 def columns_of_rows(header: Header, config: RunConfig) -> list[tuple[str, str]]:
     """Every column with its meaning. Columns that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
+    if len(config.panel) > 1:
+        meanings |= {"score": "combined score of the kept image, 0 to 1", "score_initial": "that of the first image"}
+        meanings |= {"scorer": "models that gave the scores", "scorer_revision": "their revisions"}
+    if config.combine == "rank":
+        meanings["image"] = "the kept image: the one with the best mean rank among the scorers"
     for member in config.panel:
         meanings[f"score_{member.name}_initial"] = f"score that the scorer {member.name} gives the first image"
         meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"

@@ -54,12 +54,14 @@ class Summary:
 
     ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best score, and a
     preview counts for nothing until it is rendered again at full steps.
+    ``members`` are the scorers of a panel, empty for one scorer.
     ``truncated`` counts the rows whose prompt the diffusion model has not read to its end.
     ``noise_norm`` (‖z_T‖/√D) and ``noise_std`` are means over the kept noises; both are 1 under N(0, I).
     """
 
     rows: int
     score: Change | None
+    members: dict[str, Change | None]
     judges: dict[str, Change | None]
     mean_rounds: float | None
     stop_reasons: dict[str, int]
@@ -71,29 +73,34 @@ class Summary:
     def to_dict(self) -> dict[str, object]:
         """The same figures as dictionaries, lists, strings and numbers, equal to what JSON reads back."""
         plain = asdict(self)
+        if not self.members:
+            del plain["members"]
         plain["curve"] = list(self.curve)
-        for change in (plain["score"], *plain["judges"].values()):
+        for change in (plain["score"], *plain.get("members", {}).values(), *plain["judges"].values()):
             if change is not None and change["agreement"] is not None:
                 change["agreement"] = list(change["agreement"])
         return plain
 
 
-def columns(judges: Iterable[str]) -> list[str]:
+def columns(judges: Iterable[str], members: Iterable[str] = ()) -> list[str]:
     """The columns that :func:`summarise` reads; no images among them."""
     names = ["score_initial", "score", "scores", "steps", "rounds", "stop_reason", "noise"]
+    for member in members:
+        names += [f"score_{member}_initial", f"score_{member}"]
     for judge in judges:
         names += [f"judge_{judge}_initial", f"judge_{judge}"]
     return names
 
 
-def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
+def summarise(rows: Iterable[Row], judges: Sequence[str], members: Sequence[str] = ()) -> Summary:
     """The figures of ``rows``, read in one pass.
 
     Args:
-        rows: with the :func:`columns` of these judges; scores in [0, 1], judge scores may be null. A run of an older
-            version has no ``prompt_tokens_cut``.
+        rows: with the :func:`columns` of these judges and of these members of a panel; scores in [0, 1], judge scores
+            may be null. A run of an older version has no ``prompt_tokens_cut``.
     """
     steering = _Pairs()
+    steered = {member: _Pairs() for member in members}
     judged = {judge: _Pairs() for judge in judges}
     rounds: list[int] = []
     norms: list[float] = []
@@ -111,6 +118,8 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
         curve.add(row["scores"], row["steps"])
         if row.get(TOKENS_CUT) is not None:
             cut.append(row[TOKENS_CUT])
+        for member, pairs in steered.items():
+            pairs.add((row[f"score_{member}_initial"], row[f"score_{member}"]))
         for judge, pairs in judged.items():
             first, kept = row[f"judge_{judge}_initial"], row[f"judge_{judge}"]
             # A judge that cannot read one of the two images says nothing about the change.
@@ -119,6 +128,7 @@ def summarise(rows: Iterable[Row], judges: Sequence[str]) -> Summary:
     return Summary(
         rows=len(rounds),
         score=steering.change(),
+        members={member: pairs.change() for member, pairs in steered.items()},
         judges={judge: pairs.change() for judge, pairs in judged.items()},
         mean_rounds=_mean(rounds),
         stop_reasons=dict(reasons.most_common()),
@@ -189,8 +199,11 @@ def summary_table(summary: Summary) -> Table:
 
 
 def labelled(summary: Summary) -> list[tuple[str, Change | None]]:
-    """The steering score's and every judge's change, each with the name that readers see."""
-    return [("VQA score", summary.score), *((f"judge {name}", change) for name, change in summary.judges.items())]
+    """The steering score's change, and that of each scorer of a panel and each judge, with the names readers see."""
+    labels = [("VQA score", summary.score)]
+    labels += [(f"scorer {name}", change) for name, change in summary.members.items()]
+    labels += [(f"judge {name}", change) for name, change in summary.judges.items()]
+    return labels
 
 
 def shown(estimate: Estimate, sign: str = "") -> str:

@@ -286,12 +286,12 @@ class RowSearch(Generic[T]):
 
     def _forget(self) -> None:
         """Drop what no later image starts from and what is not to be written."""
-        written = {0, self.kept}
+        may_be_kept = {self.kept}
         if self._combination.by_rank and not self.finished:
-            written.update(self._full_images())
+            may_be_kept.update(self._full_images())
         needed = {self.base, *self._best_previews}
         if self.config.stores_noise:
-            needed |= written
+            needed |= may_be_kept
         self.states = {image: state for image, state in self.states.items() if image in needed}
         self.slopes = {image: slopes for image, slopes in self.slopes.items() if image == self.base}
-        self.latents = {image: latents for image, latents in self.latents.items() if image in written}
+        self.latents = {image: latents for image, latents in self.latents.items() if image == 0 or image in may_be_kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,8 +36,19 @@ def log(score: float) -> float:
     return math.log(score) if score else -math.inf
 
 
-def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor], dict[int, Tensor], Result]:
-    """Search with made-up scores, holding only the noises that the search says it needs."""
+def opinions(scores: float | tuple[float, ...]) -> list[Opinion[Tensor]]:
+    each = scores if isinstance(scores, tuple) else (scores,)
+    return [Opinion((log(score),), None) for score in each]
+
+
+def drive(
+    settings: RunConfig, scores: Sequence[float | tuple[float, ...]]
+) -> tuple[RowSearch[Tensor], dict[int, Tensor], Result]:
+    """Search with made-up scores, holding only the noises that the search says it needs.
+
+    Args:
+        scores: one per image, or of each image one per scorer.
+    """
     search: RowSearch[Tensor] = RowSearch(ROW, settings)
     optimizer = build_optimizer(settings.optimizer)
     every: dict[int, Tensor] = {}
@@ -55,7 +67,7 @@ def drive(settings: RunConfig, scores: list[float]) -> tuple[RowSearch[Tensor], 
         every[search.current] = proposal.state
         record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, image.steps)
         search.generated(record, proposal.state, noise)
-        search.scored([Opinion((log(next(rest)),), None)])
+        search.scored(opinions(next(rest)))
     return search, every, search.result(SHAPE, (8, 8), {})
 
 
@@ -95,6 +107,37 @@ def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there
     images, evaluations = run.most_per_row()
     assert len(result.scores) <= images
     assert sum(result.evaluations) <= evaluations <= (run.optimizer.unet_evaluations or evaluations)
+
+
+@settings(max_examples=100)
+@given(
+    previewed=st.booleans(),
+    stores=st.booleans(),
+    scores=st.lists(st.tuples(unit, unit), min_size=20, max_size=20),
+)
+def test_by_rank_the_kept_image_has_the_best_mean_rank_at_full_steps(
+    previewed: bool, stores: bool, scores: list[tuple[float, float]]
+) -> None:
+    method: dict[str, Any] = {"method": "pgd"} if stores else {"method": "random_diffusion"}
+    if previewed:
+        method |= {"preview": {"steps": 3, "keep": 2}}
+    members = [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 2.0}]
+    whole = config(**method, rounds=5).model_dump(mode="json") | {"scorers": members, "combine": "rank"}
+    run = RunConfig.model_validate(whole)
+    search, memories, result = drive(run, scores)
+    full = [image for image, steps in enumerate(result.steps) if steps == T]
+    ranks = {}
+    for image in full:
+        above = [sum(scores[other][member] > scores[image][member] for other in full) for member in range(2)]
+        ranks[image] = above[0] + 2 * above[1]
+    assert search.kept == min(full, key=lambda image: ranks[image])
+    assert result.score == search.scores[search.kept]
+    assert result.members["a"] == pytest.approx((scores[0][0], scores[search.kept][0]))
+    assert torch.equal(search.latents[search.kept], memories[search.kept][0])
+    assert result.recipe.digest == digest(memories[search.kept][0])
+    if stores:
+        assert torch.equal(search.states[search.kept], memories[search.kept])
+    assert set(search.latents) == {0, search.kept}
 
 
 @settings(max_examples=100)
