@@ -54,7 +54,8 @@ def rescore(
         how many shards were judged.
 
     Raises:
-        UserError: the run has no committed row, a judge's name is taken, its model cannot be found or loaded, or the directory cannot be written.
+        UserError: the run has no committed row, a judge's name is taken, its model cannot be found or loaded, or the
+            directory cannot be written.
         RunError: workers keep dying, or some rows could not be judged.
     """
     run_dir = config.run_dir
