@@ -15,6 +15,7 @@ from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.scorers import FoundScorer
 from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import TextLimit, tokens_cut
+from noisesmith.pipeline.text.questions import split
 from noisesmith.pipeline.text.subjects import token_indices
 
 LISTED = 20_000  # prompts that a plan counts: a tokenizer takes a second for some thousand long ones
@@ -99,6 +100,31 @@ def list_lengths(
                 raise
             lines[field] = [f"unknown ({reason(error)})"]
     return lines
+
+
+def describe_questions(config: RunConfig, corpus: Corpus) -> str | None:
+    """How many questions about the parts of a prompt the scorers are asked; ``None`` where none asks any.
+
+    Of a long corpus, the first :data:`LISTED` prompts are counted.
+    """
+    asking = [member for member in config.panel if member.asks == "questions"]
+    if not asking:
+        return None
+    prompts = 0
+    questions = 0
+    most = 0
+    whole = 0
+    for row in islice(corpus.rows(), LISTED):
+        found = row.questions or split(row.prompt, asking[0].question)
+        prompts += 1
+        questions += max(1, len(found))
+        most = max(most, len(found), 1)
+        whole += not found
+    among = f"{prompts:,}" if prompts == corpus.size else f"the first {prompts:,}"
+    return (
+        f"{questions / prompts:.2g} per prompt, at most {most}, each one pass of the scorer; "
+        f"{whole:,} of {among} prompts are asked as a whole"
+    )
 
 
 def _sentences(found: FoundGenerator | FoundScorer, config: RunConfig, corpus: Corpus) -> list[str]:

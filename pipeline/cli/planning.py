@@ -26,7 +26,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) ->
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
     lines = _corpus_lines(corpus) | _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
-    lines |= _length_lines(settings, models, corpus)
+    lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2
     for name, value in lines.items():
@@ -86,6 +86,8 @@ def _scorer_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
     lines = {}
     for member, found in zip(panel, models.scorers, strict=True):
         parts = [f"{found.source.id} ({found.source.class_name})", f"readout {member.readout}"]
+        if member.asks == "questions":
+            parts.append("asks questions about parts of the prompt")
         if len(panel) > 1:
             parts.append(f"weight {member.weight:g}")
         if not member.gradient:
@@ -112,6 +114,14 @@ def _length_lines(settings: RunConfig, models: FoundModels, corpus: Corpus) -> d
         scorers[f"judges.{judge.name}"] = found
     listed = list_lengths(settings, models.generator, scorers, corpus)
     return {f"prompts for {field}": "; ".join(texts) for field, texts in listed.items()}
+
+
+def _question_lines(settings: RunConfig, corpus: Corpus) -> dict[str, str]:
+    """How many questions the scorers are asked about a prompt, as name → text, where they are asked any."""
+    from noisesmith.pipeline.lengths import describe_questions
+
+    text = describe_questions(settings, corpus)
+    return {} if text is None else {"questions": text}
 
 
 def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:

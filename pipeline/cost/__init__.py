@@ -131,6 +131,8 @@ def _scorer(
             model = found.family.without_weights(found)
             if model is not None:
                 held[name] = model
+    if any(member.asks == "questions" or member.readout == "contrastive" for member in group):
+        gaps.append("one question per image is counted, and more may be asked")
     weightless = []
     weights = {}
     for member, found in zip(group, scorers, strict=True):

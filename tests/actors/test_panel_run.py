@@ -1,4 +1,7 @@
-"""A panel of two true families through Ray: one run, in which a scorer's process dies, against closed forms."""
+"""A panel of two true families through Ray: one run, in which a scorer's process dies, against closed forms.
+
+One scorer is asked about the whole prompts, the other about their parts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from noisesmith.pipeline.config import RunConfig, ScorerConfig, load_config
 from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
-from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.records import Provenance, Question
 from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.search.loop import search_rows
@@ -56,7 +59,7 @@ def made(
     one = {"batch_size": 1, "num_cpus": 0.5}
     members = [
         {"name": "llava", "model": str(tiny_llava), **one},
-        {"name": "flan", "model": str(tiny_clip_flant5), "weight": WEIGHTS["flan"], **one},
+        {"name": "flan", "model": str(tiny_clip_flant5), "weight": WEIGHTS["flan"], "asks": "questions", **one},
     ]
     path = write_config(folder, tiny_sd, tiny_llava, rows=3, generators=one, scorers=members, rows_in_flight=3)
     environment = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
@@ -80,17 +83,30 @@ def test_every_members_score_is_its_own_and_the_score_is_their_closed_form(
 ) -> None:
     _, rows, _ = made
     models = {"llava": tiny_llava, "flan": tiny_clip_flant5}
-    loaded = {name: load_scorer(find_scorer(ScorerConfig(model=str(model))), "cpu") for name, model in models.items()}
+    loaded: dict[str, Any] = {}
+    for name, model in models.items():
+        loaded[name] = load_scorer(find_scorer(ScorerConfig(model=str(model))), "cpu")
     for row in rows:
         for suffix, image in (("", row["image"]), ("_initial", row["image_initial"])):
-            for name, scorer in loaded.items():
-                with torch.no_grad():
-                    expected = scorer.log_scores([row["prompt"]], decode_png(image)[None]).exp()
-                assert row[f"score_{name}{suffix}"] == pytest.approx(float(expected), abs=1e-5)
+            shown = decode_png(image)[None]
+            asked = [Question(atom["question"], atom["answer"]) for atom in row["atoms"]]
+            with torch.no_grad():
+                whole = loaded["llava"].log_scores([row["prompt"]], shown).exp()
+                (answers,) = loaded["flan"].log_answers([asked], shown)
+            assert row[f"score_llava{suffix}"] == pytest.approx(float(whole), abs=1e-5)
+            assert row[f"score_flan{suffix}"] == pytest.approx(float(answers.mean().exp()), abs=1e-5)
+            if not suffix:
+                assert [atom["score"] for atom in row["atoms"]] == pytest.approx(answers.exp().tolist(), abs=1e-5)
             logs = {name: math.log(row[f"score_{name}{suffix}"]) for name in WEIGHTS}
             mean = sum(WEIGHTS[name] * logs[name] for name in WEIGHTS) / sum(WEIGHTS.values())
             assert row[f"score{suffix}"] == pytest.approx(math.exp(mean), rel=1e-12)
         assert row["scorer"] == f"{tiny_llava} + {tiny_clip_flant5}"
+
+
+def test_every_prompt_is_asked_about_its_parts(made: tuple[RunConfig, list[dict[str, Any]], str]) -> None:
+    _, rows, _ = made
+    assert [len(row["atoms"]) for row in rows] == [2, 1, 3]
+    assert rows[0]["atoms"][1]["question"] == 'Does this figure show "a red car"? Please answer yes or no.'
 
 
 def test_the_loop_in_one_process_gives_the_same_rows_bit_for_bit(
