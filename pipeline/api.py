@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, reason
-from noisesmith.pipeline.records import NoiseStats, Recipe, Result, Row, row_id
+from noisesmith.pipeline.records import Atom, NoiseStats, Recipe, Result, Row, row_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,6 +72,11 @@ class SearchResult:
     def members(self) -> Mapping[str, tuple[float, float]]:
         """Each scorer's scores of the first and the kept image, where the config lists several."""
         return self.result.members
+
+    @property
+    def atoms(self) -> tuple[Atom, ...]:
+        """The questions about parts of the prompt, where a scorer asks them, each with P(answer) for the kept image."""
+        return self.result.atoms
 
     @property
     def judges(self) -> Mapping[str, tuple[float | None, float | None]]:
