@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (
@@ -17,9 +19,8 @@ from transformers import (
     AutoTokenizer,
     InstructBlipForConditionalGeneration,
     LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
     ProcessorMixin,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -60,16 +61,29 @@ def _llava(folder: Path, question: str, answer: str, image: Image.Image) -> Tens
     return _spoken(model(**processor(text=text, images=image, return_tensors="pt")).logits[0], ids)
 
 
+def _conversation(question: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+
+
+def _llava_next(folder: Path, question: str, answer: str, image: Image.Image) -> Tensor:
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaNextForConditionalGeneration.from_pretrained(folder)
+    text = processor.apply_chat_template(_conversation(question), add_generation_prompt=True)
+    ids = processor.tokenizer(answer, add_special_tokens=False).input_ids
+    inputs = processor(text=f"{text} {answer}", images=image, return_tensors="pt")
+    return _spoken(model(**inputs).logits[0], ids)
+
+
 def _qwen(folder: Path, question: str, answer: str, image: Image.Image) -> Tensor:
+    """By the family's processor without its video half, whose class cannot be imported without torchvision."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    (name,) = json.loads((folder / "config.json").read_text())["architectures"]
+    model = getattr(transformers, name).from_pretrained(folder)
+    processor_class = getattr(transformers, name.replace("ForConditionalGeneration", "Processor"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None)
-        processor = Qwen2_5_VLProcessor(AutoImageProcessor.from_pretrained(folder), tokenizer, None)
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+        processor = processor_class(AutoImageProcessor.from_pretrained(folder), tokenizer, None)
+    text = tokenizer.apply_chat_template(_conversation(question), tokenize=False, add_generation_prompt=True)
     ids = tokenizer(answer, add_special_tokens=False).input_ids
     return _spoken(model(**processor(text=text + answer, images=image, return_tensors="pt")).logits[0], ids)
 
@@ -79,8 +93,12 @@ def _instructblip(folder: Path, question: str, answer: str, image: Image.Image) 
     model = InstructBlipForConditionalGeneration.from_pretrained(folder)
     inputs = processor(text=f"Question: {question}", images=image, return_tensors="pt")
     ids = processor.tokenizer(answer, add_special_tokens=False).input_ids
-    logits = model(**inputs, labels=torch.tensor([ids])).logits[0]
-    return logits.log_softmax(-1)[range(len(ids)), ids]
+    if not model.config.use_decoder_only_language_model:
+        logits = model(**inputs, labels=torch.tensor([ids])).logits[0]
+        return logits.log_softmax(-1)[range(len(ids)), ids]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return _spoken(model(**inputs).logits[0], ids)
 
 
 @dataclass(frozen=True)
@@ -96,16 +114,32 @@ FAMILIES = {
     "qwen2_5_vl": Family(_qwen, True),
     "instructblip_t5": Family(_instructblip, False),
 }
+OTHERS = {
+    "instructblip_vicuna": Family(_instructblip, False),
+    "llava_next": Family(_llava_next, True),
+    "qwen2_vl": Family(_qwen, True),
+    "qwen3_vl": Family(_qwen, True),
+}
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_families.qwen2_5_vl(tmp_path_factory.mktemp("qwen"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family of ``tests/tiny_families.py``, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = getattr(tiny_families, name)(tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return folder
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest, name: str) -> Path:
-    found: Path = request.getfixturevalue("qwen" if name.startswith("qwen") else f"tiny_{name}")
+def folder(request: pytest.FixtureRequest, built: Callable[[str], Path], name: str) -> Path:
+    if hasattr(tiny_families, name):
+        return built(name)
+    found: Path = request.getfixturevalue(f"tiny_{name}")
     return found
 
 
@@ -137,11 +171,11 @@ def _as_spelled(answer: str, family: Family) -> str:
     return answer.capitalize() if family.capital else answer.lower()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES | OTHERS)
 @torch.no_grad()
 def test_an_answer_has_the_probability_of_all_its_tokens(folder: Path, name: str) -> None:
     """A batch of images with different numbers of questions and lengths of answers, against each alone."""
-    family = FAMILIES[name]
+    family = (FAMILIES | OTHERS)[name]
     images = _images(3)
     answers = _scorer(folder, asks="questions").log_answers(ASKED, images)
     for image, about_image, found in zip(images, ASKED, answers, strict=True):
@@ -187,7 +221,7 @@ def test_the_whole_prompt_as_a_question_scores_as_the_prompt(folder: Path, name:
     assert torch.cat(answers).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "clip_flant5"])
 def test_neither_the_order_nor_the_size_of_batches_matters(folder: Path, name: str) -> None:
     images = _images(3).requires_grad_()
     answers = _scorer(folder, asks="questions").log_answers(ASKED, images)
