@@ -55,7 +55,8 @@ class Assembly:
         groups = config.groups
         generate_size = config.generators.batch_size
         largest = max(generate_size, *(placed.batch_size for placed, *_ in groups))
-        self.generate = GenerateStage("generate", self.generators, generate_size, largest, around.emit)
+        read = 1 + len(groups)  # the optimizer state, and a gradient of each group
+        self.generate = GenerateStage("generate", self.generators, generate_size, largest, around.emit, read)
         self.write = WriteStage("write", self.writers, 1, largest, around.emit)
         self.scorers: list[Pool[ScorerWorker, ScorerInfo]] = []
         self.scores: list[ScoreStage] = []
@@ -70,7 +71,8 @@ class Assembly:
             self.scorers.append(pool)
             self.scores.append(stage)
         render_size = max(1, groups[0][0].batch_size // 2)  # two images per row
-        self.render = RenderStage("render", self.scorers[0], render_size, largest, around.emit)
+        read = 2  # z_0 of both
+        self.render = RenderStage("render", self.scorers[0], render_size, largest, around.emit, read)
         for stage in self.scores:
             stage.render = self.render
         self.generate.scores = self.scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ray.exceptions import RayError
 
@@ -55,17 +55,22 @@ class Stage(ABC, Generic[W, Info, Report]):
         name: of the stage, in messages and in the log.
         batch_size: rows per call; halved when a batch does not fit into a worker's memory.
         largest_batch: of all stages, which bounds the number of rows in a pack.
+        arrays_per_row: that a call reads.
     """
 
-    arrays_per_row: ClassVar[int] = 1  # that a call reads
-
     def __init__(
-        self, name: str, pool: Pool[W, Info], batch_size: int, largest_batch: int, emit: Callable[[Event], None]
+        self,
+        name: str,
+        pool: Pool[W, Info],
+        batch_size: int,
+        largest_batch: int,
+        emit: Callable[[Event], None],
+        arrays_per_row: int = 1,
     ) -> None:
         self.name = name
         self.pool = pool
         self.batch_size = batch_size
-        most_read = MAX_READ * self.arrays_per_row * largest_batch
+        most_read = MAX_READ * arrays_per_row * largest_batch
         self.queue = RowQueue(name, self.lane_of, self.packs_of, most_read)
         self._emit = emit
 

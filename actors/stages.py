@@ -63,7 +63,6 @@ WriteCall = Call[WriterWorker, None, list[int]]
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
     """Moves the noise of rows at any rounds, and denoises it. The rows of a batch share their sampler steps."""
 
-    arrays_per_row = 2  # optimizer state and gradient; a panel's groups have one gradient each
     scores: Sequence[ScoreStage]
 
     def lane_of(self, row: RowTask) -> Hashable:
@@ -143,7 +142,6 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
 class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
     """Makes the PNG files of rows whose search has ended, and lets the judges look at them; scorers hold the judges."""
 
-    arrays_per_row = 2
     write: AnyStage
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:

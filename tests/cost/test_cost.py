@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -141,6 +142,26 @@ def test_plan_prints_what_either_side_takes(
     plan = _plan(write_config(tmp_path, tiny_sd, tiny_llava), monkeypatch, capsys)
     assert plan.count("TFLOP per image") == plan.count("of activations at batch") == 2
     assert "100 TFLOP/s sustained (an assumption)" in plan
+
+
+def test_plan_prints_what_each_member_of_a_panel_takes(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, tiny_clip_flant5: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    members = [
+        {"name": "llava", "model": str(tiny_llava), "num_gpus": 1, "weight": 2},
+        {"name": "flan", "model": str(tiny_clip_flant5), "num_gpus": 0.5, "count": 2},
+        {"name": "again", "model": str(tiny_llava), "shares": "flan", "gradient": False},
+    ]
+    path = write_config(tmp_path, tiny_sd, tiny_llava, scorers=members, combine="min", ray={"address": "auto"})
+    plan = _plan(path, monkeypatch, capsys)
+    assert f"scorer llava {tiny_llava} (LlavaForConditionalGeneration), readout yes, weight 2" in plan
+    assert "weight 1, counts in the score alone, in the actors of flan combined by min" in plan
+    assert "1 scorers llava (1 GPU, 1 CPU each), 2 scorers flan (0.5 GPU, 1 CPU each), 2 GPUs in all" in plan
+    assert plan.count("TFLOP per image") == plan.count("of activations at batch") == 3
+    assert re.search(r"a scorer flan \S+ G parameters, \S+ GB \(flan \S+ GB, again \S+ GB\)", plan)
+    assert "per scorer llava" in plan or "scorers llava per generator" in plan
+    assert "prompts for scorers.again.model" in plan
 
 
 def test_plan_goes_on_without_the_files_that_only_its_estimate_reads(
