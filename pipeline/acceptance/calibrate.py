@@ -21,9 +21,10 @@ from noisesmith.pipeline.acceptance.figures import (
     share,
     threshold_for,
 )
-from noisesmith.pipeline.acceptance.rule import ATOMS, worst_atom
+from noisesmith.pipeline.acceptance.rule import worst_atom
 from noisesmith.pipeline.acceptance.table import rule_in_force
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.schema import ATOMS
 from noisesmith.pipeline.sinks import read_rows
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.storage.files import write_atomic

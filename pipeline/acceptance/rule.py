@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from noisesmith.pipeline.config import AcceptConfig
-
-ATOMS = "atoms"  # the column with the score of each question about a part of the prompt
+from noisesmith.pipeline.schema import ATOMS
 
 
 def rule_columns(rule: AcceptConfig) -> list[str]:

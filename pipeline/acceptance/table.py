@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.acceptance.rule import ATOMS, rule_columns, verdict
+from noisesmith.pipeline.acceptance.rule import rule_columns, verdict
 from noisesmith.pipeline.config import AcceptConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.schema import row_schema
+from noisesmith.pipeline.schema import ATOMS, row_schema
 from noisesmith.pipeline.sinks import CheckLock, SideWriter, read_rows
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.run import begun_manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from noisesmith.pipeline.acceptance import accept, accept_again, check_config, read_acceptance, verdict
+from noisesmith.pipeline.acceptance import accept, accept_again, calibrate, check_config, read_acceptance, verdict
 from noisesmith.pipeline.config import AcceptConfig, RunConfig, validated
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.records import Atom
 from noisesmith.pipeline.report import renew_report, write_report
 from noisesmith.pipeline.sinks import SideWriter, config_of_run, hold_side, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
-from tests.sinks.conftest import PROVENANCE, Run
+from tests.sinks.conftest import PROVENANCE, Run, result
 
 RULE = AcceptConfig(score=0.5, judges={"eye": 0.3})
 
@@ -155,6 +157,21 @@ class TestTable:
             assert sum(accepted is True for accepted, _ in verdicts(run)) == 1
             accept_again(run.dir, config, check_lock, said.append)
         assert said == ["the acceptance rule is now that of the config (score at least 0.9); it was score at least 0.8"]
+
+    def test_the_worst_question_counts(self, tmp_path: Path) -> None:
+        """In the column that a run writes whose scorer asks questions."""
+        run = Run(tmp_path, [{"prompt": f"prompt {n}"} for n in range(3)], scorers={"asks": "questions"})
+        check_config(RunConfig.model_validate(run.config.model_dump() | {"accept": {"atoms": 0.5}}))
+        writer = run.writer()
+        for row, scores in zip(run.rows, [(0.9, 0.6), (0.9, 0.4), ()], strict=True):
+            atoms = tuple(Atom("Is there a cat?", "Yes", score) for score in scores)
+            writer.put(replace(result(row), atoms=atoms))
+        assert evaluate(run, AcceptConfig(atoms=0.5)) == [
+            (True, None), (False, "atoms below 0.5"), (False, "atoms unknown"),
+        ]  # fmt: skip
+        labels = {row.id: row.index == 0 for row in run.rows}
+        figures = calibrate(run.dir, run.config, labels, 0.9).scores["atoms"]
+        assert (figures.images, figures.fitted) == (2, False), "the worst of each image that has questions"
 
     def test_a_run_without_a_rule_has_none(self, run: Run) -> None:
         with hold_side(run.dir, print) as check_lock:

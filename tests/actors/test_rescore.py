@@ -29,22 +29,25 @@ def finished_run(folder: Path, rows: int) -> Run:
 
 
 @pytest.mark.slow
-def test_judges_are_added_to_a_run(tmp_path: Path, tiny_llava: Path) -> None:
+def test_judges_are_added_to_a_run(tmp_path: Path, tiny_llava: Path, tiny_instructblip_t5: Path) -> None:
     from noisesmith.pipeline.scorers import find_judge, load_judge
 
     run = finished_run(tmp_path, 6)
-    judges = ["--judge", f"llava={tiny_llava}", "--judge", "detector=embedded/judge"]
+    models = {"llava": tiny_llava, "blip": tiny_instructblip_t5}
+    judges = ["--judge", "detector=embedded/judge"]
+    for name, model in models.items():
+        judges += ["--judge", f"{name}={model}"]
     code, output = noisesmith("rescore", run.dir, *judges, "--count", "2", "--num-cpus", "0.5", "--batch-size", "3")
     assert code == 0, output
     assert "judge llava: 6 of 6 kept images judged, mean 0." in output
     assert verify_run(run.dir) == []
     rows = list(read_rows(run.dir))
-    found = find_judge(run.config.judges[0].model_copy(update={"model": str(tiny_llava)}), run.config.panel[0])
-    judge = load_judge(found, "cpu")
-    for row in rows:
-        for column in ("", "_initial"):
-            (alone,) = judge.judge([row["prompt"]], decode_png(row[f"image{column}"])[None])
-            assert row[f"judge_llava{column}"] == pytest.approx(alone, abs=1e-5)
+    for name, model in models.items():
+        judge = load_judge(find_judge(JudgeConfig(name=name, model=str(model)), run.config.panel[0]), "cpu")
+        for row in rows:
+            for column in ("", "_initial"):
+                (alone,) = judge.judge([row["prompt"]], decode_png(row[f"image{column}"])[None])
+                assert row[f"judge_{name}{column}"] == pytest.approx(alone, abs=1e-5)
     assert len({row["judge_llava"] for row in rows}) == 6
     # These prompts are of the grammar only in part: the detector answers, or says that it cannot.
     assert {row["judge_detector"] for row in rows} <= {0.0, 1.0, None}
