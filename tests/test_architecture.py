@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "records": "",
     "images": "",
     "embedded": "",
-    "training": "embedded",
+    "training": "embedded noisesmith",
     "storage": "errors",
     "machine": "errors",
     "noise": "records",

@@ -16,9 +16,10 @@ from transformers import LlavaForConditionalGeneration
 
 from noisesmith.pipeline.embedded import WEIGHTS
 from noisesmith.pipeline.embedded.geometry import Located, matches, truth
-from noisesmith.pipeline.embedded.grammar import GRAMMARS, ScenePrompt, prompts
+from noisesmith.pipeline.embedded.grammar import GRAMMARS, ScenePrompt, parse, prompts
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches, pictures
+from noisesmith.pipeline.embedded.training.eye import read_images, read_labels
 from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Segment, Words, pack, packed_logits, words
 from noisesmith.pipeline.embedded.training.questions import NEGATIVES, Question, possible, question
 from noisesmith.pipeline.embedded.training.scenes import Scene, sample
@@ -177,6 +178,39 @@ def _finds_one(detections: Sequence[Detection], prompt: ScenePrompt) -> bool:
     return any(matches(phrase, detection) for phrase, detection in pairs)
 
 
+def against_eye(vlm: LlavaForConditionalGeneration, judge: Judge) -> dict[str, float]:
+    """What judge and scorer (P(Yes) above ½) say of the held-out images that were labelled by eye."""
+    every, pixels = read_images()
+    chosen = [number for number, seen in enumerate(every) if seen.held_out]
+    shows = read_labels()
+    labels = [shows[number] for number in chosen]
+    asked: list[ScenePrompt] = []
+    for number in chosen:
+        scene = parse(every[number].prompt)
+        assert scene is not None, "the images were made from the grammars' prompts"
+        asked.append(scene)
+    images = pixels[chosen]
+    found = judge.detect(images)
+    judged = [truth(detections, prompt) for detections, prompt in zip(found, asked, strict=True)]
+    scored = [row[0] > 0.5 for row in answers(vlm, images, [[prompt] for prompt in asked])]
+    figures = {"by eye: images that show their prompts": fmean(labels)}
+    for name, verdicts in (("judge", judged), ("vlm", scored)):
+        for measure, value in _agreement(verdicts, labels).items():
+            figures[f"by eye: {name} {measure}"] = value
+    return figures
+
+
+def _agreement(verdicts: Sequence[bool], labels: Sequence[bool]) -> dict[str, float]:
+    """Share of equal verdicts, and precision and recall of "shows its prompt"; 0 where nothing was accepted."""
+    both = sum(verdict and label for verdict, label in zip(verdicts, labels, strict=True))
+    equal = [verdict == label for verdict, label in zip(verdicts, labels, strict=True)]
+    return {
+        "agrees": fmean(equal),
+        "precision": both / max(1, sum(verdicts)),
+        "recall": both / max(1, sum(labels)),
+    }
+
+
 def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples: int = 128) -> dict[str, float]:
     """All figures of the model card, each in 0..1.
 
@@ -185,7 +219,8 @@ def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples:
         samples: generated images per grammar.
     """
     pipe, vlm, judge = load(folder)
-    return on_renders(vlm, judge, seed, scenes) | on_samples(pipe, vlm, judge, seed, samples)
+    figures = on_renders(vlm, judge, seed, scenes) | on_samples(pipe, vlm, judge, seed, samples)
+    return figures | against_eye(vlm, judge)
 
 
 def table(figures: dict[str, float]) -> str:
