@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.search.tasks import Slope
@@ -18,9 +17,8 @@ def probability(log_score: float) -> float:
     return math.exp(min(log_score, 0.0))
 
 
-@dataclass(frozen=True)
-class Opinion(Generic[T]):
-    """What one group of scorers says of an image.
+class Opinion(NamedTuple, Generic[T]):
+    """What one group of scorers says of an image. A tuple, since the driver unpickles one per row and call.
 
     Attributes:
         log_scores: of its members, in their order.
