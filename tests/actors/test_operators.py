@@ -64,7 +64,7 @@ def test_status_tells_of_a_run_at_work_and_writes_nothing(running: tuple[Popen[s
     assert found["owner"] == f"pid {process.pid} on {socket.gethostname()}"
     assert 0 < found["rows_done"] < found["rows"] == 100_000
     assert found["failed"] == {}
-    assert set(found["queues"]) == {"generate", "score", "judge", "write", "retry"}
+    assert set(found["queues"]) == {"generate", "score", "render", "write", "retry"}
     assert files_of(config) == before
     code, output = noisesmith("status", config.parent / "run")
     assert code == 0
