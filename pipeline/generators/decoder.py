@@ -7,6 +7,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import FoundGenerator
+from noisesmith.pipeline.generators.loading import check_complete
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import diffusers_model
@@ -60,6 +61,7 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
             )
         else:
             vae = AutoencoderKL.from_pretrained(source.location, subfolder="vae", dtype=dtype, **source.load_options())
+        check_complete("vae", vae)
     vae = with_options(vae, found.config)
     return Decoder(vae.to(device).eval().requires_grad_(False), clamp=clamp)
 

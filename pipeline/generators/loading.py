@@ -7,8 +7,8 @@ import torch
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
-from noisesmith.pipeline.models.libraries import Pipeline
-from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.libraries import Json, Model, Options, Pipeline
+from noisesmith.pipeline.models.loading import BrokenModelError, explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint
 from noisesmith.pipeline.storage.home import user_path
 
@@ -34,7 +34,10 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
                 str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
             )
         else:
-            pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without)
+            parts = _text_encoders(source, index, without, dtype)
+            pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without, **parts)
+        for name, part in pipe.components.items():
+            check_complete(name, part)
     _merge_loras(pipe, config.lora)
     pipe.set_progress_bar_config(disable=True)
     denoiser = getattr(pipe, family.denoiser)
@@ -47,6 +50,46 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
     if config.compile:
         denoiser.compile()
     return pipe
+
+
+def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: torch.dtype) -> dict[str, Model]:
+    """The text encoders of a stored pipeline. ``transformers`` fills weights that are missing with random numbers.
+
+    Raises:
+        BrokenModelError: weights are missing.
+    """
+    import transformers
+
+    encoders: dict[str, Model] = {}
+    for name, entry in index.items():
+        if not name.startswith("text_encoder") or name in without or not isinstance(entry, list):
+            continue
+        library, class_name = entry
+        if library != "transformers":
+            continue
+        source.read_json(f"{name}/config.json")  # refuses one that would take hours to build
+        encoder_class = getattr(transformers, class_name)
+        encoder, loaded = encoder_class.from_pretrained(
+            source.location, subfolder=name, dtype=dtype, output_loading_info=True, **source.load_options()
+        )
+        missing = sorted(loaded["missing_keys"])
+        if missing:
+            raise BrokenModelError(f"{len(missing)} weights of its {name} are missing, first {missing[0]}")
+        encoders[name] = encoder
+    return encoders
+
+
+def check_complete(name: str, part: object) -> None:
+    """Refuse a part of a pipeline whose weights are not all there: ``diffusers`` leaves those without numbers.
+
+    Raises:
+        BrokenModelError: weights are missing.
+    """
+    if not isinstance(part, torch.nn.Module):
+        return
+    missing = [key for key, weight in part.state_dict().items() if weight.is_meta]
+    if missing:
+        raise BrokenModelError(f"{len(missing)} weights of its {name} are missing, first {missing[0]}")
 
 
 def lora_revision(config: GeneratorConfig) -> str:

@@ -45,6 +45,10 @@ _AMBIGUOUS_ERRORS = (
 )
 
 
+class BrokenModelError(Exception):
+    """A check of ours found a model's files unusable. The message says what is wrong, without naming the model."""
+
+
 class explained:  # noqa: N801, a context manager reads as a verb
     """Turn what a library raises for a broken model into a ``UserError``; a bug of ours passes unchanged.
 
@@ -77,7 +81,7 @@ def is_models_fault(error: BaseException) -> bool:
     The tokenizers library raises plain ``Exception``, nothing more specific, for a file that it cannot parse, and lets
     a Rust panic through for sizes that nobody has.
     """
-    if isinstance(error, OSError | MemoryError) or _is_rust_panic(error):
+    if isinstance(error, OSError | MemoryError | BrokenModelError) or _is_rust_panic(error):
         return True
     if type(error) is not Exception and not isinstance(error, (*LOADER_ERRORS, *_AMBIGUOUS_ERRORS)):
         return False

@@ -21,7 +21,7 @@ from noisesmith.pipeline.storage.home import user_path
 EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-MOST_LAYERS = 10_000  # building more, without a weight even, takes minutes
+MOST_LAYERS = 1000  # building more, without a weight even, takes minutes; large models have about a hundred
 _EDGE = 1 << 20  # bytes hashed at each end of a large file
 
 
@@ -49,7 +49,7 @@ class ModelSource:
         """One JSON file of the model.
 
         Raises:
-            UserError: it is missing, unreachable or not JSON.
+            UserError: it is missing, unreachable or not JSON, or asks for more than :data:`MOST_LAYERS` layers.
         """
         return _read_json(self.location if self.file else self.id, self.location, self.revision, filename, self.field)
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from noisesmith.pipeline.models.libraries import ImageProcessor, Options, Tokenizer
+from noisesmith.pipeline.models.loading import BrokenModelError
 from noisesmith.pipeline.models.locate import ModelSource
 
 _RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # the name of it that files of 2022 and 2023 have
 
 
-def auto_processor(location: str, where: Options) -> Any:
+def auto_processor(location: str, where: Options, parts: Sequence[str] = ("tokenizer", "image_processor")) -> Any:
     """A checkpoint's whole processor; each family's class has parts of its own.
 
     Args:
         where: revision, and whether only local files count.
+        parts: what the family reads of it.
 
     Raises:
         OSError, ValueError: its files are not here, or not understood.
+        BrokenModelError: they describe a part of a processor, such as the image processor alone.
     """
     from transformers import AutoProcessor
 
     _restore_names()
-    return AutoProcessor.from_pretrained(location, **where)
+    processor: Any = AutoProcessor.from_pretrained(location, **where)
+    for part in parts:
+        if not hasattr(processor, part):
+            raise BrokenModelError(f"its processor's files describe a {type(processor).__name__}, which has no {part}")
+    return processor
 
 
 def auto_image_processor(location: str, where: Options) -> ImageProcessor:

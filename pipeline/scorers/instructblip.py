@@ -25,6 +25,7 @@ class InstructBlip(VisionLanguageModel):
     """
 
     processor: WholeProcessor
+    processor_parts = ("tokenizer", "image_processor", "qformer_tokenizer")
     template = "Question: {question}"
     answers = ("yes", "no")
 

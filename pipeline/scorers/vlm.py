@@ -67,6 +67,7 @@ class VisionLanguageModel(LoadedScorer):
         UserError: the model cannot be loaded, lacks weights, or its tokenizer gives both answers the same first token.
     """
 
+    processor_parts: ClassVar[tuple[str, ...]] = ("tokenizer", "image_processor")
     template: ClassVar[str]
     reference_template: ClassVar[str | None] = None  # where the official implementation's differs
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
@@ -102,7 +103,7 @@ class VisionLanguageModel(LoadedScorer):
             UserError: weights are pickled and not allowed, or some are missing.
         """
         where = {"revision": source.revision, "local_files_only": source.local}
-        processor: Processor = auto_processor(source.location, where)
+        processor: Processor = auto_processor(source.location, where, self.processor_parts)
         return processor, self.load_model(source, dtype)
 
     @abstractmethod

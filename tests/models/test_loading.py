@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
@@ -117,6 +118,32 @@ def test_a_tokenizer_that_does_not_fit_its_text_encoder_fails_when_it_is_loaded(
     TEXT_DAMAGE[damage](folder)
     with pytest.raises(UserError, match=r"^generators\.model: .* cannot encode a prompt \(.*\); its tokenizers' files"):
         load_generator(find_generator(GeneratorConfig(model=str(folder))), "cpu")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_missing_are_refused_and_not_drawn_at_random(part: str, tiny_sd: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sd, tmp_path / "model"))
+    (file,) = (folder / part).glob("*.safetensors")
+    weights_of_part = load_file(file)
+    dropped = sorted(name for name in weights_of_part if name.endswith("weight"))[0]
+    del weights_of_part[dropped]
+    save_file(weights_of_part, file, {"format": "pt"})
+    found = find_generator(GeneratorConfig(model=str(folder)))
+    with pytest.raises(UserError, match=rf"cannot be loaded \(1 weights of its {part} are missing, first "):
+        load_generator(found, "cpu")
+    if part == "vae":
+        with pytest.raises(UserError, match=r"the vae of .* cannot be loaded \(1 weights of its vae are missing"):
+            load_decoder(found, "cpu")
+
+
+def test_files_that_describe_half_a_processor_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llava, tmp_path / "model"))
+    _changed(folder, "processor_config.json", processor_class="SiglipImageProcessor")
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            _changed(folder, name, processor_class="SiglipImageProcessor")
+    with pytest.raises(UserError, match=r"^scorers\.model: .* cannot be loaded \(its processor's files describe a "):
+        load_scorer(find_scorer(ScorerConfig(model=str(folder))), "cpu")
 
 
 def test_parts_that_no_image_needs_are_not_loaded_whatever_class_they_name(tiny_sd: Path, tmp_path: Path) -> None:
