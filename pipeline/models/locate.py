@@ -148,7 +148,7 @@ def _read_json(model: str, location: str, revision: str | None, filename: str, f
     except FileNotFoundError:
         raise UserError(f"{field}: {model!r} has no {filename}; give a folder made by save_pretrained") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{field}: {filename} of {model!r} cannot be read ({error}); save the model again") from None
+        raise UserError(f"{field}: {filename} of {model!r} cannot be read ({error}); save the model again") from error
     if not isinstance(content, dict):
         raise UserError(f"{field}: {filename} of {model!r} is not a JSON object; save the model again")
     for key, value in _integers(content):
