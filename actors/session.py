@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
-from noisesmith.actors.placement import cluster
+from noisesmith.actors.placement import CheckResources, cluster
 from noisesmith.actors.retry import cluster_failure
 from noisesmith.pipeline.acceptance import accept_again
 from noisesmith.pipeline.config import RunConfig
@@ -111,8 +111,11 @@ def _recorded(telemetry: Telemetry, state: RunState) -> Iterator[None]:
 
 
 @contextmanager
-def session(config: RunConfig, note: Callable[[str], None]) -> Iterator[Session]:
-    """Start or join the cluster of ``config``, for runs with the same placement; SIGINT and SIGTERM stop them.
+def session(config: RunConfig, note: Callable[[str], None], check: CheckResources | None = None) -> Iterator[Session]:
+    """Start or join the cluster of ``config``, for runs on the same cluster; SIGINT and SIGTERM stop them.
+
+    Args:
+        check: see :func:`cluster`; needed where the runs place other actors than those of ``config``.
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores, or no folder for its files.
@@ -120,7 +123,7 @@ def session(config: RunConfig, note: Callable[[str], None]) -> Iterator[Session]
         KeyboardInterrupt: the block was interrupted; its argument is the exit code.
     """
     runs = Session(note)
-    with cluster(config, note):
+    with cluster(config, note, check):
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
             signal.signal(number, runs.stop)
         try:

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "telemetry": "sinks storage",
     "report": "acceptance config errors models records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
-    "bench": "config errors machine preflight prompts records report sinks storage",
+    "bench": "config errors machine preflight prompts records report schema search sinks storage",
     "actors": (
         "acceptance config errors generators images machine models noise "
         "preflight prompts records report scorers search sinks telemetry"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from noisesmith.pipeline.bench.variants import REFERENCE, Variant
+from noisesmith.pipeline.bench.kinds import METHODS, Variant
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import index_of
 from noisesmith.pipeline.report.summary import Array, Change, Estimate, Row, best_so_far, estimates
@@ -90,8 +90,9 @@ def compare(
     *,
     rounds: int,
     steps: int,
+    reference: str = METHODS.reference,
 ) -> Comparison:
-    """The figures of ``variants``, the reference among them.
+    """The figures of ``variants``, the one labelled ``reference`` among them.
 
     Args:
         rows: by label and (seed, row id) the rows, with the columns of :func:`row_columns`.
@@ -103,11 +104,8 @@ def compare(
     Raises:
         UserError: no row was finished by every variant.
     """
-    finished = [set(found) for found in rows.values()]
-    shared = sorted(set.intersection(*finished), key=lambda key: (key[1], key[0]))
-    if not shared:
-        raise UserError("no row was finished by every variant; see why in the runs' failed/, and leave out the failing")
-    table = _Prompts([row_id for _, row_id in shared], parts)
+    shared = shared_keys(rows)
+    table = Prompts([row_id for _, row_id in shared], parts)
     searches: dict[str, _Searches] = {}
     for variant in variants:
         budget = variant.optimizer(rounds, steps).get("unet_evaluations")
@@ -116,20 +114,37 @@ def compare(
     for variant in variants:
         label = variant.label
         figures[label] = _figures(variant, searches, table, judges, seconds[label], steps)
-    asked = len(set.union(*finished))
+        if label != reference:
+            difference = _difference(searches[label], searches[reference], table, judges)
+            figures[label] = replace(figures[label], difference=difference)
+    asked = len(set().union(*rows.values()))
     return Comparison(table.count, len(shared), asked, figures)
 
 
-class _Prompts:
+def shared_keys(rows: Mapping[str, Rows]) -> list[tuple[int, str]]:
+    """The (seed, row id) that every variant has finished, the seeds of a prompt next to each other.
+
+    Raises:
+        UserError: there is none.
+    """
+    finished = [set(found) for found in rows.values()]
+    shared = sorted(set.intersection(*finished), key=lambda key: (key[1], key[0]))
+    if not shared:
+        raise UserError("no row was finished by every variant; see why in the runs' failed/, and leave out the failing")
+    return shared
+
+
+class Prompts:
     """The prompt, and the source of the corpus, that each of R rows belongs to.
 
-    ``parts`` maps each source that has a row to a mask ``[P]`` of its prompts.
+    ``of_rows`` ``[R]`` has the number of each row's prompt, below ``count``. ``parts`` maps each source that has a row
+    to a mask ``[P]`` of its prompts.
     """
 
     def __init__(self, row_ids: Sequence[str], parts: Sequence[tuple[str, int]]) -> None:
-        ids, columns = np.unique(row_ids, return_inverse=True)
+        ids, self.of_rows = np.unique(row_ids, return_inverse=True)
         self.count = len(ids)
-        self._member = np.eye(self.count)[columns]  # [R, P]: 1 where the row is of the prompt
+        self._member = np.eye(self.count)[self.of_rows]  # [R, P]: 1 where the row is of the prompt
         # Row ids begin with the position in the corpus, whose sources follow each other.
         ends = np.cumsum([size for _, size in parts])
         source = np.searchsorted(ends, [index_of(row_id) for row_id in ids], side="right")
@@ -214,7 +229,7 @@ class _Searches:
 def _figures(
     variant: Variant,
     searches: Mapping[str, _Searches],
-    table: _Prompts,
+    table: Prompts,
     judges: Sequence[str],
     seconds: float | None,
     steps: int,
@@ -246,11 +261,10 @@ def _figures(
         vlm_evaluations=float(np.mean([len(row["scores"]) for row in ours.rows])),
         seconds=seconds,
         parts=parts,
-        difference=None if variant.label == REFERENCE else _difference(ours, searches[REFERENCE], table, judges),
     )
 
 
-def _difference(ours: _Searches, theirs: _Searches, table: _Prompts, judges: Sequence[str]) -> Difference:
+def _difference(ours: _Searches, theirs: _Searches, table: Prompts, judges: Sequence[str]) -> Difference:
     budget = min(ours.end, theirs.end)
     score = table.estimate(ours.column("score") - theirs.column("score"))
     at_budget = table.estimate(ours.after_evaluations(budget) - theirs.after_evaluations(budget))
@@ -263,7 +277,7 @@ def _difference(ours: _Searches, theirs: _Searches, table: _Prompts, judges: Seq
     return Difference(score, at_budget, budget, judged)
 
 
-def _curve(table: _Prompts, at: Sequence[float], scores_at: Callable[[float], Array]) -> Curve:
+def _curve(table: Prompts, at: Sequence[float], scores_at: Callable[[float], Array]) -> Curve:
     """The mean over prompts of the best scores ``[R]`` that ``scores_at`` gives for each value of ``at``."""
     points = [table.estimate(scores_at(value)) for value in at]
     return Curve(tuple(at), tuple(point for point in points if point is not None))

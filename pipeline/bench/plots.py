@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from noisesmith.pipeline.bench.compare import Comparison, Curve, Figures
-from noisesmith.pipeline.bench.variants import REFERENCE, Variant
+from noisesmith.pipeline.bench.kinds import METHODS, Variant
 
+REFERENCE = METHODS.reference
 SIZE = (9.0, 5.4)  # inches
 DPI = 150
 INK = "#23262b"

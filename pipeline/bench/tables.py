@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from noisesmith.pipeline.machine import usable_cores
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
-_NONE = "–"
+NONE = "–"
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -54,15 +54,16 @@ class Conditions:
     versions: dict[str, str]
 
 
-def conditions(design: Design, models: Mapping[str, str]) -> Conditions:
+def conditions(design: Design, models: Mapping[str, str], sides: Sequence[str] = ("generator", "scorer")) -> Conditions:
     """The conditions of a comparison on this machine, today.
 
     Args:
         models: ids and revisions of generator and scorer, as the rows have them.
+        sides: those of the two that all variants share.
     """
     generators = design.settings.generators
     scorers = [placed for placed, *_ in design.settings.groups]
-    used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in ("generator", "scorer")}
+    used = {side: f"{models[side]}@{models[f'{side}_revision']}" for side in sides}
     for judge, found in zip(design.settings.judges, design.models.judges, strict=True):
         used[f"judge {judge.name}"] = f"{found.source.id}@{found.revision}"
     return Conditions(
@@ -92,13 +93,17 @@ def to_json(design: Design, comparison: Comparison, facts: Conditions) -> str:
     ``{"at", "score"}`` with one estimate per value of ``at``.
     """
     plain = asdict(comparison)
-    first_seed = design.trials[: len(design.variants)]
-    for trial in first_seed:
+    for trial in design.first_seed:
         variant = trial.variant
         section = trial.config.optimizer.model_dump(mode="json")
         figures = plain["variants"][variant.label]
         plain["variants"][variant.label] = {"why": variant.why, "optimizer": section, **figures}
     whole = {"conditions": asdict(facts), "reference": REFERENCE, **plain}
+    return dumped(whole)
+
+
+def dumped(whole: Mapping[str, object]) -> str:
+    """A comparison's figures as JSON."""
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -109,34 +114,35 @@ def to_markdown(design: Design, comparison: Comparison, facts: Conditions) -> st
     for judge in judges:
         heads += [f"judge {judge}", f"Δ {judge}"]
     heads += ["95 % at", "U-Net", "VLM", "‖z‖/√D", "KS", "s"]
-    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
-    lines += [_line(_cells(label, figures, judges)) for label, figures in comparison.variants.items()]
+    lines = [line(heads), line(["---", *["---:"] * (len(heads) - 1)])]
+    lines += [line(_cells(label, figures, judges)) for label, figures in comparison.variants.items()]
     whys = [f"- `{variant.label}`: {escape(variant.why)}" for variant in design.variants]
-    return "\n".join([*lines, "", _caption(facts), "", *_notes(comparison, facts), "", *whys, ""])
+    return "\n".join([*lines, "", caption(facts), "", *_notes(comparison, facts), "", *whys, ""])
 
 
 def _cells(label: str, figures: Figures, judges: list[str]) -> list[str]:
     difference = figures.difference
     cells = [f"`{label}`", f"{figures.score.kept.mean:.3f}"]
     if difference is None:
-        cells += [_NONE, _NONE]
+        cells += [NONE, NONE]
     else:
-        cells += [_signed(difference.score), _signed(difference.score_at_budget)]
+        cells += [signed(difference.score), signed(difference.score_at_budget)]
     for judge in judges:
         judged = None if difference is None else difference.judges[judge]
-        cells += [_kept(figures.judges[judge]), _signed(judged)]
+        cells += [kept_mean(figures.judges[judge]), signed(judged)]
     return [
         *cells,
-        _NONE if figures.rounds_to_95 is None else str(figures.rounds_to_95),
+        NONE if figures.rounds_to_95 is None else str(figures.rounds_to_95),
         f"{figures.unet_evaluations:.0f}",
         f"{figures.vlm_evaluations:.1f}",
         f"{figures.noise_norm:.3f}",
         f"{figures.noise_ks:.3f}",
-        _NONE if figures.seconds is None else f"{figures.seconds:.3g}",
+        seconds_per_row(figures),
     ]
 
 
-def _caption(facts: Conditions) -> str:
+def caption(facts: Conditions) -> str:
+    """The conditions in one line."""
     machine = facts.machine
     sources = ", ".join(f"{size} {name}" for name, size in facts.corpus.items())
     parts = [
@@ -161,25 +167,42 @@ def _notes(comparison: Comparison, facts: Conditions) -> list[str]:
         f"score has {SHARE:.0%} of its final gain over the first image. U-Net, VLM, s: denoising steps, images scored "
         "and seconds per row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
     ]
-    if comparison.rows < comparison.rows_asked:
-        left = f"{comparison.rows} of {comparison.rows_asked} rows"
-        notes += ["", f"Only the {left} that every method finished are compared."]
-    return notes
+    return [*notes, *left_out(comparison, "method")]
+
+
+def left_out(comparison: Comparison, what: str) -> list[str]:
+    """Lines that say how many rows are compared, where some are not; none otherwise.
+
+    Args:
+        what: one variant is called.
+    """
+    if comparison.rows == comparison.rows_asked:
+        return []
+    left = f"{comparison.rows} of {comparison.rows_asked} rows"
+    return ["", f"Only the {left} that every {what} finished are compared."]
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _signed(estimate: Estimate | None) -> str:
-    return _NONE if estimate is None else shown(estimate, sign="+")
+def signed(estimate: Estimate | None) -> str:
+    """A difference with its sign and interval."""
+    return NONE if estimate is None else shown(estimate, sign="+")
 
 
-def _kept(change: Change | None) -> str:
-    return _NONE if change is None else f"{change.kept.mean:.3f}"
+def kept_mean(change: Change | None) -> str:
+    """The mean of the kept images."""
+    return NONE if change is None else f"{change.kept.mean:.3f}"
 
 
-def _line(cells: list[str]) -> str:
+def seconds_per_row(figures: Figures) -> str:
+    """Seconds to three digits, where they are known."""
+    return NONE if figures.seconds is None else f"{figures.seconds:.3g}"
+
+
+def line(cells: Sequence[str]) -> str:
+    """One line of a table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,4 +1,4 @@
-"""``noisesmith bench``: compare search methods."""
+"""``noisesmith bench``: compare search methods, or the verifiers that steer them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from noisesmith.pipeline.storage.home import user_path
 if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
 
-app = typer.Typer(help="Compare search methods on equal terms, with confidence intervals.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compare search methods or verifiers on equal terms, with confidence intervals.", no_args_is_help=True
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG KEY=VALUE",
+        help="A config for models, sampler, judges and corpus (by default the built-in ones), and overrides.",
+    ),
+]
+Prompts = Annotated[
+    int | None,
+    typer.Option("--prompts", metavar="N", help="Number of prompts; by default 60, or all of CONFIG's corpus."),
+]
 
 
 @app.command("methods")
 def bench_methods(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CONFIG KEY=VALUE",
-            help="A config for models, sampler, judges and corpus (by default the built-in ones), and overrides.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        int | None,
-        typer.Option("--prompts", metavar="N", help="Number of prompts; by default 60, or all of CONFIG's corpus."),
-    ] = None,
+    arguments: Arguments = None,
+    prompts: Prompts = None,
     rounds: Annotated[int, typer.Option("--rounds", metavar="M", help="Number of search rounds.")] = 20,
     seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Number of runs per method.")] = 2,
     methods: Annotated[
@@ -58,7 +63,56 @@ def bench_methods(
     config, overrides = _config_and_overrides(arguments or [])
     base = bench.base_config(config, overrides)
     check_machine(base)
-    design = bench.make_design(base, bench.choose(methods, variants), out, prompts=prompts, rounds=rounds, seeds=seeds)
+    chosen = bench.choose(methods, variants)
+    _compare(bench.make_design(base, chosen, out, prompts=prompts, rounds=rounds, seeds=seeds))
+
+
+@app.command("verifiers")
+def bench_verifiers(
+    arguments: Arguments = None,
+    prompts: Prompts = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", metavar="M", help="Number of search rounds; by default CONFIG's, or 10.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Number of runs per verifier.")] = 2,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="A,B,…", help="The variants to compare; by default all.")
+    ] = None,
+    variants: Annotated[
+        Path | None,
+        typer.Option(
+            "--variants",
+            metavar="FILE",
+            help="YAML file of your own variants: label → {scorers: …, combine: …}.",
+            parser=local_path,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where to write runs and figures.", parser=local_path)
+    ] = Path("runs/bench-verifiers"),
+) -> None:
+    """Compare ways to score images, with CONFIG's search method, on the same prompts, first noises and budgets.
+
+    The variants are ways to ask CONFIG's first scorer; where CONFIG lists several, also each other one alone and the
+    panels of all. Each variant and seed is a run in DIR/runs. The same command resumes; more variants or seeds are
+    added to it.
+    """
+    from noisesmith.pipeline import bench
+
+    kind = bench.VERIFIERS
+    config, overrides = _config_and_overrides(arguments or [])
+    base = bench.base_config(config, overrides, kind)
+    chosen = bench.choose_verifiers(base, only, variants)
+    rounds = base.optimizer.rounds if rounds is None else rounds
+    design = bench.make_design(base, chosen, out, prompts=prompts, rounds=rounds, seeds=seeds, kind=kind)
+    design.check_machine()
+    _compare(design)
+
+
+def _compare(design: Design) -> None:
+    """Make the runs that are missing, write the figures of all, and print the table."""
+    from noisesmith.pipeline import bench
+
     trials = bench.unfinished(design)
     total = len(design.trials)
     console.print(f"{total} runs of {design.corpus.size} prompts: {total - len(trials)} done, {len(trials)} to make")
@@ -83,7 +137,7 @@ def _drive_trials(design: Design, trials: list[Trial]) -> None:
     from noisesmith.pipeline.sinks import hold_run
     from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
-    with interruptible(), session(design.settings, console.print) as runs:
+    with interruptible(), session(design.settings, console.print, design.check_resources) as runs:
         for number, trial in enumerate(trials, 1):
             progress = ConsoleProgress(console)
             with progress, hold_run(trial.config, design.corpus, progress.note) as state:
@@ -92,4 +146,4 @@ def _drive_trials(design: Design, trials: list[Trial]) -> None:
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)
-            refuse_if_all_failed(trial)
+            refuse_if_all_failed(trial, design.kind)

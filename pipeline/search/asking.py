@@ -29,6 +29,25 @@ def edits_of(row: Row, config: RunConfig) -> tuple[str, ...]:
     return ()
 
 
+def passes_per_image(row: Row, config: RunConfig) -> int:
+    """How many questions all scorers together are asked about each image of a row.
+
+    One about a whole prompt, one per question about its parts, and where the prompt is contrasted one about it and one
+    per edit.
+    """
+    questions = len(questions_of(row, config))
+    texts = 1 + len(edits_of(row, config))
+    passes = 0
+    for member in config.panel:
+        if member.asks == "questions":
+            passes += questions
+        elif member.readout == "contrastive":
+            passes += texts
+        else:
+            passes += 1
+    return passes
+
+
 def atoms_of(questions: Sequence[Question], scores: Sequence[float]) -> tuple[Atom, ...]:
     """Each question with its score; none where no scorer asks any."""
     return tuple(Atom(asked.question, asked.answer, score) for asked, score in zip(questions, scores, strict=True))

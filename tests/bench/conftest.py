@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 
 from noisesmith.pipeline.bench import Design, base_config, choose, make_design
 from noisesmith.pipeline.bench.design import Trial
-from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result
+from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunWriter, open_run
 from tests.report.conftest import png
 from tests.runs import write_config
 
 T = 4
+Judges = Mapping[str, tuple[float | None, float | None]]  # of the first and the kept image
 PROVENANCE = Provenance("a_method", "sd", "ab12", "llava", "cd34", "yes")
 
 
@@ -36,25 +38,36 @@ def rows_of(*searches: dict[str, Any], seed: int = 0) -> dict[tuple[int, str], d
     return {(seed, f"{index:08d}-abcdef01"): search for index, search in enumerate(searches)}
 
 
-def write_trial(design: Design, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
-    """A finished run in which each row's search had these scores and no judge; no scores: every row failed."""
+def result(trial: Trial, asked: Row, scores: Sequence[float], judges: Judges) -> Result:
+    """A row whose search had these scores."""
+    shown, count = png("#0000ff", 16), len(scores)
+    return Result(
+        row=asked, image=shown, image_initial=shown, width=16, height=16, scores=tuple(scores),
+        steps=(T,) * count, evaluations=(float(T),) * count, score=max(scores), rounds=count - 1,
+        stop_reason="rounds", judges=dict(judges), seed=trial.config.seed,
+        recipe=Recipe("m", 0, (4, 8, 8), (), (), (), 1, T, 1, "00"), noise=NoiseStats(0.0, 1.0, 1.02, 0.03),
+        noise_fp16=b"00" if trial.config.stores_noise else None,
+    )  # fmt: skip
+
+
+@contextmanager
+def writing(design: Design, trial: Trial, provenance: Provenance) -> Iterator[RunWriter]:
+    """The writer of a run, which is finished at the end of the block."""
     open_run(trial.config, design.corpus)
     writer = RunWriter(trial.config.run_dir, design.corpus.extra_schema, design.corpus.size, provenance)
-    for one in design.corpus.rows():
-        if not scores:
-            writer.fail(Failure(one, ({"error": "RuntimeError", "message": "no attention here", "where": "generate"},)))
-            continue
-        shown, count = png("#0000ff", 16), len(scores)
-        writer.put(
-            Result(
-                row=one, image=shown, image_initial=shown, width=16, height=16, scores=tuple(scores),
-                steps=(T,) * count, evaluations=(float(T),) * count, score=max(scores), rounds=count - 1,
-                stop_reason="rounds", judges={}, seed=trial.config.seed,
-                recipe=Recipe("m", 0, (4, 8, 8), (), (), (), 1, T, 1, "00"), noise=NoiseStats(0.0, 1.0, 1.02, 0.03),
-                noise_fp16=b"00" if trial.config.stores_noise else None,
-            )
-        )  # fmt: skip
+    yield writer
     writer.finish()
+
+
+def write_trial(design: Design, trial: Trial, scores: Sequence[float], provenance: Provenance = PROVENANCE) -> None:
+    """A finished run in which each row's search had these scores and no judge; no scores: every row failed."""
+    attempts = ({"error": "RuntimeError", "message": "no attention here", "where": "generate"},)
+    with writing(design, trial, provenance) as writer:
+        for one in design.corpus.rows():
+            if scores:
+                writer.put(result(trial, one, scores, {}))
+            else:
+                writer.fail(Failure(one, attempts))
 
 
 @pytest.fixture

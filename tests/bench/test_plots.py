@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from noisesmith.pipeline.bench.compare import Comparison, compare
+from noisesmith.pipeline.bench.kinds import Variant
 from noisesmith.pipeline.bench.plots import score_by_evaluations, score_by_round
-from noisesmith.pipeline.bench.variants import DEFAULTS, Variant
+from noisesmith.pipeline.bench.variants import DEFAULTS
 from tests.bench.conftest import T, row, rows_of
 
 Plot = Callable[[Comparison, tuple[Variant, ...], int, int], bytes]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from noisesmith.pipeline.bench import base_config, choose
-from noisesmith.pipeline.bench.variants import DEFAULTS, REFERENCE, Variant
+from noisesmith.pipeline.bench.kinds import Variant
+from noisesmith.pipeline.bench.variants import DEFAULTS, REFERENCE
 from noisesmith.pipeline.config import METHODS, NoiseDiffusionConfig, OptimizerConfig, validated
 from noisesmith.pipeline.errors import UserError
 
@@ -31,7 +32,7 @@ def test_a_built_in_variant_is_a_valid_config_with_the_common_budget(variant: Va
 def test_every_method_is_compared_once_and_the_reference_is_the_papers() -> None:
     labels = [variant.label for variant in DEFAULTS]
     assert len(set(labels)) == len(labels)
-    assert {variant.section["method"] for variant in DEFAULTS} == set(METHODS)
+    assert {variant.sections["optimizer"]["method"] for variant in DEFAULTS} == set(METHODS)
     reference = optimizer(next(variant for variant in DEFAULTS if variant.label == REFERENCE))
     assert isinstance(reference, NoiseDiffusionConfig)
     assert (reference.method, reference.candidates, reference.selection) == ("noise_diffusion", 50, "candidates")
