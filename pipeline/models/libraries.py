@@ -81,8 +81,8 @@ class ImageProcessor(Protocol):
     crop_size: Mapping[str, int]
     resample: int
     rescale_factor: float
-    image_mean: Sequence[float]
-    image_std: Sequence[float]
+    image_mean: Sequence[float] | float
+    image_std: Sequence[float] | float
     patch_size: int
     merge_size: int
     temporal_patch_size: int

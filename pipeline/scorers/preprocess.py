@@ -140,23 +140,27 @@ def normalise(levels: Tensor, processor: ImageProcessor) -> Tensor:
     if processor.do_rescale:
         levels = levels * processor.rescale_factor
     if processor.do_normalize:
-        mean = levels.new_tensor(processor.image_mean)[:, None, None]
-        std = levels.new_tensor(processor.image_std)[:, None, None]
-        levels = (levels - mean) / std
+        levels = (levels - _per_channel(processor.image_mean, levels)) / _per_channel(processor.image_std, levels)
     return levels
 
 
-def pad_to_square(images: Tensor, colour: Sequence[float]) -> Tensor:
+def _per_channel(values: Sequence[float] | float, like: Tensor) -> Tensor:
+    """A processor's values as ``[3 or 1, 1, 1]``: where its file has one number, it is that of all channels."""
+    return like.new_tensor(values).reshape(-1, 1, 1)
+
+
+def pad_to_square(images: Tensor, colour: Sequence[float] | float) -> Tensor:
     """Images ``[B, 3, H, W]`` in [0, 1] centred on a square of one colour, as LLaVA's and CLIP-FlanT5's ``pad`` does.
 
     Args:
-        colour: RGB in [0, 1], cut (not rounded) to 8 bits; the image processor's mean.
+        colour: RGB in [0, 1] or one number for all three, cut (not rounded) to 8 bits; the image processor's mean.
     """
     height, width = images.shape[-2:]
     side = max(height, width)
     if height == width:
         return images
-    levels = images.new_tensor([int(value * 255) / 255 for value in colour])
+    channels = [colour] * 3 if isinstance(colour, float | int) else colour
+    levels = images.new_tensor([int(value * 255) / 255 for value in channels])
     square = levels[None, :, None, None].repeat(len(images), 1, side, side)
     top = (side - height) // 2
     left = (side - width) // 2
@@ -185,6 +189,6 @@ def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     top = round((target[0] - edge) / 2)
     left = round((target[1] - edge) / 2)
     levels = levels[..., top : top + edge, left : left + edge]
-    mean = levels.new_tensor(processor.image_mean)[:, None, None]
-    std = levels.new_tensor(processor.image_std)[:, None, None]
+    mean = _per_channel(processor.image_mean, levels)
+    std = _per_channel(processor.image_std, levels)
     return ((levels - mean) / std).to(images.dtype)

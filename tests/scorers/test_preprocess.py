@@ -48,6 +48,16 @@ def test_crop_larger_than_the_image_pads_as_the_library_does() -> None:
     assert float((ours - expected).abs().max()) <= 1e-5
 
 
+def test_one_number_for_all_channels_is_read_as_the_library_reads_it() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False, image_mean=0.5, image_std=0.25)
+    pixels = _image(50, 71)
+    expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    ours = preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, processor)
+    assert float((ours - expected).abs().max()) <= 1e-5
+    square = torch.rand(1, 3, 4, 6)
+    assert torch.equal(pad_to_square(square, 0.5), pad_to_square(square, (0.5, 0.5, 0.5)))
+
+
 @pytest.mark.parametrize(("filter_name", "resample"), [("lanczos", 1), ("bilinear", 2), ("bicubic", 3)])
 def test_resizing_is_pillows_to_the_bit_in_either_order_of_its_passes(filter_name: str, resample: int) -> None:
     """Tall images that lose many rows are resized down first, all others across first."""
