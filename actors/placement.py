@@ -32,7 +32,7 @@ def cluster(config: RunConfig, note: Callable[[str], None], check: CheckResource
 
     Args:
         note: called with one sentence where the cluster is not quite as the config asks.
-        check: refuses GPUs and cores that are too few, and is told who has them; by default for the config's actors.
+        check: called with what the cluster has, refuses too few GPUs or cores; by default for the config's actors.
 
     Raises:
         UserError: the cluster cannot be reached, or has too few GPUs or cores, or no folder for its files.

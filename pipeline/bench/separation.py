@@ -1,4 +1,4 @@
-"""How well a score tells right images from wrong ones: the area under its ROC curve, with an interval."""
+"""How well a score separates right images from wrong ones: the area under its ROC curve, with an interval."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
@@ -72,9 +74,7 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
         encoder, loaded = encoder_class.from_pretrained(
             source.location, subfolder=name, dtype=dtype, output_loading_info=True, **source.load_options()
         )
-        missing = sorted(loaded["missing_keys"])
-        if missing:
-            raise BrokenModelError(f"{len(missing)} weights of its {name} are missing, first {missing[0]}")
+        _refuse_missing(name, sorted(loaded["missing_keys"]))
         encoders[name] = encoder
     return encoders
 
@@ -87,9 +87,12 @@ def check_complete(name: str, part: object) -> None:
     """
     if not isinstance(part, torch.nn.Module):
         return
-    missing = [key for key, weight in part.state_dict().items() if weight.is_meta]
-    if missing:
-        raise BrokenModelError(f"{len(missing)} weights of its {name} are missing, first {missing[0]}")
+    _refuse_missing(name, [key for key, weight in part.state_dict().items() if weight.is_meta])
+
+
+def _refuse_missing(name: str, keys: Sequence[str]) -> None:
+    if keys:
+        raise BrokenModelError(f"{len(keys)} weights of its {name} are missing, first {keys[0]}")
 
 
 def lora_revision(config: GeneratorConfig) -> str:

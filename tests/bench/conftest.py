@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from noisesmith.pipeline import cli
 from noisesmith.pipeline.bench import Design, base_config, choose, make_design
 from noisesmith.pipeline.bench.design import Trial
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
@@ -19,6 +21,14 @@ from tests.runs import write_config
 T = 4
 Judges = Mapping[str, tuple[float | None, float | None]]  # of the first and the kept image
 PROVENANCE = Provenance("a_method", "sd", "ab12", "llava", "cd34", "yes")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | int | Path) -> object:
+    """Give ``noisesmith bench`` its arguments; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["noisesmith", "bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
 
 
 def row(scores: Sequence[float], steps: Sequence[int] | None = None, **changes: Any) -> dict[str, Any]:

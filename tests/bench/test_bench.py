@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +11,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from noisesmith.pipeline import cli
 from noisesmith.pipeline.bench import write_comparison
 from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.config import METHODS, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.sinks import read_rows
-from tests.bench.conftest import PROVENANCE, write_trial
+from tests.bench.conftest import PROVENANCE, command, write_trial
 from tests.runs import noisesmith
 from tests.test_bad_inputs import no_model  # noqa: F401
 
 SCORES = {"none": [0.2], "noise_diffusion": [0.2, 0.6], "random_sampling": [0.2, 0.5]}
 FILES = ["methods.md", "methods.json", "score_by_round.png", "score_by_evaluations.png"]
 Finished = Callable[..., Design]
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | int | Path) -> object:
-    monkeypatch.setattr(sys, "argv", ["noisesmith", "bench", "methods", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
 
 
 def test_the_table_has_every_method_with_its_difference(finished: Finished) -> None:
@@ -72,7 +63,7 @@ def test_finished_runs_are_compared_without_ray(
 ) -> None:
     design = finished(SCORES)
     options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(SCORES), "--out", design.out)
-    assert command(monkeypatch, config_path, *options) == 0
+    assert command(monkeypatch, "methods", config_path, *options) == 0
     assert "3 done, 0 to make" in capsys.readouterr().out
     assert all((design.out / name).is_file() for name in FILES)
 
@@ -107,7 +98,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     (tmp_path / "OWN").write_text("slow: {method: pgd, step: -1}\n")
     monkeypatch.chdir(tmp_path)
     given = arguments if "--methods" in arguments else [*arguments, "--methods", "noise_diffusion"]
-    assert command(monkeypatch, config_path, *given) == 2
+    assert command(monkeypatch, "methods", config_path, *given) == 2
     message = capsys.readouterr().err
     assert named in message
     assert message.startswith("error: ")
@@ -117,7 +108,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 @pytest.mark.usefixtures("no_model")
 def test_a_missing_config_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(monkeypatch, "nowhere.yaml") == 2
+    assert command(monkeypatch, "methods", "nowhere.yaml") == 2
     assert "nowhere.yaml: no such config file" in capsys.readouterr().err
 
 
@@ -126,7 +117,7 @@ def test_other_rounds_in_the_same_directory_are_refused(
     finished: Finished, config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = finished(SCORES).out
-    assert command(monkeypatch, config_path, "--rounds", 9, "--methods", ",".join(SCORES), "--out", out) == 2
+    assert command(monkeypatch, "methods", config_path, "--rounds", 9, "--methods", ",".join(SCORES), "--out", out) == 2
     message = capsys.readouterr().err
     assert "optimizer.rounds was 1 and is now 9" in message
     assert "choose another --out" in message
@@ -139,7 +130,7 @@ def test_a_method_whose_every_row_failed_is_named_with_its_error(
     scores = SCORES | {"attend_and_excite": []}
     design = finished(scores)
     options = ("--rounds", 1, "--seeds", 1, "--methods", ",".join(scores), "--out", design.out)
-    assert command(monkeypatch, config_path, *options) == 2
+    assert command(monkeypatch, "methods", config_path, *options) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: variant attend_and_excite: every row failed, the first with RuntimeError")
     assert "no attention here" in message

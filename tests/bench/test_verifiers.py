@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from noisesmith.pipeline import cli
 from noisesmith.pipeline.bench import VERIFIERS, base_config, choose_verifiers, make_design, write_comparison
 from noisesmith.pipeline.bench.design import Design, unfinished
 from noisesmith.pipeline.bench.kinds import Variant
 from noisesmith.pipeline.config import RunConfig, validated
 from noisesmith.pipeline.errors import UserError
 from tests import tiny_families
-from tests.bench.conftest import PROVENANCE, T, result, writing
+from tests.bench.conftest import PROVENANCE, T, command, result, writing
 from tests.runs import write_config
 from tests.test_bad_inputs import no_model  # noqa: F401
 
@@ -29,13 +27,6 @@ FIRST = {"yes": [0.1, 0.4, 0.2, 0.8], "questions": [0.5, 0.5, 0.5, 0.9]}  # by v
 JUDGED = [0.0, 1.0, 0.2, 0.5]  # of the first images
 KEPT = {"yes": [0.0, 1.0, 0.0, 1.0], "questions": [1.0, 1.0, 0.0, 1.0]}
 Finished = Callable[..., Design]
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | int | Path) -> object:
-    monkeypatch.setattr(sys, "argv", ["noisesmith", "bench", "verifiers", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
 
 
 @pytest.fixture
@@ -179,7 +170,7 @@ def test_finished_runs_are_compared_without_ray(
 ) -> None:
     design = finished()
     options = ("--rounds", 1, "--seeds", 1, "--only", "yes,questions", "--out", design.out)
-    assert command(monkeypatch, config_path, *options) == 0
+    assert command(monkeypatch, "verifiers", config_path, *options) == 0
     assert "2 done, 0 to make" in capsys.readouterr().out
     assert sorted(path.name for path in design.out.iterdir()) == ["runs", "verifiers.json", "verifiers.md"]
 
@@ -258,7 +249,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     (tmp_path / "JUDGE").write_text("other: {scorers: {model: embedded, question: 'Is it {prompt}?'}}\n")
     monkeypatch.chdir(tmp_path)
     given = [str(argument).replace("{llava}", str(tiny_llava)) for argument in arguments]
-    assert command(monkeypatch, config_path, *given) == 2
+    assert command(monkeypatch, "verifiers", config_path, *given) == 2
     message = capsys.readouterr().err
     assert named in message
     assert message.startswith("error: ")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig
 from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
-from noisesmith.pipeline.scorers import Group, Member
+from noisesmith.pipeline.scorers import Group, Member, find_scorer
+from noisesmith.pipeline.scorers.clip_flant5 import ClipFlanT5
+from noisesmith.pipeline.scorers.llava import Llava
 from noisesmith.pipeline.search.score import score_latents
 
 STEP = 1e-5
@@ -26,6 +31,28 @@ def decoder_in_float64(model: Path, *, clamp: bool = True) -> Decoder:
     decoder = load_decoder(find_generator(GeneratorConfig(model=str(model))), "cpu", clamp=clamp)
     decoder.vae.double()
     return decoder
+
+
+def two_scorers_in_float64(llava: Path, clip_flant5: Path, **settings: Any) -> tuple[Llava, ClipFlanT5]:
+    """Two families with weights as float64 and smooth preprocessing; ``settings`` are those of their sections."""
+    found = [find_scorer(ScorerConfig(model=str(model), **settings)) for model in (llava, clip_flant5)]
+    in_float64 = [replace(one, dtype=torch.float64) for one in found]
+    return Llava(in_float64[0], "cpu", rounding=False), ClipFlanT5(in_float64[1], "cpu", rounding=False)
+
+
+def compute_norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own norms of both families compute in float32 whatever the model's dtype."""
+
+    def norm(self: LlamaRMSNorm | T5LayerNorm, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+    for kind in (LlamaRMSNorm, T5LayerNorm):
+        monkeypatch.setattr(kind, "forward", norm)
+
+
+def small_latents(count: int) -> torch.Tensor:
+    """z_0 ``[count, 4, 8, 8]`` float64, the same at every call."""
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3)).double() * 0.15
 
 
 def assert_gradient_matches_finite_differences(

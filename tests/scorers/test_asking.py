@@ -10,16 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from noisesmith.pipeline.config import RunConfig, ScorerConfig, load_config
+from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.records import Provenance, Question, Row
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of, to_table
-from noisesmith.pipeline.scorers import Group, Member, find_scorer
+from noisesmith.pipeline.scorers import Group, Member
 from noisesmith.pipeline.scorers.clip_flant5 import ClipFlanT5
 from noisesmith.pipeline.scorers.llava import Llava
 from noisesmith.pipeline.search.combine import Combination, Opinion
@@ -28,7 +26,13 @@ from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import ScoreTask
 from tests.prompts.corpora import corpus, write
 from tests.runs import write_config
-from tests.scorers.checks import STEP, decoder_in_float64
+from tests.scorers.checks import (
+    STEP,
+    compute_norms_in_float64,
+    decoder_in_float64,
+    small_latents,
+    two_scorers_in_float64,
+)
 
 WEIGHTS = (1.0, 2.5)
 TASKS = [
@@ -41,10 +45,6 @@ TASKS = [
 Scorers = tuple[Llava, ClipFlanT5]
 
 
-def _latents(count: int) -> torch.Tensor:
-    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3)).double() * 0.15
-
-
 @pytest.fixture(scope="module")
 def decoder(tiny_sd: Path) -> Decoder:
     return decoder_in_float64(tiny_sd)
@@ -53,20 +53,12 @@ def decoder(tiny_sd: Path) -> Decoder:
 @pytest.fixture(scope="module")
 def scorers(tiny_llava: Path, tiny_clip_flant5: Path) -> Scorers:
     """Both in float64, with smooth preprocessing; at most three questions at once."""
-    found = [find_scorer(ScorerConfig(model=str(model), batch_size=3)) for model in (tiny_llava, tiny_clip_flant5)]
-    in_float64 = [replace(one, dtype=torch.float64) for one in found]
-    return Llava(in_float64[0], "cpu", rounding=False), ClipFlanT5(in_float64[1], "cpu", rounding=False)
+    return two_scorers_in_float64(tiny_llava, tiny_clip_flant5, batch_size=3)
 
 
 @pytest.fixture(autouse=True)
 def _norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own norms compute in float32 whatever the model's dtype."""
-
-    def norm(self: LlamaRMSNorm | T5LayerNorm, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
-
-    for kind in (LlamaRMSNorm, T5LayerNorm):
-        monkeypatch.setattr(kind, "forward", norm)
+    compute_norms_in_float64(monkeypatch)
 
 
 def _config(**second: Any) -> RunConfig:
@@ -81,7 +73,7 @@ def _group(scorers: Scorers) -> Group:
 
 
 def test_scores_and_atoms_are_the_closed_form_of_the_answers(decoder: Decoder, scorers: Scorers) -> None:
-    latents = _latents(3)
+    latents = small_latents(3)
     opinions = score(decoder, _group(scorers), TASKS, latents)
     combination = Combination(_config())
     with torch.no_grad():
@@ -96,7 +88,7 @@ def test_scores_and_atoms_are_the_closed_form_of_the_answers(decoder: Decoder, s
 
 def test_gradients_are_finite_differences(decoder: Decoder, scorers: Scorers) -> None:
     group = _group(scorers)
-    latents = _latents(1)
+    latents = small_latents(1)
     tasks = TASKS[2:]
     combination = Combination(_config())
 
@@ -116,7 +108,7 @@ def test_gradients_are_finite_differences(decoder: Decoder, scorers: Scorers) ->
 
 def test_the_order_of_a_batch_does_not_matter(decoder: Decoder, scorers: Scorers) -> None:
     group = _group(scorers)
-    latents = _latents(3)
+    latents = small_latents(3)
     forward = score(decoder, group, TASKS, latents)
     backward = score(decoder, group, TASKS[::-1], latents.flip(0))[::-1]
     for one, other in zip(forward, backward, strict=True):
@@ -128,7 +120,7 @@ def test_the_order_of_a_batch_does_not_matter(decoder: Decoder, scorers: Scorers
 
 
 def test_a_scorer_of_whole_prompts_counts_in_the_score_and_not_in_the_atoms(decoder: Decoder, scorers: Scorers) -> None:
-    latents = _latents(1)
+    latents = small_latents(1)
     group = Group((Member(scorers[0], WEIGHTS[0], asks_questions=True), Member(scorers[1], WEIGHTS[1])))
     (opinion,) = score(decoder, group, TASKS[:1], latents)
     with torch.no_grad():
@@ -148,7 +140,7 @@ def test_groups_in_other_workers_are_averaged_by_weight() -> None:
 
 
 def test_a_contrast_takes_the_edits_of_the_task(decoder: Decoder, scorers: Scorers) -> None:
-    latents = _latents(1)
+    latents = small_latents(1)
     listed = ("a dog", "a bowl on a car")
     group = Group((Member(scorers[0], contrasts=True),))
     (opinion,) = score(decoder, group, [replace(TASKS[0], edits=listed)], latents)

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from noisesmith.pipeline.config import CalibrationConfig, RunConfig, ScorerConfig
+from noisesmith.pipeline.config import CalibrationConfig, RunConfig
 from noisesmith.pipeline.generators import Decoder
-from noisesmith.pipeline.scorers import Group, Member, find_scorer
+from noisesmith.pipeline.scorers import Group, Member
 from noisesmith.pipeline.scorers.calibration import calibrate
 from noisesmith.pipeline.scorers.clip_flant5 import ClipFlanT5
 from noisesmith.pipeline.scorers.llava import Llava
 from noisesmith.pipeline.search.combine import Combination, Opinion
 from noisesmith.pipeline.search.score import score, score_latents
 from noisesmith.pipeline.search.tasks import ScoreTask
-from tests.scorers.checks import STEP, decoder_in_float64
+from tests.scorers.checks import (
+    STEP,
+    compute_norms_in_float64,
+    decoder_in_float64,
+    small_latents,
+    two_scorers_in_float64,
+)
 
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat"]
 WEIGHTS = (1.0, 2.5)
 TASKS = [ScoreTask(prompt, gradient=True) for prompt in PROMPTS]
-
-
-def _latents(count: int) -> torch.Tensor:
-    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3)).double() * 0.15
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +38,12 @@ def decoder(tiny_sd: Path) -> Decoder:
 @pytest.fixture(scope="module")
 def scorers(tiny_llava: Path, tiny_clip_flant5: Path) -> tuple[Llava, ClipFlanT5]:
     """Both in float64, with smooth preprocessing."""
-    found = [find_scorer(ScorerConfig(model=str(model))) for model in (tiny_llava, tiny_clip_flant5)]
-    in_float64 = [replace(one, dtype=torch.float64) for one in found]
-    return Llava(in_float64[0], "cpu", rounding=False), ClipFlanT5(in_float64[1], "cpu", rounding=False)
+    return two_scorers_in_float64(tiny_llava, tiny_clip_flant5)
 
 
 @pytest.fixture(autouse=True)
 def _norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own norms compute in float32 whatever the model's dtype."""
-
-    def norm(self: LlamaRMSNorm | T5LayerNorm, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
-
-    for kind in (LlamaRMSNorm, T5LayerNorm):
-        monkeypatch.setattr(kind, "forward", norm)
+    compute_norms_in_float64(monkeypatch)
 
 
 def _config(combine: str, *, shared: bool) -> RunConfig:
@@ -78,7 +69,7 @@ def _combined(decoder: Decoder, groups: list[Group], combination: Combination, l
 def test_scores_are_the_closed_form_and_gradients_are_finite_differences(
     decoder: Decoder, scorers: tuple[Llava, ClipFlanT5], combine: str, shared: bool
 ) -> None:
-    latents = _latents(1)
+    latents = small_latents(1)
     groups = _groups(scorers, combine, shared=shared)
     combination = Combination(_config(combine, shared=shared))
     opinions = [score(decoder, group, TASKS[:1], latents)[0] for group in groups]
@@ -114,13 +105,13 @@ def test_members_that_share_a_worker_read_the_same_decoded_images(
 
     monkeypatch.setattr(Decoder, "__call__", counted)
     (group,) = _groups(scorers, "mean", shared=True)
-    score(decoder, group, TASKS, _latents(3))
+    score(decoder, group, TASKS, small_latents(3))
     assert decoded == [3]
 
 
 def test_the_order_of_a_batch_does_not_matter(decoder: Decoder, scorers: tuple[Llava, ClipFlanT5]) -> None:
     (group,) = _groups(scorers, "mean", shared=True)
-    latents = _latents(3)
+    latents = small_latents(3)
     order = [2, 0, 1]
     forward = score(decoder, group, TASKS, latents)
     shuffled = score(decoder, group, [TASKS[place] for place in order], latents[order])
@@ -137,13 +128,13 @@ def test_a_member_without_a_gradient_counts_in_the_score_alone(
 ) -> None:
     steering = Member(scorers[0], 1.0)
     silent = Member(scorers[1], 3.0, steers=False)
-    both = score_latents(decoder, Group((steering, silent)), PROMPTS, _latents(3), gradient=True)
-    alone = score_latents(decoder, Group((steering,)), PROMPTS, _latents(3), gradient=True)
+    both = score_latents(decoder, Group((steering, silent)), PROMPTS, small_latents(3), gradient=True)
+    alone = score_latents(decoder, Group((steering,)), PROMPTS, small_latents(3), gradient=True)
     assert both.log_scores.shape == (2, 3)
     assert both.log_gradients is not None
     assert alone.log_gradients is not None
     assert torch.allclose(both.log_gradients, alone.log_gradients, rtol=1e-9)
-    nothing = score_latents(decoder, Group((silent,)), PROMPTS, _latents(3), gradient=True)
+    nothing = score_latents(decoder, Group((silent,)), PROMPTS, small_latents(3), gradient=True)
     assert nothing.log_gradients is None
 
 
