@@ -53,10 +53,18 @@ def await_line(process: subprocess.Popen[str], beginning: str) -> None:
             return
 
 
-def await_written_row(process: subprocess.Popen[str], run_dir: Path, seconds: float = 400) -> None:
-    """Wait until a run has logged its first row."""
-    log, deadline = run_dir / "logs" / "run.jsonl", time.monotonic() + seconds
-    while not (log.exists() and '"row_written"' in log.read_text()):
+def written_rows(run_dir: Path) -> int:
+    """Rows that a run has logged as written."""
+    logs = sorted((run_dir / "logs").glob("run.jsonl*"))
+    return sum(path.read_text().count('"row_written"') for path in logs)
+
+
+def await_written_rows(process: subprocess.Popen[str], run_dir: Path, rows: int = 1, seconds: float = 400) -> None:
+    """Wait until a run has logged that many written rows; ``seconds`` without a new one fail the test."""
+    seen, deadline = 0, time.monotonic() + seconds
+    while (now := written_rows(run_dir)) < rows:
+        if now > seen:
+            seen, deadline = now, time.monotonic() + seconds
         assert process.poll() is None, "the run has ended"
         assert time.monotonic() < deadline, "the run makes no rows"
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.runs import await_written_row, finish, noisesmith, start, write_config
+from tests.runs import await_written_rows, finish, noisesmith, start, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def running(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         process = start("run", config)
-    await_written_row(process, folder / "run")
+    await_written_rows(process, folder / "run")
     yield process, config
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

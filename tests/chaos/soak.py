@@ -25,29 +25,43 @@ import yaml
 
 from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests.chaos.killing import ACTORS, actor_processes, kill_one
-from tests.runs import await_written_row, finish, start
+from tests.runs import await_written_rows, finish, start, written_rows
 
 SAMPLE = 10.0  # seconds between two looks at files and memory
 GROUPS = ("driver", "actors", "ray")  # the processes looked at: ray is its daemons and idle workers
 
 
-def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def soak(
+    folder: Path,
+    minutes: float,
+    every: float,
+    seed: int,
+    overrides: dict[str, Any],
+    least_kills: int = 0,
+    least_shards: int = 0,
+) -> dict[str, Any]:
     """Run for ``minutes`` of wall time and kill an actor ``every`` so many seconds.
+
+    A kill waits until the run has written a row since the last one: where actors die faster than they start, no run
+    can make progress.
 
     Args:
         overrides: sections of the config instead of the built-in models' and their settings.
+        least_kills: go on after ``minutes`` until so many actors were killed.
+        least_shards: go on after ``minutes`` until so many shards are committed.
 
     Returns:
         the kills, samples of files and memory, rows in each second from the first on, and what verify says.
     """
     config = folder / "soak.yaml"
+    run_dir = folder / "run"
     settings = {
         "name": "soak",
         "corpus": {"source": "embedded/complex", "size": 200_000},
         "generators": {"steps": 12, "guidance_scale": 1.0, "batch_size": 8, "num_cpus": 0.75},
         "scorers": {"batch_size": 8, "num_cpus": 0.75},
         "optimizer": {"rounds": 4},
-        "output": {"dir": str(folder / "run"), "rows_per_shard": 64},
+        "output": {"dir": str(run_dir), "rows_per_shard": 64},
     }
     config.write_text(yaml.safe_dump(settings | overrides))
     rng = random.Random(seed)
@@ -55,31 +69,42 @@ def soak(folder: Path, minutes: float, every: float, seed: int, overrides: dict[
     samples: list[dict[str, Any]] = []
     output = (folder / "output.txt").open("w+")
     process = start("run", config, stdout=output)
-    await_written_row(process, folder / "run")
+    await_written_rows(process, run_dir)
     started = time.monotonic()
-    while process.poll() is None and (elapsed := time.monotonic() - started) < 60 * minutes:
-        samples.append({"second": round(elapsed, 1), **_resources(process)})
+    written = 0  # rows at the last kill
+
+    def under_way() -> bool:
+        shards = len(list(run_dir.glob("data/*.parquet")))
+        enough = len(kills) >= least_kills and shards >= least_shards
+        return process.poll() is None and not (enough and time.monotonic() - started >= 60 * minutes)
+
+    while under_way():
+        elapsed = round(time.monotonic() - started, 1)
+        samples.append({"second": elapsed, **_resources(process)})
         if elapsed >= every * (len(kills) + 1):
+            await_written_rows(process, run_dir, written + 1)
             kind = rng.choice(list(ACTORS))
             if kill_one(kind, rng.choice):
-                kills.append((round(elapsed, 1), kind))
+                kills.append((elapsed, kind))
+                written = written_rows(run_dir)
         _await_end(process, min(SAMPLE, every / 3))
+    minutes = (time.monotonic() - started) / 60
     process.send_signal(signal.SIGINT)
     code, _ = finish(process, timeout=600)
     output.seek(0)
     assert code == 130, output.read()
-    ids = [row["id"] for row in read_rows(folder / "run", ["id"])]
+    ids = [row["id"] for row in read_rows(run_dir, ["id"])]
     return {
         "minutes": minutes,
         "kill_every_seconds": every,
         "seed": seed,
         "kills": kills,
         "samples": samples,
-        "rows_by_second": _rows_by_second(folder / "run" / "logs"),
+        "rows_by_second": _rows_by_second(run_dir / "logs"),
         "committed_rows": len(ids),
         "doubled_ids": len(ids) - len(set(ids)),
-        "problems": [problem for problem in verify_run(folder / "run") if "not committed yet" not in problem],
-        "dead_letters": sum(1 for path in (folder / "run" / "failed").glob("*") for _ in path.open()),
+        "problems": [problem for problem in verify_run(run_dir) if "not committed yet" not in problem],
+        "dead_letters": sum(1 for path in (run_dir / "failed").glob("*") for _ in path.open()),
     }
 
 
