@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "errors": "",
     "records": "",
     "images": "",
+    "duplicates": "",
     "embedded": "",
     "training": "embedded noisesmith",
     "storage": "errors",
@@ -51,6 +52,7 @@ MAY_IMPORT = {
     "replay": "config errors generators images models noise prompts records schema search sinks",
     "telemetry": "sinks storage",
     "report": "acceptance config errors models records schema sinks storage",
+    "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
     "bench": "config errors machine preflight prompts records report schema search sinks storage",
     "actors": (
@@ -58,7 +60,7 @@ MAY_IMPORT = {
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "acceptance actors bench config cost decompose embedded errors lengths models "
+        "acceptance actors bench config cost decompose embedded errors export lengths models "
         "preflight prompts replay report sinks storage telemetry training"
     ),
     "api": (

@@ -13,6 +13,7 @@ from noisesmith.pipeline.cli import bench, embedded
 from noisesmith.pipeline.cli.accept import accept
 from noisesmith.pipeline.cli.calibrate import calibrate
 from noisesmith.pipeline.cli.common import console, debug_print, options, print_error
+from noisesmith.pipeline.cli.export import export
 from noisesmith.pipeline.cli.look import replay, status, verify
 from noisesmith.pipeline.cli.make import retry, run
 from noisesmith.pipeline.cli.planning import plan
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, retry, plan, replay, verify, status, rescore, accept, calibrate, questions):
+for command in (run, retry, plan, replay, verify, status, rescore, accept, calibrate, questions, export):
     app.command()(command)
 app.add_typer(embedded.app, name="embedded")
 app.add_typer(bench.app, name="bench")

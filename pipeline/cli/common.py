@@ -76,8 +76,12 @@ def read_settings(config: Path, overrides: list[str] | None, out: str | None) ->
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that locks and workers are released; then exit with 128 + signal."""
+def interruptible(remedy: str = "run the same command to resume") -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that locks and workers are released; then exit with 128 + signal.
+
+    Args:
+        remedy: what to do next, at the end of the message.
+    """
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(128 + number)
@@ -86,9 +90,9 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        console.print("stopped at once; run the same command to resume")
+        console.print(f"stopped at once; {remedy}")
         raise typer.Exit(stopped.args[0] if stopped.args else 128 + signal.SIGINT) from None
     except SystemExit as stopped:
         # While Ray starts, its own handler of SIGTERM exits with the number of the signal.
-        console.print("stopped at once; run the same command to resume")
+        console.print(f"stopped at once; {remedy}")
         raise typer.Exit(128 + stopped.args[0] if stopped.args else 128 + signal.SIGINT) from None
