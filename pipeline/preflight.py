@@ -12,11 +12,12 @@ from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
+from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
-from noisesmith.pipeline.sinks import begun_corpus
+from noisesmith.pipeline.sinks import begun_corpus, made_with
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,42 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
         UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
     """
     models = find_models(config)
+    check_revisions(config, models)
     check_config(config)
     check_machine(config)
     corpus = open_corpus(config, begun_corpus(config))
     check_lengths(config, models.generator, corpus)
     return models, corpus
+
+
+def check_revisions(config: RunConfig, models: FoundModels) -> None:
+    """Refuse to resume a run whose rows were made with other weights than those that were found.
+
+    Raises:
+        UserError: the revision of the generator or of a scorer is not that of the rows.
+    """
+    made = made_with(config)
+    if made is None:
+        return
+    found = [("generators", models.generator.source, models.generator.revision)]
+    for member, scorer in zip(config.panel, models.scorers, strict=True):
+        found.append((member.section, scorer.source, scorer.revision))
+    ids = [made["generator"], *made["scorer"].split(" + ")]
+    revisions = [made["generator_revision"], *made["scorer_revision"].split(" + ")]
+    # A run of other models, or of another number of scorers, is refused when it is opened.
+    for (section, source, now), model, then in zip(found, ids, revisions, strict=False):
+        if source.id == model and then != now:
+            raise _other_weights(config, section, source, then, now)
+
+
+def _other_weights(config: RunConfig, section: str, source: ModelSource, then: str, now: str) -> UserError:
+    remedy = "put the files back that made them"
+    if not source.local:
+        remedy = f"set {section}.revision={then}"
+    return UserError(
+        f"{section}.model: the rows of {config.run_dir} were made with revision {then} of {source.id!r}, which is "
+        f"{now} now; {remedy}, or choose another output.dir"
+    )
 
 
 def check_machine(config: RunConfig) -> None:

@@ -33,7 +33,7 @@ class Adapter(Family):
         self.source = found.source
         self.id = found.source.id
         self.spec = found.spec
-        self.revision = found.source.resolved_revision() + lora_revision(config)
+        self.revision = found.revision
         self.config = config
         self.pipe: Pipeline = load_pipeline(config, found.source, found.family, device)
         self._trained = self.pipe.scheduler.config
@@ -127,3 +127,8 @@ class FoundGenerator:
     source: ModelSource
     family: type[Adapter]
     spec: LatentSpec
+
+    @property
+    def revision(self) -> str:
+        """The commit or fingerprint of its weights, with those of its LoRAs."""
+        return self.source.resolved_revision() + lora_revision(self.config)

@@ -3,7 +3,15 @@
 from noisesmith.pipeline.sinks.done import DoneRows
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.reopen import reopen_failed, repair_run
-from noisesmith.pipeline.sinks.run import RunState, begun_corpus, check_run_dir, config_of_run, hold_run, open_run
+from noisesmith.pipeline.sinks.run import (
+    RunState,
+    begun_corpus,
+    check_run_dir,
+    config_of_run,
+    hold_run,
+    made_with,
+    open_run,
+)
 from noisesmith.pipeline.sinks.side import CheckLock, SideWriter, hold_side
 from noisesmith.pipeline.sinks.verify import sample_rows, verify_run
 from noisesmith.pipeline.sinks.writer import RunWriter
@@ -19,6 +27,7 @@ __all__ = [
     "config_of_run",
     "hold_run",
     "hold_side",
+    "made_with",
     "open_run",
     "read_rows",
     "reopen_failed",

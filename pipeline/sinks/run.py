@@ -14,8 +14,8 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
-from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover
-from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, unopenable
+from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover, shards_in
+from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, staging_root, unopenable
 from noisesmith.pipeline.sinks.manifest import (
     VERSION,
     Header,
@@ -24,10 +24,14 @@ from noisesmith.pipeline.sinks.manifest import (
     salvage_manifest,
     write_manifest,
 )
+from noisesmith.pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.sinks.staging import read_staged, staged_rows
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import location_of
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
+
+MODEL_COLUMNS = ["generator", "generator_revision", "scorer", "scorer_revision"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,27 @@ def begun_manifest(config: RunConfig) -> Manifest | None:
             run_dir.check()
         if manifest_file(run_dir).exists():
             return read_manifest(run_dir)
+    return None
+
+
+def made_with(config: RunConfig) -> dict[str, str] | None:
+    """Return the models and their revisions that the first row of the run of a config records.
+
+    Returns:
+        the columns :data:`MODEL_COLUMNS` of a committed row, or else of a staged one; ``None`` where there is no row
+        that can be read.
+    """
+    run_dir = config.run_dir
+    manifest = begun_manifest(config)
+    if manifest is None:
+        return None
+    with suppress(UserError, OSError):
+        for row in read_rows(run_dir, MODEL_COLUMNS):
+            return row
+        for shard in sorted(shards_in(staging_root(run_dir))):
+            for table in read_staged(staged_rows(run_dir, shard).values()):
+                staged: dict[str, str] = table.select(MODEL_COLUMNS).to_pylist()[0]
+                return staged
     return None
 
 

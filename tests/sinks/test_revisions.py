@@ -1,0 +1,63 @@
+"""A run goes on only with the weights that made its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.preflight import check_run, find_models
+from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.sinks import RunWriter, open_run
+from tests.sinks.conftest import PROVENANCE, Run, result
+
+
+def _write(run: Run, rows: int, provenance: Provenance) -> None:
+    open_run(run.config, run.corpus)
+    writer = RunWriter(run.dir, run.corpus.extra_schema, run.corpus.size, provenance)
+    for row in run.rows[:rows]:
+        writer.put(result(row))
+
+
+def _now(run: Run) -> Provenance:
+    models = find_models(run.config)
+    (scorer,) = models.scorers
+    return replace(PROVENANCE, generator_revision=models.generator.revision, scorer_revision=scorer.revision)
+
+
+@pytest.mark.parametrize("rows", [1, 4], ids=["staged", "committed"])
+def test_other_weights_are_refused_before_anything_is_loaded(rows: int, make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    _write(run, rows, replace(_now(run), generator_revision="ab12"))
+    before = {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        check_run(run.config)
+    assert str(caught.value) == (
+        f"generators.model: the rows of {run.dir} were made with revision ab12 of 'embedded', which is "
+        f"{find_models(run.config).generator.revision} now; put the files back that made them, or choose another "
+        "output.dir"
+    )
+    assert {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()} == before
+
+
+def test_each_scorer_is_compared(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    _write(run, 4, replace(_now(run), scorer_revision="cd34"))
+    with pytest.raises(UserError, match=r"^scorers\.model: the rows of .* were made with revision cd34 of 'embedded'"):
+        check_run(run.config)
+
+
+def test_the_same_weights_go_on(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    _write(run, 5, _now(run))
+    check_run(run.config)
+
+
+def test_a_shard_that_cannot_be_read_is_left_to_verify(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    _write(run, 4, replace(_now(run), generator_revision="ab12"))
+    for path in (run.dir / "data").iterdir():
+        path.write_bytes(b"damaged")
+    check_run(run.config)
