@@ -10,6 +10,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.generators import FoundGenerator, Generator, read_text_limits
 from noisesmith.pipeline.models.loading import is_models_fault
+from noisesmith.pipeline.models.runtime import without_panic_messages
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.scorers import FoundScorer
@@ -94,7 +95,8 @@ def list_lengths(
     lines: dict[str, list[str]] = {}
     for field, found in models.items():
         try:
-            lines[field] = _sentences(found, config, corpus)
+            with without_panic_messages():
+                lines[field] = _sentences(found, config, corpus)
         except BaseException as error:  # a Rust panic is no Exception
             if not (isinstance(error, UserError) or is_models_fault(error)):
                 raise

@@ -58,7 +58,7 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
     """The text encoders of a stored pipeline. ``transformers`` fills weights that are missing with random numbers.
 
     Raises:
-        BrokenModelError: weights are missing.
+        BrokenModelError: weights are missing, or the index names no class.
     """
     import transformers
 
@@ -66,11 +66,15 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
     for name, entry in index.items():
         if not name.startswith("text_encoder") or name in without or not isinstance(entry, list):
             continue
+        if len(entry) != 2:
+            raise BrokenModelError(f"its model_index.json has {entry} as {name}, and not a library and a class")
         library, class_name = entry
         if library != "transformers":
             continue
         source.read_json(f"{name}/config.json")  # refuses one that would take hours to build
-        encoder_class = getattr(transformers, class_name)
+        encoder_class = getattr(transformers, str(class_name), None)
+        if encoder_class is None:
+            raise BrokenModelError(f"transformers has no class {class_name} for its {name}")
         encoder, loaded = encoder_class.from_pretrained(
             source.location, subfolder=name, dtype=dtype, output_loading_info=True, **source.load_options()
         )

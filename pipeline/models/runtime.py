@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,3 +60,21 @@ def free_memory() -> None:
 def threads_for(num_cpus: float) -> int:
     """Torch threads of an actor that holds so many cores; one where it holds a part of one."""
     return max(1, int(num_cpus))
+
+
+@contextmanager
+def without_panic_messages() -> Iterator[None]:
+    """Drop what is written to file descriptor 2 while the block runs.
+
+    A Rust library that panics writes there, next to the exception that it raises, which has the same message.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
