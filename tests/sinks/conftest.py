@@ -16,6 +16,7 @@ import pytest
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import digest, replay
+from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunWriter, open_run
@@ -24,7 +25,10 @@ from noisesmith.pipeline.storage import paths as stores
 if TYPE_CHECKING:
     from tests.s3 import S3
 
-PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes")
+MODELS = find_models(RunConfig.model_validate({"corpus": {"source": "embedded/simple", "size": 1}}))
+PROVENANCE = Provenance(
+    "noise_diffusion", "embedded", MODELS.generator.revision, "embedded", MODELS.scorers[0].revision, "yes"
+)
 BUCKETS = itertools.count()
 ROWS = 10
 PER_SHARD = 4

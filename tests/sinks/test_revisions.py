@@ -21,16 +21,10 @@ def _write(run: Run, rows: int, provenance: Provenance) -> None:
         writer.put(result(row))
 
 
-def _now(run: Run) -> Provenance:
-    models = find_models(run.config)
-    (scorer,) = models.scorers
-    return replace(PROVENANCE, generator_revision=models.generator.revision, scorer_revision=scorer.revision)
-
-
 @pytest.mark.parametrize("rows", [1, 4], ids=["staged", "committed"])
 def test_other_weights_are_refused_before_anything_is_loaded(rows: int, make_run: Callable[..., Run]) -> None:
     run = make_run()
-    _write(run, rows, replace(_now(run), generator_revision="ab12"))
+    _write(run, rows, replace(PROVENANCE, generator_revision="ab12"))
     before = {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
         check_run(run.config)
@@ -44,20 +38,20 @@ def test_other_weights_are_refused_before_anything_is_loaded(rows: int, make_run
 
 def test_each_scorer_is_compared(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    _write(run, 4, replace(_now(run), scorer_revision="cd34"))
+    _write(run, 4, replace(PROVENANCE, scorer_revision="cd34"))
     with pytest.raises(UserError, match=r"^scorers\.model: the rows of .* were made with revision cd34 of 'embedded'"):
         check_run(run.config)
 
 
 def test_the_same_weights_go_on(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    _write(run, 5, _now(run))
+    _write(run, 5, PROVENANCE)
     check_run(run.config)
 
 
 def test_a_shard_that_cannot_be_read_is_left_to_verify(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    _write(run, 4, replace(_now(run), generator_revision="ab12"))
+    _write(run, 4, replace(PROVENANCE, generator_revision="ab12"))
     for path in (run.dir / "data").iterdir():
         path.write_bytes(b"damaged")
     check_run(run.config)
