@@ -17,6 +17,7 @@ def test_a_run_goes_on_while_its_actors_are_killed(tmp_path: Path, tiny_sd: Path
         "scorers": {"model": str(tiny_llava), "batch_size": 4, "num_cpus": 0.75},
     }
     figures = soak(tmp_path, minutes=0, every=12, seed=0, overrides=models, least_kills=2, least_shards=1)
+    assert len(figures["kills"]) >= 2
     assert figures["problems"] == []
     assert figures["doubled_ids"] == figures["dead_letters"] == 0
     assert figures["committed_rows"] >= 64

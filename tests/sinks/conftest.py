@@ -15,8 +15,8 @@ import PIL.Image
 import pytest
 
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.models.locate import locate
 from noisesmith.pipeline.noise import digest, replay
-from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunWriter, open_run
@@ -25,9 +25,13 @@ from noisesmith.pipeline.storage import paths as stores
 if TYPE_CHECKING:
     from tests.s3 import S3
 
-MODELS = find_models(RunConfig.model_validate({"corpus": {"source": "embedded/simple", "size": 1}}))
 PROVENANCE = Provenance(
-    "noise_diffusion", "embedded", MODELS.generator.revision, "embedded", MODELS.scorers[0].revision, "yes"
+    "noise_diffusion",
+    "embedded",
+    locate("embedded", None, "generators.model", "model_index.json").resolved_revision(),
+    "embedded",
+    locate("embedded", None, "scorers.model", "config.json").resolved_revision(),
+    "yes",
 )
 BUCKETS = itertools.count()
 ROWS = 10
