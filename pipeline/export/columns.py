@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
+from noisesmith.pipeline.sinks.samples import json_value
 
 # In the files of an export these have names or files of their own.
 NOT_METADATA = frozenset({"prompt", NOISE_BYTES, *IMAGES})
@@ -86,23 +86,7 @@ def plain(value: Any, type_name: str) -> Any:
     Lists and structs become JSON text; so do dates, decimals and unsigned 64-bit integers, which JSON readers would
     change. Bytes become base64. Numbers that are not finite become null.
     """
-    if value is None:
-        return None
-    if isinstance(value, list | dict):
-        return json.dumps(_finite(value), ensure_ascii=False)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if type_name == "uint64":
-        return str(value)
-    return value if isinstance(value, bool | int | str) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """Return a nested value with every leaf as JSON can hold it."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return plain(value, "")
+    made = json_value(value, finite=True)
+    if isinstance(made, list | dict):
+        return json.dumps(made, ensure_ascii=False)
+    return str(made) if type_name == "uint64" and made is not None else made

@@ -6,13 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.export.folder import check_out, whole_folder
 from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.imagefolder import ImageFolder
 from noisesmith.pipeline.export.options import ExportOptions
 from noisesmith.pipeline.export.readme import readme
-from noisesmith.pipeline.export.select import Progress, Selection, reasons, select
+from noisesmith.pipeline.export.select import Progress, Selection, nothing_left, select
 from noisesmith.pipeline.export.source import Source
 
 WRITERS: dict[str, type[Format]] = {"imagefolder": ImageFolder}
@@ -51,7 +50,7 @@ def export(run_dir: Path, options: ExportOptions, progress: Progress) -> Exporte
                 _add(to, selection, written, row, options.split_names[selection.splits[position] - 1])
                 advance(1)
         if not written.total():
-            raise UserError(f"{run_dir}: no row is left to export ({reasons(selection)}); ask for less")
+            raise nothing_left(source, selection)
         to.finish()
         text = readme(source, options, to, selection, written)
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -70,7 +70,7 @@ def select(source: Source, options: ExportOptions, to: Format, progress: Progres
         selection.drop("nearly the same image as another one", len(chosen) - len(single))
         chosen = single
     if not len(chosen):
-        raise UserError(f"{source.run_dir}: no row is left to export ({reasons(selection)}); ask for less")
+        raise nothing_left(source, selection)
     found = rows.arrays()
     splits = assign_splits(found.prompts[chosen], found.values[chosen], options.splits)
     for position, split in zip(found.positions[chosen].tolist(), splits.tolist(), strict=True):
@@ -78,10 +78,11 @@ def select(source: Source, options: ExportOptions, to: Format, progress: Progres
     return selection
 
 
-def reasons(selection: Selection) -> str:
-    """Return why rows are not exported, with their numbers, in half a sentence."""
+def nothing_left(source: Source, selection: Selection) -> UserError:
+    """Return the refusal of an export without a row, which says why rows were dropped."""
     parts = [f"{count} {reason}" for reason, count in selection.dropped.items()]
-    return ", ".join(parts) or "nothing dropped"
+    why = ", ".join(parts) or "nothing dropped"
+    return UserError(f"{source.run_dir}: no row is left to export ({why}); ask for less")
 
 
 @dataclass(frozen=True)

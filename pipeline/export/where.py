@@ -219,8 +219,8 @@ def unknown_column(option: str, name: str, columns: Iterable[str]) -> str:
     """Return the message for a column that a run does not have, with the closest name that it has."""
     names = list(columns)
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{option}: the run has no column {name!r}{hint} It has {', '.join(names)}".replace("; It", "; it")
+    hint = f"did you mean {close[0]!r}? It" if close else "it"
+    return f"{option}: the run has no column {name!r}; {hint} has {', '.join(names)}"
 
 
 def _common_type(left: _Value, right: _Value) -> pa.DataType:

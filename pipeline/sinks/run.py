@@ -24,7 +24,7 @@ from noisesmith.pipeline.sinks.manifest import (
     salvage_manifest,
     write_manifest,
 )
-from noisesmith.pipeline.sinks.reader import read_rows
+from noisesmith.pipeline.sinks.reader import read_shard
 from noisesmith.pipeline.sinks.staging import read_staged, staged_rows
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import location_of
@@ -145,8 +145,9 @@ def made_with(config: RunConfig) -> dict[str, str] | None:
     if manifest is None:
         return None
     with suppress(UserError, OSError):
-        for row in read_rows(run_dir, MODEL_COLUMNS):
-            return row
+        for _, entry in sorted(manifest.entries.items()):
+            for row in read_shard(run_dir, manifest, entry, MODEL_COLUMNS):
+                return row
         for shard in sorted(shards_in(staging_root(run_dir))):
             for table in read_staged(staged_rows(run_dir, shard).values()):
                 staged: dict[str, str] = table.select(MODEL_COLUMNS).to_pylist()[0]

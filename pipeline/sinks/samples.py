@@ -51,9 +51,9 @@ def sample_json(row: Mapping[str, Any], text: Collection[str]) -> bytes:
         if name in _OWN_FILES:
             continue
         if name in text:
-            columns[name] = json.dumps(_json(value, finite=False), ensure_ascii=False)
+            columns[name] = json.dumps(json_value(value, finite=False), ensure_ascii=False)
         else:
-            columns[name] = _json(value, finite=True)
+            columns[name] = json_value(value, finite=True)
     return json.dumps(columns, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -104,12 +104,12 @@ def _json_type(kind: pa.DataType) -> pa.DataType:
     return pa.float64() if pa.types.is_floating(kind) else pa.string()
 
 
-def _json(value: Any, *, finite: bool) -> Any:
+def json_value(value: Any, *, finite: bool) -> Any:
     """Return a value as JSON can hold it; with ``finite``, numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {name: _json(item, finite=finite) for name, item in value.items()}
+        return {name: json_value(item, finite=finite) for name, item in value.items()}
     if isinstance(value, list):
-        return [_json(item, finite=finite) for item in value]
+        return [json_value(item, finite=finite) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
