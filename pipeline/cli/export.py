@@ -9,7 +9,9 @@ import typer
 
 from noisesmith.pipeline.cli.common import RunDir, console, interruptible, local_path
 
-To = Annotated[str, typer.Option("--to", metavar="FORMAT", help="imagefolder.")]
+To = Annotated[
+    str, typer.Option("--to", metavar="FORMAT", help="imagefolder, captions, simpletuner, webdataset, dpo or noise.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.", parser=local_path)]
 Where = Annotated[
     str | None, typer.Option("--where", metavar="EXPR", help="Which rows, such as 'score >= .9 and accepted'.")
@@ -38,6 +40,21 @@ ImageQuality = Annotated[
 ]
 FirstImages = Annotated[bool, typer.Option("--first-images", help="imagefolder: write first images too.")]
 
+RowsPerShard = Annotated[
+    int | None,
+    typer.Option("--rows-per-shard", metavar="N", min=1, help="webdataset: samples per tar, 1,000 by default."),
+]
+Wids = Annotated[bool, typer.Option("--wids", help="webdataset: write wids.json, an index for random access.")]
+Margin = Annotated[
+    float | None, typer.Option("--margin", metavar="X", help="dpo: least difference between the images of a pair.")
+]
+Pairs = Annotated[
+    str | None, typer.Option("--pairs", metavar="first", help="dpo: what the kept image is compared with.")
+]
+NoiseFormat = Annotated[
+    str | None, typer.Option("--noise-format", metavar="npz|safetensors", help="noise: npz by default.")
+]
+
 
 def export(
     run_dir: RunDir,
@@ -53,6 +70,11 @@ def export(
     image_format: ImageFormat = None,
     image_quality: ImageQuality = None,
     first_images: FirstImages = False,
+    rows_per_shard: RowsPerShard = None,
+    wids: Wids = False,
+    margin: Margin = None,
+    pairs: Pairs = None,
+    noise_format: NoiseFormat = None,
 ) -> None:
     """Write rows of a run in the form that a trainer reads.
 
@@ -75,6 +97,11 @@ def export(
         image_format=image_format,
         image_quality=image_quality,
         first_images=first_images,
+        rows_per_shard=rows_per_shard,
+        wids=wids,
+        margin=margin,
+        pairs=pairs,
+        noise_format=noise_format,
     )
     for folder in leftovers(out):
         console.print(f"{folder}: was left by an export that was killed, or is one that is still at work")

@@ -90,3 +90,10 @@ def plain(value: Any, type_name: str) -> Any:
     if isinstance(made, list | dict):
         return json.dumps(made, ensure_ascii=False)
     return str(made) if type_name == "uint64" and made is not None else made
+
+
+def plain_type(type_name: str) -> pa.DataType:
+    """Return the Arrow type of what :func:`plain` makes of a column's values."""
+    if type_name == "bool" or (type_name != "uint64" and type_name.startswith(("int", "uint"))):
+        return pa.type_for_alias(type_name)
+    return pa.float64() if type_name in ("float", "double", "halffloat") else pa.string()

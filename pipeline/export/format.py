@@ -29,8 +29,8 @@ class Format(ABC):
         self.folder = Path()
         self.encoder = ImageEncoder(options.image_format or "png", options.image_quality or DEFAULT_QUALITY)
 
-    def open(self, folder: Path) -> None:
-        """Begin to write into an empty folder."""
+    def open(self, folder: Path, counts: Mapping[str, int]) -> None:
+        """Begin to write into an empty folder; ``counts`` has the number of rows to come for each split."""
         self.folder = folder
 
     def refusal(self, row: Mapping[str, Any]) -> str | None:

@@ -41,9 +41,9 @@ class ImageFolder(Format):
         self._metadata: dict[str, MetadataFile] = {}
         self._written: dict[str, int] = {}
 
-    def open(self, folder: Path) -> None:
-        super().open(folder)
-        for split in self.options.split_names:
+    def open(self, folder: Path, counts: Mapping[str, int]) -> None:
+        super().open(folder, counts)
+        for split in counts:
             (folder / split).mkdir()
             self._metadata[split] = MetadataFile(folder / split / "metadata.jsonl")
             self._written[split] = 0

@@ -9,15 +9,20 @@ from pathlib import Path
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.export.images import IMAGE_FORMATS
 
-FORMATS = ("imagefolder",)
+FORMATS = ("imagefolder", "captions", "simpletuner", "webdataset", "dpo", "noise")
 TRAIN = "train"
 SPLITS = ("val", "test")
 
 # An option that only some formats have → these formats.
 _ONLY = {
     "first_images": ("imagefolder",),
-    "image_format": ("imagefolder",),
-    "image_quality": ("imagefolder",),
+    "image_format": FORMATS[:-1],
+    "image_quality": FORMATS[:-1],
+    "rows_per_shard": ("webdataset",),
+    "wids": ("webdataset",),
+    "margin": ("dpo",),
+    "pairs": ("dpo",),
+    "noise_format": ("noise",),
 }
 
 
@@ -40,6 +45,11 @@ class ExportOptions:
     image_format: str | None = None
     image_quality: int | None = None
     first_images: bool = False
+    rows_per_shard: int | None = None
+    wids: bool = False
+    margin: float | None = None
+    pairs: str | None = None
+    noise_format: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together.
@@ -59,7 +69,13 @@ class ExportOptions:
             raise UserError("--image-quality: PNG loses nothing; give it with --image-format jpeg or webp")
         if self.balance is not None and not self.splits:
             raise UserError("--balance: spreads the values of a column evenly over splits; give --split too")
-        if self.by is not None and self.top_k is None and not self.drop_duplicates:
+        if self.noise_format not in (None, "npz", "safetensors"):
+            raise UserError(f"--noise-format {self.noise_format}: is not known; use npz, safetensors")
+        if self.pairs not in (None, "first", "worst", "rounds"):
+            raise UserError(f"--pairs {self.pairs}: is not known; use first")
+        if self.margin is not None and not 0 <= self.margin < float("inf"):
+            raise UserError(f"--margin {self.margin}: is no difference of scores; write a number from 0 on")
+        if self.by is not None and self.top_k is None and not self.drop_duplicates and self.to != "dpo":
             raise UserError("--by: ranks the images of a prompt; give --top-k too")
 
     @property

@@ -14,6 +14,11 @@ def readme(source: Source, options: ExportOptions, to: Format, selection: Select
     """Return the file as Markdown."""
     header = source.manifest.header
     lines = [
+        "---",
+        "tags: [noisesmith, synthetic]",
+        "annotations_creators: [machine-generated]",
+        "---",
+        "",
         f"# Export of a noisesmith run as {options.to}",
         "",
         f"Read by {to.consumers}.",

@@ -6,15 +6,27 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from noisesmith.pipeline.export.captions import Captions
+from noisesmith.pipeline.export.dpo import Dpo
 from noisesmith.pipeline.export.folder import check_out, whole_folder
 from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.imagefolder import ImageFolder
+from noisesmith.pipeline.export.noises import Noises
 from noisesmith.pipeline.export.options import ExportOptions
 from noisesmith.pipeline.export.readme import readme
 from noisesmith.pipeline.export.select import Progress, Selection, nothing_left, select
+from noisesmith.pipeline.export.simpletuner import SimpleTuner
 from noisesmith.pipeline.export.source import Source
+from noisesmith.pipeline.export.tars import WebDataset
 
-WRITERS: dict[str, type[Format]] = {"imagefolder": ImageFolder}
+WRITERS: dict[str, type[Format]] = {
+    "imagefolder": ImageFolder,
+    "captions": Captions,
+    "simpletuner": SimpleTuner,
+    "webdataset": WebDataset,
+    "dpo": Dpo,
+    "noise": Noises,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ def export(run_dir: Path, options: ExportOptions, progress: Progress) -> Exporte
     selection = select(source, options, to, progress)
     written = Counter(dict.fromkeys(options.split_names, 0))
     with whole_folder(options.out) as folder:
-        to.open(folder)
+        to.open(folder, {name: selection.splits.count(1 + number) for number, name in enumerate(options.split_names)})
         with progress(selection.size) as advance:
             for position, row in source.rows(list(to.reads), selection.splits):
                 _add(to, selection, written, row, options.split_names[selection.splits[position] - 1])

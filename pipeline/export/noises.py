@@ -1,0 +1,150 @@
+"""``noise``: the first and the kept noise of each prompt, rebuilt from the recipes, to train a model of good noises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.export.columns import metadata_columns, plain
+from noisesmith.pipeline.export.format import Format
+from noisesmith.pipeline.export.options import ExportOptions
+from noisesmith.pipeline.export.source import Source
+from noisesmith.pipeline.noise import NoiseKey, digest, rebuild
+from noisesmith.pipeline.records import Recipe, index_of
+from noisesmith.pipeline.schema import NOISE_BYTES
+from noisesmith.pipeline.sinks import config_of_run
+
+PER_FOLDER = 10_000
+FILE_BYTES = 256 * 2**20
+
+
+class Noises(Format):
+    """``SPLIT/noises/00000/ID.npz`` and ``SPLIT/prompts.json`` as NPNet reads them, or safetensors with metadata.
+
+    Noises are float32, as the search drew them, before a scheduler scales them. A kept noise whose digest is not that
+    of its recipe is left out.
+    """
+
+    consumers = "the training script of NPNet (Golden Noise)"
+
+    def __init__(self, source: Source, options: ExportOptions) -> None:
+        super().__init__(source, options)
+        if not config_of_run(source.run_dir).replayable:
+            raise UserError(
+                f"--to noise: the method of {source.run_dir} has no recipe for its noise, and output.noise was false; "
+                "make a run with output.noise=true"
+            )
+        self._types = source.columns
+        self._columns = [n for n in metadata_columns(self._types) if n not in ("recipe", "noise")]
+        self.reads = ["prompt", "recipe", *self._columns]
+        if NOISE_BYTES in self._types:
+            self.reads.append(NOISE_BYTES)
+        self._as_npz = options.noise_format in (None, "npz")
+
+    def open(self, folder: Path, counts: Mapping[str, int]) -> None:
+        super().open(folder, counts)
+        self._writers = {}
+        for split in counts:
+            (folder / split).mkdir()
+            self._writers[split] = NpzFiles(folder / split) if self._as_npz else TensorFiles(folder / split)
+
+    def add(self, row: Mapping[str, Any], split: str) -> str | None:
+        recipe = Recipe.from_row(row["recipe"])
+        first = NoiseKey(recipe.seed, row["id"], 0).draw(0, recipe.shape)
+        kept = rebuild(recipe, row["id"], row.get(NOISE_BYTES))
+        if digest(kept) != recipe.digest:
+            return "whose noise is not that of its recipe"
+        self._writers[split].add(
+            row, {name: plain(row[name], self._types[name]) for name in self._columns}, first, kept
+        )
+        return None
+
+    def finish(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def usage(self) -> str:
+        out = self.options.out
+        if self._as_npz:
+            return (
+                f"NPNet: `main.py --train True --pick True --all-file True --data-dir {out}/train/noises --prompt-path "
+                f"{out}/train/prompts.json`. `arr_0` is the first noise, `arr_1` the kept one, both `[1, C, H, W]` "
+                "float32, and `arr_2` the index of the prompt."
+            )
+        return (
+            f"`safetensors.torch.load_file('{out}/train/00000.safetensors')` has `first` and `kept`, `[N, C, H, W]` "
+            "float32. `metadata.jsonl` has one line per pair: `file`, `position`, `text`, scores and the other columns."
+        )
+
+
+class NpzFiles:
+    """One ``.npz`` per pair, in folders of at most :data:`PER_FOLDER`, and one line per pair in ``prompts.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "noises"
+        self._folder.mkdir()
+        self._written = 0
+        self._prompts = (folder / "prompts.json").open("x", encoding="utf-8")
+
+    def add(self, row: Mapping[str, Any], metadata: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
+        """Write one pair. NPNet evaluates a line as Python, so it holds texts and numbers only."""
+        index = index_of(row["id"])
+        folder = self._folder / f"{self._written // PER_FOLDER:05d}"
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / f"{row['id']}.npz", first[None].numpy(), kept[None].numpy(), np.array(index))
+        line = {
+            "index": index,
+            "caption": row["prompt"],
+            "seed": row["seed"],
+            "id": row["id"],
+            "original_score_list": [row["score_initial"]],
+            "optimized_score_list": [row["score"]],
+        }
+        self._prompts.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._written += 1
+
+    def close(self) -> None:
+        self._prompts.close()
+
+
+class TensorFiles:
+    """Pairs in safetensors files of at most about :data:`FILE_BYTES`, with one line per pair in ``metadata.jsonl``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = 0
+        self._first: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self._metadata = (folder / "metadata.jsonl").open("x", encoding="utf-8")
+
+    def add(self, row: Mapping[str, Any], metadata: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
+        place = {"file": self._name, "position": len(self._first), "text": row["prompt"]}
+        self._metadata.write(json.dumps({**metadata, **place}, ensure_ascii=False) + "\n")
+        self._first.append(first)
+        self._kept.append(kept)
+        if 2 * len(self._first) * first.nbytes >= FILE_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._metadata.close()
+
+    @property
+    def _name(self) -> str:
+        return f"{self._files:05d}.safetensors"
+
+    def _flush(self) -> None:
+        if self._first:
+            tensors = {"first": torch.stack(self._first), "kept": torch.stack(self._kept)}
+            save_file(tensors, str(self._folder / self._name))
+            self._files += 1
+            self._first = []
+            self._kept = []

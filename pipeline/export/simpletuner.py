@@ -1,0 +1,45 @@
+"""``simpletuner``: the folder of ``captions`` with SimpleTuner's own file."""
+
+from __future__ import annotations
+
+import json
+
+from noisesmith.pipeline.export.captions import Captions
+
+
+class SimpleTuner(Captions):
+    """``images/ID.png``, ``images/ID.txt`` and ``multidatabackend.json``."""
+
+    consumers = "SimpleTuner"
+
+    def write_config(self) -> None:
+        out = self.options.out.absolute()
+        width, height = self.size
+        images = {
+            "id": out.name,
+            "type": "local",
+            "dataset_type": "image",
+            "instance_data_dir": str(self.images),
+            "caption_strategy": "textfile",
+            "metadata_backend": "discovery",
+            "cache_dir_vae": str(out / "cache" / "vae"),
+            "crop": False,
+            "resolution": round((width * height) ** 0.5),
+            "resolution_type": "pixel_area",
+            "repeats": 0,
+        }
+        texts = {
+            "id": f"{out.name}-text-embeds",
+            "type": "local",
+            "dataset_type": "text_embeds",
+            "default": True,
+            "cache_dir": str(out / "cache" / "text"),
+        }
+        text = json.dumps([images, texts], indent=2, ensure_ascii=False)
+        (self.folder / "multidatabackend.json").write_text(text + "\n", encoding="utf-8")
+
+    def usage(self) -> str:
+        return (
+            f"SimpleTuner: `--data_backend_config={self.options.out}/multidatabackend.json`. It names the folder by "
+            "its full path: change it where the folder moves."
+        )
