@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.options import TRAIN
 
 FOLDERS = {TRAIN: "images"}  # other splits have a folder of their own name
+# Trainers look for a relative folder in the directory they are started in, wherever their settings file lies.
+STARTED_HERE = "Its paths are relative: start the trainer in this folder, or write full paths into the file."
 
 
 def one_line(prompt: str) -> str:
@@ -59,20 +60,14 @@ class Captions(Format):
             f"resolution = [{self.size[0]}, {self.size[1]}]",
             "",
             "  [[datasets.subsets]]",
-            f"  image_dir = {json.dumps(str(self.images), ensure_ascii=False)}",
+            f'  image_dir = "{FOLDERS[TRAIN]}"',
             "  num_repeats = 1",
         ]
         (self.folder / "dataset.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    @property
-    def images(self) -> Path:
-        """The folder of training images, once the export has its name."""
-        return self.options.out.absolute() / FOLDERS[TRAIN]
-
     def usage(self) -> str:
+        images = self.options.out / FOLDERS[TRAIN]
         return (
-            f"kohya's sd-scripts: `--dataset_config={self.options.out}/dataset.toml`. OneTrainer: a concept with the "
-            f"path `{self.images}` and captions from text files. ai-toolkit: `folder_path: {self.images}` and "
-            "`caption_ext: txt`. "
-            "`dataset.toml` names the folder by its full path: change it where the folder moves."
+            f"kohya's sd-scripts: `--dataset_config=dataset.toml`. {STARTED_HERE} OneTrainer: a concept with the path "
+            f"`{images}` and captions from text files. ai-toolkit: `folder_path: {images}` and `caption_ext: txt`."
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from noisesmith.pipeline.export.captions import Captions
+from noisesmith.pipeline.export.captions import FOLDERS, STARTED_HERE, Captions
+from noisesmith.pipeline.export.options import TRAIN
 
 
 class SimpleTuner(Captions):
@@ -13,33 +14,30 @@ class SimpleTuner(Captions):
     consumers = "SimpleTuner"
 
     def write_config(self) -> None:
-        out = self.options.out.absolute()
+        name = self.options.out.absolute().name
         width, height = self.size
         images = {
-            "id": out.name,
+            "id": name,
             "type": "local",
             "dataset_type": "image",
-            "instance_data_dir": str(self.images),
+            "instance_data_dir": FOLDERS[TRAIN],
             "caption_strategy": "textfile",
             "metadata_backend": "discovery",
-            "cache_dir_vae": str(out / "cache" / "vae"),
+            "cache_dir_vae": "cache/vae",
             "crop": False,
             "resolution": round((width * height) ** 0.5),
             "resolution_type": "pixel_area",
             "repeats": 0,
         }
         texts = {
-            "id": f"{out.name}-text-embeds",
+            "id": f"{name}-text-embeds",
             "type": "local",
             "dataset_type": "text_embeds",
             "default": True,
-            "cache_dir": str(out / "cache" / "text"),
+            "cache_dir": "cache/text",
         }
         text = json.dumps([images, texts], indent=2, ensure_ascii=False)
         (self.folder / "multidatabackend.json").write_text(text + "\n", encoding="utf-8")
 
     def usage(self) -> str:
-        return (
-            f"SimpleTuner: `--data_backend_config={self.options.out}/multidatabackend.json`. It names the folder by "
-            "its full path: change it where the folder moves."
-        )
+        return f"SimpleTuner: `--data_backend_config=multidatabackend.json`. {STARTED_HERE}"

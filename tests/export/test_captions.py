@@ -35,7 +35,9 @@ def test_trainers_find_the_image_bytes_and_the_whole_caption(run: Run, tmp_path:
     assert done.rows == {"train": 24, "val": 6}
     assert done.notes == ["30 prompts with several lines, or spaces at their ends, became one line."]
     config = tomllib.loads((out / "dataset.toml").read_text())
-    folder = Path(config["datasets"][0]["subsets"][0]["image_dir"])
+    image_dir = config["datasets"][0]["subsets"][0]["image_dir"]
+    assert image_dir == "images"  # kohya looks for it in the directory it is started in
+    folder = out / image_dir
     extension = config["general"]["caption_extension"]
     assert config["datasets"][0]["resolution"] == [32, 32]
     expected = {row["id"]: row for row in read_rows(run.dir, ["id", "prompt", "image"])}
@@ -61,13 +63,24 @@ def test_the_file_of_simpletuner(run: Run, tmp_path: Path) -> None:
     assert (images["type"], images["dataset_type"], images["caption_strategy"]) == ("local", "image", "textfile")
     assert (images["resolution"], images["resolution_type"]) == (32, "pixel_area")
     assert (texts["dataset_type"], texts["default"]) == ("text_embeds", True)
-    folder = Path(images["instance_data_dir"])
+    folder = out / images["instance_data_dir"]
     assert len(list(folder.glob("*.jpg"))) == 30
     for path in folder.glob("*.jpg"):
         assert PIL.Image.open(path).size == (32, 32)
         assert "\n" not in path.with_suffix(".txt").read_bytes().decode()
     for cache in (images["cache_dir_vae"], texts["cache_dir"]):
-        assert not Path(cache).is_relative_to(folder)
+        assert not Path(cache).is_absolute()
+        assert not (out / cache).is_relative_to(folder)
+
+
+@pytest.mark.parametrize("to", ["captions", "simpletuner"])
+def test_no_file_names_a_path_of_this_machine(
+    run: Run, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(run, to, Path("out"))
+    for path in (tmp_path / "out").iterdir():
+        assert path.is_dir() or str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
 def test_prompts_of_one_line_stay_as_they_are(tmp_path: Path) -> None:
