@@ -120,6 +120,9 @@ class Assembly:
             scorer=" + ".join(chain.from_iterable(info.ids for info in scorers)),
             scorer_revision=" + ".join(chain.from_iterable(info.revisions for info in scorers)),
             readout=" + ".join(member.readout for member in self._config.panel),
+            scheduler=self._config.generators.scheduler,
+            guidance_scale=self._config.generators.guidance_scale,
+            negative_prompt=self._config.generators.negative_prompt,
         )
         self.write.open(self._config, state, generator.spec)
         self.writers.start()

@@ -159,7 +159,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What all rows of a run share: the ids and revisions of its models, and how scores were read out."""
+    """What all rows of a run share: the ids and revisions of its models, how it samples, and how scores were read out.
+
+    The last three are ``None`` in what is read from a run of an older version.
+    """
 
     optimizer: str
     generator: str
@@ -167,6 +170,9 @@ class Provenance:
     scorer: str
     scorer_revision: str
     readout: str
+    scheduler: str | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
 
 
 def row_id(index: int, prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -29,6 +30,10 @@ RECIPE = pa.struct(
 )
 ATOMS = "atoms"
 ATOM = pa.struct([("question", pa.string()), ("answer", pa.string()), ("score", pa.float64())])
+RUN_SEED = "run_seed"
+IMAGE_HASHES = {"image": "image_sha256", "image_initial": "image_initial_sha256"}  # of the bytes of each image column
+# Columns that runs before version 5 did not write, so that the corpus of such a run may have one of that name.
+SINCE_VERSION_5 = frozenset({RUN_SEED, *IMAGE_HASHES.values(), "scheduler", "guidance_scale", "negative_prompt"})
 NOISE_BYTES = "noise_fp16"
 TOKENS_CUT = "prompt_tokens_cut"
 NOISE = pa.struct([(name, pa.float64()) for name in ("mean", "std", "norm", "ks")])
@@ -41,7 +46,7 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
     (:func:`schema_of`).
     """
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("prompt", pa.string()), ("image", IMAGE)]
-    if config.output.image_initial:
+    if config.output.stores_first:
         columns.append(("image_initial", IMAGE))
     columns += [
         ("score", pa.float64()),
@@ -59,11 +64,13 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
         columns.append((ATOMS, pa.list_(ATOM)))
     for judge in config.judges:
         columns += [(f"judge_{judge.name}_initial", pa.float64()), (f"judge_{judge.name}", pa.float64())]
-    columns += [("seed", pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
+    columns += [(RUN_SEED, pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
     if config.stores_noise:
         columns.append((NOISE_BYTES, pa.binary()))
-    columns += [(name, pa.string()) for name in Provenance.__dataclass_fields__]
+    for name in Provenance.__dataclass_fields__:
+        columns.append((name, pa.float64() if name == "guidance_scale" else pa.string()))
     columns += [("width", pa.int32()), ("height", pa.int32()), (TOKENS_CUT, pa.int32())]
+    columns += [(IMAGE_HASHES[name], pa.string()) for name, _ in columns if name in IMAGE_HASHES]
     return pa.schema([*columns, *extra_schema])
 
 
@@ -87,9 +94,16 @@ def schema_of(columns: Mapping[str, str], extra_schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
-def reserved_columns(config: RunConfig) -> frozenset[str]:
-    """Return the names that a corpus column cannot have, whichever images and noises this run keeps."""
-    return frozenset(row_schema(config, pa.schema([])).names) | {*IMAGES, NOISE_BYTES}
+def reserved_columns(config: RunConfig, *, begun: bool = False) -> frozenset[str]:
+    """Return the names that a corpus column cannot have, whichever images and noises this run keeps.
+
+    ``seed`` is among them because a reader would take it for the seed of the image.
+
+    Args:
+        begun: whether the run exists, so that an older version may have written it.
+    """
+    names = frozenset(row_schema(config, pa.schema([])).names) | {*IMAGES, *IMAGE_HASHES.values(), NOISE_BYTES, "seed"}
+    return names - SINCE_VERSION_5 if begun else names
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
@@ -169,13 +183,15 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         "rounds": result.rounds,
         "stop_reason": result.stop_reason,
         ATOMS: [asdict(atom) for atom in result.atoms],
-        "seed": result.seed,
+        "seed": result.seed,  # what runs before version 5 call it
+        RUN_SEED: result.seed,
         "recipe": asdict(result.recipe),
         "noise": asdict(result.noise),
         NOISE_BYTES: result.noise_fp16,
         "width": result.width,
         "height": result.height,
         TOKENS_CUT: result.prompt_tokens_cut,
+        **image_hashes({"image": result.image, "image_initial": result.image_initial}),
         **asdict(provenance),
         **result.row.extra,
     }
@@ -186,6 +202,15 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         row[f"judge_{judge}_initial"] = first
         row[f"judge_{judge}"] = kept
     return row_table(row, schema)
+
+
+def image_hashes(images: Mapping[str, bytes | None]) -> dict[str, str]:
+    """Return the columns that hold the SHA-256 of encoded images, by column; none for an image that is ``None``."""
+    hashes = {}
+    for name, content in images.items():
+        if content is not None:
+            hashes[IMAGE_HASHES[name]] = hashlib.sha256(content).hexdigest()
+    return hashes
 
 
 def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:

@@ -73,6 +73,9 @@ class CorpusConfig(Section):
         min_length=1,
         description="column that lists prompts which images of the prompt do not show, for the readout contrastive",
     )
+    language: str = Field(
+        "en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code of the prompts' language, for the dataset card"
+    )
     split: str = Field("train", min_length=1, description="split of a datasets source")
     revision: str | None = Field(None, description="revision of a datasets source")
     config: str | None = Field(None, min_length=1, description="configuration of a datasets source that has several")

@@ -33,6 +33,7 @@ class OutputConfig(Section):
     formats: tuple[Literal["parquet", "webdataset"], ...] = ("parquet", "webdataset")
     rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
     image_initial: bool = Field(True, description="keep the first image next to the best one")
+    tar_image_initial: bool | None = Field(None, description="keep it in the tars of webdataset too")
     noise: bool = Field(True, description="store the noise itself (fp16) where no recipe can rebuild it")
 
     @field_validator("dir")
@@ -47,6 +48,22 @@ class OutputConfig(Section):
         if not value or len(set(value)) != len(value):
             raise ValueError("list parquet, webdataset or both, each once")
         return value
+
+    @field_validator("tar_image_initial")
+    @classmethod
+    def _absent_is_false(cls, value: bool | None) -> bool | None:
+        return value or None  # a field that is null changes no digest
+
+    @model_validator(mode="after")
+    def _first_images_in_tars_exist(self) -> OutputConfig:
+        if self.tar_image_initial and not (self.image_initial and "webdataset" in self.formats):
+            raise ValueError("tar_image_initial: needs image_initial: true and webdataset among the formats")
+        return self
+
+    @property
+    def stores_first(self) -> bool:
+        """Whether a new run has a format that holds first images."""
+        return self.image_initial and ("parquet" in self.formats or bool(self.tar_image_initial))
 
 
 class RayConfig(Section):
@@ -263,5 +280,6 @@ OPERATIONAL = (
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
     "generators.max_prompt_tokens",  # it refuses a run, and changes none
+    "corpus.language",  # stands in the dataset card alone
     "accept.",  # it is evaluated after the rows, in a side table
 )  # fmt: skip

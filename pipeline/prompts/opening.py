@@ -37,7 +37,7 @@ def open_corpus(config: RunConfig, begun: str | None = None) -> Corpus:
     if not config.corpus:
         raise UserError("corpus: is required; name a source of prompts, such as corpus.source=prompts.txt")
     try:
-        corpus = _read(config, earlier=False)
+        corpus = _read(config, earlier=False, begun=begun is not None)
     except UserError:
         earlier = _read_as_begun(config, begun)
         if earlier is None:
@@ -53,14 +53,14 @@ def _read_as_begun(config: RunConfig, begun: str | None) -> Corpus | None:
     if begun is None:
         return None
     try:
-        corpus = _read(config, earlier=True)
+        corpus = _read(config, earlier=True, begun=True)
     except UserError:
         return None
     return corpus if corpus.digest == begun else None
 
 
-def _read(config: RunConfig, earlier: bool) -> Corpus:
-    scan = _Scan(config, earlier)
+def _read(config: RunConfig, *, earlier: bool, begun: bool) -> Corpus:
+    scan = _Scan(config, earlier, reserved_columns(config, begun=begun))
     for number, section in enumerate(config.corpus):
         scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")
     return scan.corpus()
@@ -69,10 +69,10 @@ def _read(config: RunConfig, earlier: bool) -> Corpus:
 class _Scan:
     """Reads the sources in order, and collects what the corpus needs to know of them."""
 
-    def __init__(self, config: RunConfig, earlier: bool) -> None:
+    def __init__(self, config: RunConfig, earlier: bool, reserved: frozenset[str]) -> None:
         self._config = config
         self._earlier = earlier
-        self._reserved = reserved_columns(config)
+        self._reserved = reserved
         self._size = 0  # rows read so far
         self._parts: list[Part] = []
         self._sections: list[tuple[str, int, str]] = []

@@ -50,7 +50,7 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     stats: dict[str, object] = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
     if acceptance is not None:
         stats["acceptance"] = acceptance.to_dict()
-    sheet_columns = _sheet_columns(config, judges)
+    sheet_columns = _sheet_columns(manifest, judges)
     if acceptance is not None:
         sheet_columns.append("accepted")
     pictures = spread_rows(run_dir, sheet_columns, SHEET_ROWS)
@@ -95,7 +95,9 @@ def rewrite_report(run_dir: Path, config: RunConfig) -> None:
     Raises:
         UserError, RunError: as for :func:`write_report`.
     """
-    row = next(read_rows(run_dir, list(Provenance.__dataclass_fields__)), None)
+    columns = read_manifest(run_dir).header.columns
+    names = [name for name in Provenance.__dataclass_fields__ if name in columns]
+    row = next(read_rows(run_dir, names), None)
     if row is not None:
         write_report(run_dir, config, Provenance(**row), _earlier_operations(run_dir))
 
@@ -117,9 +119,9 @@ def judge_names(config: RunConfig, manifest: Manifest) -> list[str]:
     return names
 
 
-def _sheet_columns(config: RunConfig, judges: list[str]) -> list[str]:
+def _sheet_columns(manifest: Manifest, judges: list[str]) -> list[str]:
     names = ["prompt", "image", "score", "score_initial"]
-    if config.output.image_initial:
+    if "image_initial" in manifest.header.columns:
         names.append("image_initial")
     for judge in judges:
         names += [f"judge_{judge}_initial", f"judge_{judge}"]

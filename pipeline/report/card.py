@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import jinja2
-import pyarrow as pa
-from huggingface_hub import DatasetCardData
 
 from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, calibration_lines
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.meanings import columns_of_rows, columns_of_side_tables
+from noisesmith.pipeline.report.metadata import card_data, is_embedded
 from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
-from noisesmith.pipeline.report.usage import data_suffixes, usage
-from noisesmith.pipeline.schema import schema_of
+from noisesmith.pipeline.report.usage import Place, usage, written_patterns
 from noisesmith.pipeline.sinks.layout import manifest_file
-from noisesmith.pipeline.sinks.manifest import Header, Manifest, read_manifest
-from noisesmith.pipeline.sinks.samples import tar_features
+from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
 _COMBINED = {
@@ -30,7 +26,6 @@ _COMBINED = {
     "min": "the lowest of the scores",
     "rank": "the weighted geometric mean of the scores while searching; the kept image has the best mean rank",
 }
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -55,12 +50,9 @@ def render_card(
     failed: int,
     acceptance: Acceptance | None = None,
 ) -> str:
-    """The card as Markdown with YAML front matter.
-
-    Of the files in ``data/`` it reads no more than the names.
-    """
-    suffixes = data_suffixes(run_dir)
+    """The card as Markdown with YAML front matter."""
     manifest = read_manifest(run_dir)
+    patterns = written_patterns(manifest)
     header = manifest.header
     tables = manifest.side_columns
     is_alone = len(config.panel) == 1
@@ -79,16 +71,12 @@ def render_card(
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config),
         settings=_settings(config, provenance, manifest),
-        usage=usage(run_dir, suffixes, list(tables)),
+        usage=usage(Place(run_dir), patterns, list(tables)),
         columns=columns_of_rows(header, config) + columns_of_side_tables(tables),
-        text_columns=header.text_columns if ".tar" in suffixes else (),
-        embedded=_is_embedded(config),
+        text_columns=header.text_columns if "webdataset" in patterns else (),
+        embedded=is_embedded(config),
     )
-    # Parquet files state their types. For a run of version 1, nothing tells what a column that was null has in a tar.
-    features = _features(header) if suffixes == [".tar"] and header.version_of_rows > 1 else None
-    # `datasets` reads all configurations by the first one's reader, and side tables are Parquet.
-    configured = tables if suffixes[:1] == [".parquet"] else ()
-    metadata = _metadata(config, suffixes, summary.rows, _mark(run_dir), features, configured)
+    metadata = card_data(run_dir, config, manifest, patterns, summary.rows, _mark(run_dir))
     return f"---\n{metadata.to_yaml()}\n---\n{body}"
 
 
@@ -121,56 +109,6 @@ def _template() -> jinja2.Template:
     return environment.get_template("card.md.j2")
 
 
-def _metadata(
-    config: RunConfig,
-    suffixes: list[str],
-    rows: int,
-    mark: str,
-    features: list[dict[str, object]] | None,
-    tables: Iterable[str],
-) -> DatasetCardData:
-    """Front matter for the Hub.
-
-    Only one format is configured: ``datasets`` reads all configurations of a folder with the first one's reader. The
-    manifest's digest is in the description because ``datasets`` caches a local folder by its base name and the text of
-    its configurations: without it, another run in a folder of the same name would be read from the cache.
-    """
-    configs: list[dict[str, object]] | None = None
-    if suffixes:
-        default: dict[str, object] = {
-            "config_name": "default",
-            "default": True,
-            "description": f"{rows} rows, {mark}",
-            "data_files": [{"split": "train", "path": f"data/*{suffixes[0]}"}],
-        }
-        configs = [default]
-        for table in tables:
-            configs.append(
-                {
-                    "config_name": table,
-                    "description": f"side table, {mark}",
-                    "data_files": [{"split": "train", "path": f"side/{table}/*.parquet"}],
-                }
-            )
-    return DatasetCardData(
-        license="apache-2.0" if _is_embedded(config) else "other",
-        pretty_name=config.name,
-        task_categories=["text-to-image"],
-        size_categories=[_size_category(rows)],
-        tags=["synthetic", "noisesmith", config.optimizer.method.replace("_", "-"), "image", "text"],
-        license_name=None if _is_embedded(config) else "of-the-models-used",
-        configs=configs,
-        dataset_info={"features": features} if features else None,
-    )
-
-
-def _size_category(rows: int) -> str:
-    for limit, label in _SIZES:
-        if rows < limit:
-            return label
-    return "n>1M"
-
-
 def _how_to_rebuild(config: RunConfig) -> str:
     """How a reader obtains a row's noise again: from its recipe, from the stored noise, or not at all."""
     command = "`noisesmith replay` makes the image again."
@@ -200,7 +138,7 @@ def _settings(config: RunConfig, provenance: Provenance, manifest: Manifest) -> 
         search.append(f"{key} {value}")
     judges = [f"{judge.name} ({judge.model})" for judge in config.judges]
     judges += [f"{table} ({model}), afterwards" for table, model in _models_of_tables(manifest).items()]
-    stated = "apache-2.0" if _is_embedded(config) else licence(generators.model, generators.revision)
+    stated = "apache-2.0" if is_embedded(config) else licence(generators.model, generators.revision)
     settings: list[tuple[str, object]] = [
         ("prompts", ", ".join(corpora)),
         ("diffusion model", f"{provenance.generator}, revision {provenance.generator_revision}"),
@@ -237,15 +175,3 @@ def _asked(config: RunConfig) -> list[tuple[str, object]]:
         part = f"weight {member.weight:g}" if member.gradient else f"weight {member.weight:g}, without its gradient"
         rows.append((f"scorer {member.name}", f"{member.model}, {part}: {member.question}"))
     return [*rows, ("combined by", _COMBINED[config.combine or "mean"])]
-
-
-def _features(header: Header) -> list[dict[str, object]]:
-    """The types of a run's tars as the Hub's metadata states them, so that no reader has to infer them."""
-    text = header.text_columns
-    columns = {name: "string" if name in text else kind for name, kind in header.columns.items()}
-    features: list[dict[str, object]] = tar_features(schema_of(columns, pa.schema([])), text)._to_yaml_list()
-    return features
-
-
-def _is_embedded(config: RunConfig) -> bool:
-    return config.generators.model == "embedded"

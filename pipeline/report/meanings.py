@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from noisesmith.pipeline.acceptance import ACCEPTED
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.schema import RUN_SEED
 from noisesmith.pipeline.sinks.manifest import Header
 
 _MEANINGS = {
@@ -22,7 +23,8 @@ _MEANINGS = {
     "rounds": "search rounds after the first image",
     "stop_reason": "why the search of this row ended",
     "atoms": "questions about the parts of the prompt, and P(answer) of each for the kept image, 0 to 1",
-    "seed": "seed of the row's noises",
+    "seed": "seed of the whole run, the same in every row: the noises of a row follow from it and from the row's id",
+    RUN_SEED: "seed of the whole run, the same in every row: the noises of a row follow from it and from the row's id",
     "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
     "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
     "optimizer": "search method",
@@ -31,6 +33,11 @@ _MEANINGS = {
     "scorer": "vision-language model that gave the scores",
     "scorer_revision": "revision of this model",
     "readout": "how the model's answer became a score",
+    "guidance_scale": "weight of the prompt while sampling; 1 or less means no guidance",
+    "scheduler": "sampler",
+    "negative_prompt": "what guidance steers away from",
+    "image_sha256": "SHA-256 of the file in `image`",
+    "image_initial_sha256": "SHA-256 of the first image's file",
     "width": "pixels",
     "height": "pixels",
     "prompt_tokens_cut": "tokens at the end of the prompt that no text encoder of the diffusion model has read: for it "

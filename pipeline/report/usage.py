@@ -4,65 +4,81 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.storage.paths import is_remote
 
-_READERS = {".parquet": ("parquet", "image"), ".tar": ("webdataset", "png")}  # name in `datasets`, column of the image
+_IMAGES = {"parquet": "image", "webdataset": "png"}  # format, which is its reader's name too -> column of the image
 
 
-def data_suffixes(run_dir: Path) -> list[str]:
-    """The formats of ``data/``, the preferred one first."""
-    return [suffix for suffix in _READERS if any((run_dir / "data").glob(f"*{suffix}"))]
+@dataclass(frozen=True)
+class Place:
+    """Where a reader finds a dataset: in its run directory or, where ``repository`` names one, on the Hub."""
+
+    run_dir: Path
+    repository: str | None = None
+
+
+def written_patterns(manifest: Manifest) -> dict[str, str]:
+    """The pattern of the data files of each format that a run has written, the preferred format first."""
+    if not any(entry.files for entry in manifest.entries.values()):
+        return {}
+    layout = manifest.header.layout
+    return {kind: layout.pattern(kind) for kind in _IMAGES if kind in manifest.header.formats}
 
 
 def open_command(run_dir: Path) -> str:
     """The shell command that opens a run's dataset with ``datasets``; the run has at least one committed row."""
-    arguments = _arguments(run_dir, data_suffixes(run_dir)[0])
+    arguments = _arguments(Place(run_dir), written_patterns(read_manifest(run_dir)))
     code = f"from datasets import load_dataset; print(load_dataset({arguments}))"
     return f"python -c {shlex.quote(code)}"
 
 
-def usage(run_dir: Path, suffixes: Sequence[str], tables: Sequence[str] = ()) -> str:
-    """The Python code that opens a run's rows and ``tables`` with ``datasets``, and its tars with ``webdataset``."""
-    if not suffixes:
+def usage(place: Place, patterns: Mapping[str, str], tables: Sequence[str] = ()) -> str:
+    """The Python code that opens a dataset's rows and ``tables`` with ``datasets``, and its tars with ``webdataset``.
+
+    Args:
+        patterns: the pattern of the data files of each format that was written (:func:`written_patterns`).
+    """
+    if not patterns:
         return "# no row finished"
-    _, image = _READERS[suffixes[0]]
+    image = _IMAGES[next(iter(patterns))]
+    where = "" if place.repository else "# where the run wrote it; a copy on the Hub opens by its name\n"
     parts = [
         f"""\
 from datasets import load_dataset
 
-# where the run wrote it; a copy on the Hub opens by its own name, such as "user/name"
-rows = load_dataset({_arguments(run_dir, suffixes[0])}, split="train")
+{where}rows = load_dataset({_arguments(place, patterns)}, split="train")
 rows[0]["{image}"].show()"""
     ]
     if tables:
-        parts.append(_side_usage(run_dir, suffixes[0], tables))
-    if ".tar" in suffixes:
-        parts.append(_tar_usage(run_dir))
+        parts.append(_side_usage(place, patterns, tables))
+    if "webdataset" in patterns:
+        parts.append(_tar_usage(place, patterns["webdataset"]))
     return "\n\n".join(parts)
 
 
-def _side_usage(run_dir: Path, suffix: str, tables: Sequence[str]) -> str:
+def _side_usage(place: Place, patterns: Mapping[str, str], tables: Sequence[str]) -> str:
     table = tables[0]
-    arguments = f"{_literal(_local(run_dir))}, {_literal(table)}"
-    if is_remote(run_dir) or suffix != ".parquet":
-        pattern = _literal(f"{_local(run_dir)}/side/{table}/*.parquet")
-        arguments = f'"parquet", data_files={pattern}'
+    arguments = f'"parquet", data_files={_files(place, f"side/{table}/*.parquet")}'
+    if _opens_by_name(place) and "parquet" in patterns:
+        arguments = f"{_arguments(place, patterns)}, {_literal(table)}"
     return f"""\
 # further columns, made later for the same rows and joined by id: {", ".join(tables)}
 {table} = load_dataset({arguments}, split="train")"""
 
 
-def _tar_usage(run_dir: Path) -> str:
+def _tar_usage(place: Place, pattern: str) -> str:
     imports = "import json"
-    samples = f'load_dataset("webdataset", data_files={_files(run_dir, ".tar")}, split="train", streaming=True)'
-    lines = [f"samples = {samples}"]
-    if _webdataset_opens(run_dir):
+    files = _files(place, pattern)
+    lines = [f'samples = load_dataset("webdataset", data_files={files}, split="train", streaming=True)']
+    if _webdataset_opens(place):
         imports = "import json\nfrom pathlib import Path\n\nimport webdataset"
         lines = [
-            f'tars = sorted(str(path) for path in Path({_literal(_local(run_dir))}).resolve().glob("data/*.tar"))',
+            f'tars = sorted(str(path) for path in Path({_literal(_local(place))}).resolve().glob("{pattern}"))',
             'samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")',
         ]
     code = "\n".join(lines)
@@ -75,26 +91,36 @@ sample = next(iter(samples))  # "png", "txt" (the prompt), "json" (the other col
 recipe = json.loads(sample["json"]["recipe"])"""
 
 
-def _webdataset_opens(run_dir: Path) -> bool:
+def _opens_by_name(place: Place) -> bool:
+    """Whether ``load_dataset`` opens the dataset by its name; it opens a folder of a store by its files only."""
+    return place.repository is not None or not is_remote(place.run_dir)
+
+
+def _webdataset_opens(place: Place) -> bool:
     """Whether the library ``webdataset`` can open a run's tars: it reads paths as URLs, and drops parts of some."""
-    return not is_remote(run_dir) and not any(character in str(run_dir.resolve()) for character in "#?\n\r\t")
+    if place.repository is not None or is_remote(place.run_dir):
+        return False
+    return not any(character in str(place.run_dir.resolve()) for character in "#?\n\r\t")
 
 
-def _arguments(run_dir: Path, suffix: str) -> str:
-    """The arguments of ``load_dataset``, as Python code; it opens a folder of a store by its files only."""
-    in_store = is_remote(run_dir)
-    if in_store:
-        return f"{_literal(_READERS[suffix][0])}, data_files={_files(run_dir, suffix)}"
-    return _literal(_local(run_dir))
+def _arguments(place: Place, patterns: Mapping[str, str]) -> str:
+    """The arguments of ``load_dataset``, as Python code."""
+    if _opens_by_name(place):
+        return _literal(place.repository or _local(place))
+    kind, pattern = next(iter(patterns.items()))
+    return f"{_literal(kind)}, data_files={_files(place, pattern)}"
 
 
-def _files(run_dir: Path, suffix: str) -> str:
-    """The pattern of a run's data files, as Python code."""
-    return _literal(f"{_local(run_dir)}/data/*{suffix}")
+def _files(place: Place, pattern: str) -> str:
+    """The pattern of a dataset's files, as Python code."""
+    return _literal(f"{_local(place)}/{pattern}")
 
 
-def _local(path: Path) -> str:
+def _local(place: Place) -> str:
     """A path that ``datasets`` takes for nothing else: for one of its readers (json) or for a home folder (~)."""
+    if place.repository is not None:
+        return f"hf://datasets/{place.repository}"
+    path = place.run_dir
     text = str(path)
     if is_remote(path):
         return text

@@ -69,7 +69,7 @@ def _write(run_dir: Path, name: str, staged: list[Path], header: Header, schema:
         if target.suffix == ".parquet":
             write_parquet(file, staging.read_staged(staged), schema)
         else:
-            write_tar(file, staging.read_staged(staged), header.text_columns)
+            write_tar(file, staging.read_staged(staged), header.text_columns, header.tar_columns)
     data_file = DataFile(name, part.stat().st_size, files.sha256_of(part), len(staged))
     files.replace(part, target)
     return data_file

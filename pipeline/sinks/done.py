@@ -10,6 +10,7 @@ from pathlib import Path
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.layout import (
     DATA_FILE,
+    EXTENSIONS,
     SHARD_NAME,
     SIDE_FILE,
     ShardLayout,
@@ -124,10 +125,12 @@ def shards_in(folder: Path) -> set[int]:
 def _sweep(run_dir: Path, manifest: Manifest) -> None:
     """Remove temporary files, data files that the manifest does not list, and staged rows of shards that it lists."""
     listed = {run_dir / file.path for entry in manifest.entries.values() for file in entry.files}
-    for path in list((run_dir / "data").glob("*")):
-        is_orphan = DATA_FILE.fullmatch(path.name) is not None and path not in listed
-        if is_orphan or files.is_temporary(path):
-            path.unlink()
+    layout = manifest.header.layout
+    for name in {layout.folder(kind) for kind in EXTENSIONS}:
+        for path in list((run_dir / name).glob("*")):
+            is_orphan = DATA_FILE.fullmatch(path.name) is not None and path not in listed
+            if is_orphan or files.is_temporary(path):
+                path.unlink()
     _sweep_side(run_dir, manifest)
     for folder in (run_dir / "failed", *staging_root(run_dir).glob("*")):
         for path in list(folder.glob("*")):

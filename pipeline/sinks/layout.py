@@ -18,10 +18,14 @@ SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Shard k holds the corpus rows [k·S, (k+1)·S) for S = ``rows_per_shard``."""
+    """Shard k holds the corpus rows [k·S, (k+1)·S) for S = ``rows_per_shard``.
+
+    Parquet files are in ``data/``. Tars are in ``tar_folder``: readers of a whole folder expect one kind of file in it.
+    """
 
     size: int
     rows_per_shard: int
+    tar_folder: str = "tars"
 
     @property
     def shards(self) -> int:
@@ -44,7 +48,15 @@ class ShardLayout:
 
     def data_file(self, shard: int, kind: str) -> str:
         """Return the name of a shard's file, relative to the run directory; ``kind`` is a key of ``EXTENSIONS``."""
-        return f"data/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
+        return f"{self.folder(kind)}/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
+
+    def folder(self, kind: str) -> str:
+        """Return the folder of a format's files, relative to the run directory."""
+        return self.tar_folder if kind == "webdataset" else "data"
+
+    def pattern(self, kind: str) -> str:
+        """Return the pattern of a format's files, relative to the run directory."""
+        return f"{self.folder(kind)}/*.{EXTENSIONS[kind]}"
 
     def side_file(self, shard: int, table: str) -> str:
         """Return the name of a shard's file of a side table, relative to the run directory."""

@@ -16,10 +16,13 @@ from noisesmith.pipeline.sinks.samples import text_columns
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import shell_word
 
-VERSION = 2  # of a new run; since 2, tars hold every column that may be null as JSON text
-# Added to a run's version by its first side table: an older program would take its lines for damage and drop them.
-WITH_SIDE_TABLES = 2
-NEWEST = VERSION + WITH_SIDE_TABLES
+# 2: tars hold every column that may be null as JSON text. 5: tars are in a folder of their own, without first images
+# unless the config asks for them; images are marked as synthetic.
+VERSION = 5
+# What its first side table makes of a run's version: an older program would take its lines for damage and drop them.
+# Programs that know version 5 know side tables.
+WITH_SIDE_TABLES = {1: 3, 2: 4}
+_ROWS_AS_IN = {with_tables: version for version, with_tables in WITH_SIDE_TABLES.items()}
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,19 @@ class Header:
 
     @property
     def layout(self) -> ShardLayout:
-        return ShardLayout(self.rows, self.rows_per_shard)
+        tar_folder = "tars" if self.version_of_rows >= 5 else "data"
+        return ShardLayout(self.rows, self.rows_per_shard, tar_folder)
 
     @property
     def version_of_rows(self) -> int:
         """The version that says how the run's rows are stored, whether it has side tables or not."""
-        return self.version - WITH_SIDE_TABLES if self.version > VERSION else self.version
+        return _ROWS_AS_IN.get(self.version, self.version)
+
+    @property
+    def tar_columns(self) -> tuple[str, ...]:
+        """The columns that tars hold: all, or all but the first images."""
+        with_first = self.version_of_rows < 5 or bool(self.config.get("output.tar_image_initial"))
+        return tuple(name for name in self.columns if with_first or name != "image_initial")
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -79,6 +89,12 @@ class Entry:
     failed: tuple[str, ...]
     ids_sha256: str
     files: tuple[DataFile, ...]
+
+    @property
+    def readable(self) -> str:
+        """The file to read rows from: every format holds the same rows, but Parquet alone has all columns and types."""
+        names = [file.path for file in self.files]
+        return min(names, key=lambda name: not name.endswith(".parquet"))
 
 
 @dataclass(frozen=True)
@@ -191,9 +207,9 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     line = lines[0] if lines else None
     version = (line or {}).get("version")
-    if isinstance(version, int) and version > NEWEST:
+    if isinstance(version, int) and version > VERSION:
         raise UserError(
-            f"{path}: is of version {version}, and this noisesmith reads up to version {NEWEST}; install a newer one"
+            f"{path}: is of version {version}, and this noisesmith reads up to version {VERSION}; install a newer one"
         )
     try:
         header = _header(line)
@@ -224,8 +240,8 @@ def _side_record(entry: SideEntry) -> dict[str, Any]:
 
 
 def _header(line: dict[str, Any] | None) -> Header:
-    if line is None or line.pop("kind", None) != "run" or line.get("version") not in range(1, NEWEST + 1):
-        raise ValueError(f"line 1 is no header of version 1 to {NEWEST}")
+    if line is None or line.pop("kind", None) != "run" or line.get("version") not in range(1, VERSION + 1):
+        raise ValueError(f"line 1 is no header of version 1 to {VERSION}")
     formats = tuple(line.pop("formats"))
     return Header(formats=formats, **line)
 

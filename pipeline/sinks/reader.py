@@ -75,6 +75,21 @@ def read_file(path: Path, columns: Collection[str], header: Header) -> Iterator[
         raise DamagedFile(reason(error)) from error
 
 
+def read_features(path: Path) -> Any:
+    """Return the ``datasets`` features that a Parquet file states.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    import datasets
+
+    try:
+        with path.open("rb") as file:
+            return datasets.Features.from_arrow_schema(pq.read_schema(file))
+    except _DAMAGE as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); run noisesmith verify on its run") from error
+
+
 def read_types(path: Path) -> dict[str, str]:
     """Return the name and type of each column of a Parquet shard, named as in a manifest.
 
@@ -154,7 +169,7 @@ def _shard_rows(
     """Yield the rows of a shard; ``tables`` are the side tables to join, with the columns wanted of each."""
     if not entry.files:  # all of its rows have failed
         return
-    first = entry.files[0].path  # every format holds the same rows
+    first = entry.readable
     if not tables:
         yield from _explained(run_dir, first, columns, manifest.header)
         return

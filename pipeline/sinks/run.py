@@ -85,7 +85,8 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
             files.make_dir(run_dir)
             manifest = Manifest(_header(config, corpus), {})
             write_manifest(run_dir, manifest.header)
-        files.make_dir(run_dir / "data")
+        for kind in manifest.header.formats:
+            files.make_dir(run_dir / manifest.header.layout.folder(kind))
         files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
         for path in list(run_dir.iterdir()):
             if files.is_temporary(path):

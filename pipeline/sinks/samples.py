@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
+from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES, SINCE_VERSION_5
 
-# Version 1 of the manifest knew no other column as JSON text. Version 2 has all but those below: runs of that version
-# exist, so a name can neither be added to these nor removed.
+# Version 1 of the manifest knew no other column as JSON text. Version 2 has all but those below, and version 5 all but
+# some more: runs of these versions exist, so a name can neither be added nor removed.
 TEXT_OF_VERSION_1 = ("recipe",)
 NEVER_NULL = frozenset(
     {
@@ -26,6 +26,7 @@ NEVER_NULL = frozenset(
         "height",
     }
 )  # fmt: skip
+NEVER_NULL_SINCE_5 = NEVER_NULL | SINCE_VERSION_5
 _OWN_FILES = frozenset({"prompt", *IMAGES})  # columns that a sample has as files of their own
 
 
@@ -34,7 +35,8 @@ def text_columns(columns: Iterable[str], version: int) -> tuple[str, ...]:
     in_json = [name for name in columns if name not in _OWN_FILES]
     if version == 1:
         return tuple(name for name in in_json if name in TEXT_OF_VERSION_1)
-    return tuple(name for name in in_json if name not in NEVER_NULL)
+    never_null = NEVER_NULL if version < 5 else NEVER_NULL_SINCE_5
+    return tuple(name for name in in_json if name not in never_null)
 
 
 def sample_json(row: Mapping[str, Any], text: Collection[str]) -> bytes:

@@ -43,14 +43,15 @@ def write_parquet(file: IO[bytes], tables: Iterable[pa.Table], schema: pa.Schema
         writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
 
 
-def write_tar(file: IO[bytes], tables: Iterable[pa.Table], text: Collection[str]) -> None:
+def write_tar(file: IO[bytes], tables: Iterable[pa.Table], text: Collection[str], columns: Collection[str]) -> None:
     """Write rows as WebDataset samples. The same rows give the same bytes.
 
-    A sample consists of ID.png, ID.txt (the prompt), ID.json (every other column) and, where first images are kept,
-    ID.initial.png.
+    A sample consists of ID.png, ID.txt (the prompt), ID.json (every other column) and, where ``columns`` has
+    ``image_initial``, ID.initial.png.
 
     Args:
         text: the columns that ID.json holds as JSON text.
+        columns: the columns to write.
     """
     from webdataset import TarWriter  # imports torch, which a Parquet-only run does not need
 
@@ -59,7 +60,7 @@ def write_tar(file: IO[bytes], tables: Iterable[pa.Table], text: Collection[str]
             for row in table.to_pylist():
                 sample = {"__key__": row["id"], "txt": row["prompt"].encode(), "json": sample_json(row, text)}
                 sample["png"] = row["image"]["bytes"]
-                if "image_initial" in row:
+                if "image_initial" in columns:
                     sample["initial.png"] = row["image_initial"]["bytes"]
                 tar.write(sample)
 

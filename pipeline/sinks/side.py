@@ -21,7 +21,6 @@ from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.schema import column_types
 from noisesmith.pipeline.sinks.done import recover
 from noisesmith.pipeline.sinks.manifest import (
-    VERSION,
     WITH_SIDE_TABLES,
     Manifest,
     SideEntry,
@@ -156,12 +155,12 @@ class SideWriter:
 
     def _refuse_older_programs(self) -> None:
         """Raise the version of a run that gets its first side table."""
-        if self.manifest.header.version > VERSION:
+        if self.manifest.header.version not in WITH_SIDE_TABLES:
             return
         manifest = read_manifest(self._run_dir)  # another table's writer may have raised it
         header = manifest.header
-        if header.version <= VERSION:
-            header = replace(header, version=header.version + WITH_SIDE_TABLES)
+        if header.version in WITH_SIDE_TABLES:
+            header = replace(header, version=WITH_SIDE_TABLES[header.version])
             write_manifest(self._run_dir, header, manifest.entries.values(), manifest.side.values())
         self.manifest = replace(self.manifest, header=header)
 

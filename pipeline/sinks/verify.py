@@ -15,7 +15,7 @@ import PIL.Image
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.records import Recipe, index_of, row_id
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
+from noisesmith.pipeline.schema import IMAGE_HASHES, IMAGES, NOISE_BYTES, image_hashes
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
@@ -212,7 +212,7 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
             return
     expected = _written(header, entry)
     ids = []
-    for row in read_file(path, [name for name in CHECKED if name in header.columns], header):
+    for row in read_file(path, _checked(path, header), header):
         ids.append(row["id"])
         for problem in check_row(row):
             yield f"row {row['id']}: {problem}"
@@ -222,6 +222,14 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
         yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
     elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
         yield "holds other ids than the manifest says"
+
+
+def _checked(path: Path, header: Header) -> list[str]:
+    held = header.columns if path.suffix == ".parquet" else header.tar_columns
+    names = [name for name in CHECKED if name in held]
+    if header.version_of_rows >= 5:
+        names += [hashed for image, hashed in IMAGE_HASHES.items() if image in held]
+    return names
 
 
 def check_row(row: Mapping[str, Any]) -> Iterator[str]:
@@ -237,6 +245,10 @@ def check_row(row: Mapping[str, Any]) -> Iterator[str]:
             problem = _check_image(row[name], (row["width"], row["height"]))
             if problem is not None:
                 yield f"{name} {problem}"
+    written = {name: row[name] for name in IMAGES if name in row and IMAGE_HASHES[name] in row}
+    for column, digest in image_hashes(written).items():
+        if row[column] != digest:
+            yield f"{column} is not that of the image"
 
 
 def replays(row: Mapping[str, Any]) -> bool:

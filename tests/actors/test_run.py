@@ -55,7 +55,7 @@ def test_every_reader_gives_the_same_rows(finished: tuple[Path, str]) -> None:
     run_dir, _ = finished
     by_file = load_dataset("parquet", data_files=str(run_dir / "data" / "*.parquet"), split="train")
     by_directory = load_dataset(str(run_dir), split="train")
-    tars = sorted(str(path) for path in (run_dir / "data").glob("*.tar"))
+    tars = sorted(str(path) for path in (run_dir / "tars").glob("*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
     ids = [row["id"] for row in read_rows(run_dir, ["id"])]
     assert list(by_file["id"]) == list(by_directory["id"]) == [sample["__key__"] for sample in samples] == ids

@@ -41,7 +41,7 @@ def test_every_row_is_there_with_its_bytes_scores_and_judges(run: Run, tmp_path:
         assert (out / "train" / row["file_name"]).read_bytes() == original["image"]
         assert row["text"] == original["prompt"]
         assert json.loads(row["scores"]) == original["scores"]
-        for name in ("score", "score_initial", "judge_eye", "seed", "width", "generator_revision", "topic", "n"):
+        for name in ("score", "score_initial", "judge_eye", "run_seed", "width", "generator_revision", "topic", "n"):
             assert row[name] == original[name]
     assert "Of 30 rows of the run, 30 are here" in (out / "README.md").read_text()
     assert not list(out.rglob("*.txt"))
@@ -173,7 +173,8 @@ def test_columns_of_side_tables_are_exported(tmp_path: Path) -> None:
 def test_a_run_of_tars_is_exported_like_one_of_parquet_files(tmp_path: Path) -> None:
     def exported(name: str, formats: list[str]) -> dict[str, str]:
         (tmp_path / name).mkdir()
-        run = write_run(tmp_path / name, lines(6), output={"formats": formats})
+        output = {"formats": formats, "tar_image_initial": "webdataset" in formats}
+        run = write_run(tmp_path / name, lines(6), output=output)
         write(run, "imagefolder", tmp_path / name / "out", splits={"val": 0.3}, top_k=1, by="judge_eye")
         files = (tmp_path / name / "out").rglob("*.*")
         return {

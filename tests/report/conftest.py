@@ -16,7 +16,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
 from noisesmith.pipeline.sinks import RunWriter, open_run
 
-PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes")
+PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes", "ddim", 7.5, "")
 HOSTILE = "a <b>cat</b> | [x](javascript:1) `car`\n# heading"
 
 

@@ -149,6 +149,7 @@ def test_images_of_other_models_take_no_licence_for_granted(make_run: MakeRun) -
     data = front_matter(card)
     assert data["license"] == "other"
     assert data["license_name"]
+    assert data["license_link"] == "https://huggingface.co/someone/model"
     assert "Apache" not in card
 
 

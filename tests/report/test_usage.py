@@ -21,7 +21,7 @@ from PIL import Image
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report import write_report
-from noisesmith.pipeline.report.usage import open_command, usage
+from noisesmith.pipeline.report.usage import Place, open_command, usage
 from noisesmith.pipeline.sinks.samples import NEVER_NULL
 from noisesmith.pipeline.storage.home import shell_word
 from noisesmith.pipeline.storage.paths import to_path
@@ -117,7 +117,7 @@ def test_no_placeholder_is_left_in_a_card(make_run: MakeRun) -> None:
 
 def test_a_run_in_a_store_is_opened_by_its_files() -> None:
     run_dir = to_path("s3://bucket/some/run")
-    both = usage(run_dir, [".parquet", ".tar"])
+    both = usage(Place(run_dir), {"parquet": "data/*.parquet", "webdataset": "tars/*.tar"})
     assert 'load_dataset("parquet", data_files="s3://bucket/some/run/data/*.parquet", split="train")' in both
-    assert 'load_dataset("webdataset", data_files="s3://bucket/some/run/data/*.tar", split="train", streaming=' in both
+    assert 'load_dataset("webdataset", data_files="s3://bucket/some/run/tars/*.tar", split="train", streaming=' in both
     compile(both, "card", "exec")

@@ -32,6 +32,9 @@ PROVENANCE = Provenance(
     "embedded",
     locate("embedded", None, "scorers.model", "config.json").resolved_revision(),
     "yes",
+    "ddim",
+    7.5,
+    "",
 )
 BUCKETS = itertools.count()
 ROWS = 10
@@ -50,7 +53,7 @@ COLUMNS = [
     "stop_reason",
     "judge_eye_initial",
     "judge_eye",
-    "seed",
+    "run_seed",
     "recipe",
     "noise",
     "optimizer",
@@ -59,9 +62,14 @@ COLUMNS = [
     "scorer",
     "scorer_revision",
     "readout",
+    "scheduler",
+    "guidance_scale",
+    "negative_prompt",
     "width",
     "height",
     "prompt_tokens_cut",
+    "image_sha256",
+    "image_initial_sha256",
     "topic",
     "n",
 ]
@@ -179,6 +187,9 @@ def set_client(monkeypatch: pytest.MonkeyPatch, attempts: int, **others: Any) ->
     """Let botocore try each request so often."""
     config = {"retries": {"mode": "standard", "total_max_attempts": attempts}, **others}
     monkeypatch.setitem(stores.STORES, "s3", stores.STORES["s3"]._replace(options={"config_kwargs": config}))
+
+
+WITH_FIRST = {"tar_image_initial": True}  # output settings with which each format alone holds a whole row
 
 
 def names(run: Run) -> set[str]:

@@ -57,21 +57,25 @@ class TestVerify:
 
     def test_damage_is_listed_with_exit_code_1(self, make_run: Callable[..., Run], command: Command) -> None:
         run = make_run().write_all()
-        (run.dir / "data" / "train-00001-of-00003.tar").unlink()
-        assert command("verify", run.dir) == (1, "data/train-00001-of-00003.tar: is missing\n1 problem\n")
+        (run.dir / "tars" / "train-00001-of-00003.tar").unlink()
+        assert command("verify", run.dir) == (1, "tars/train-00001-of-00003.tar: is missing\n1 problem\n")
 
     def test_repair_rebuilds_a_form_and_says_what_is_to_be_made(
         self, make_run: Callable[..., Run], command: Command
     ) -> None:
         run = make_run().write_all()
-        first, second = (run.dir / "data" / f"train-0000{shard}-of-00003" for shard in (0, 1))
-        for path in (first.with_suffix(".tar"), second.with_suffix(".tar"), second.with_suffix(".parquet")):
-            path.unlink()
+        damaged = (
+            "tars/train-00000-of-00003.tar",
+            "data/train-00001-of-00003.parquet",
+            "tars/train-00001-of-00003.tar",
+        )
+        for path in damaged:
+            (run.dir / path).unlink()
         code, output = command("verify", run.dir, "--repair")
         assert code == 0
         assert output == (
-            f"data/{first.name}.tar: is missing\ndata/{second.name}.parquet: is missing\n"
-            f"data/{second.name}.tar: is missing\n3 problems repaired: sound rows were kept\n"
+            f"{damaged[0]}: is missing\n{damaged[1]}: is missing\n{damaged[2]}: is missing\n"
+            "3 problems repaired: sound rows were kept\n"
             f"run the same config again to make 4 missing rows, or: noisesmith retry {run.dir}\n"
         )
         assert command("verify", run.dir) == (
@@ -83,7 +87,7 @@ class TestVerify:
         self, make_run: Callable[..., Run], command: Command
     ) -> None:
         run = make_run().write_all()
-        (run.dir / "data" / "train-00001-of-00003.tar").unlink()
+        (run.dir / "tars" / "train-00001-of-00003.tar").unlink()
         source = run.dir.parent / "p.jsonl"
         source.unlink()
         before = {path: path.read_bytes() for path in run.dir.rglob("*") if path.is_file()}

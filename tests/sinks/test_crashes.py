@@ -184,7 +184,7 @@ def test_orphans_go_and_strangers_stay(fresh: Callable[[], Run]) -> None:
     run = fresh()
     writer = run.writer()
     writer.put(result(run.rows[0]))
-    orphans = ["data/train-00001-of-00002.parquet", "data/train-00001-of-00002.tar", "data/.train-00000.x.tmp"]
+    orphans = ["data/train-00001-of-00002.parquet", "tars/train-00001-of-00002.tar", "data/.train-00000.x.tmp"]
     orphans += [".config.yaml.ab.tmp", "staging/shard-00000/.x.arrow.ab.tmp"]
     strangers = ["data/notes.txt", "stats.json"]
     for name in orphans + strangers:

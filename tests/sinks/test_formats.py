@@ -29,7 +29,7 @@ from noisesmith.pipeline.sinks import shards
 from noisesmith.pipeline.sinks.manifest import VERSION
 from noisesmith.pipeline.sinks.reader import read_tar
 from noisesmith.pipeline.sinks.samples import from_sample_json, sample_json, text_columns
-from tests.sinks.conftest import COLUMNS, PROVENANCE, Run, png, result
+from tests.sinks.conftest import COLUMNS, PROVENANCE, WITH_FIRST, Run, png, result
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(kind: str, folder: Path) -> Any:
     extension = {"parquet": "parquet", "webdataset": "tar"}[kind]
-    return datasets.load_dataset(kind, data_files=str(folder / "data" / f"*.{extension}"), split="train")
+    place = {"parquet": "data", "webdataset": "tars"}[kind]
+    return datasets.load_dataset(kind, data_files=str(folder / place / f"*.{extension}"), split="train")
 
 
 class TestParquet:
@@ -65,7 +66,7 @@ class TestParquet:
         assert row["score_initial"] == 0.101
         assert row["judge_eye"] == 0.1 + 0.2
         assert row["judge_eye_initial"] is None
-        assert row["seed"] == 2**63 - 1
+        assert row["run_seed"] == 2**63 - 1
         assert row["recipe"] == {
             "method": "noise_diffusion",
             "seed": 7,
@@ -86,7 +87,7 @@ class TestParquet:
         for row in run.rows:
             writer.put(replace(result(row), noise_fp16=bytes([row.index, 255, 0])))
         assert load("parquet", run.dir)["noise_fp16"] == [b"\x00\xff\x00", b"\x01\xff\x00"]
-        (tar,) = (run.dir / "data").glob("*.tar")
+        (tar,) = (run.dir / "tars").glob("*.tar")
         noises = [row["noise_fp16"] for row in read_tar(tar, ["noise_fp16"], ["recipe"])]
         assert noises == [b"\x00\xff\x00", b"\x01\xff\x00"]
 
@@ -103,8 +104,9 @@ class TestParquet:
 
     def test_first_images_are_left_out_when_not_asked_for(self, make_run: Callable[..., Run]) -> None:
         run = make_run(output={"image_initial": False}).write_all()
-        assert load("parquet", run.dir).column_names == [name for name in COLUMNS if name != "image_initial"]
-        with tarfile.open(run.dir / "data" / "train-00000-of-00003.tar") as tar:
+        columns = [name for name in COLUMNS if not name.startswith("image_initial")]
+        assert load("parquet", run.dir).column_names == columns
+        with tarfile.open(run.dir / "tars" / "train-00000-of-00003.tar") as tar:
             assert not [name for name in tar.getnames() if "initial" in name]
 
 
@@ -129,8 +131,8 @@ def layout(path: Path) -> Any:
 
 class TestWebDataset:
     def test_every_sample_decodes(self, make_run: Callable[..., Run]) -> None:
-        run = make_run().write_all()
-        urls = [str(path) for path in sorted((run.dir / "data").glob("*.tar"))]
+        run = make_run(output=WITH_FIRST).write_all()
+        urls = [str(path) for path in sorted((run.dir / "tars").glob("*.tar"))]
         samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
         assert [sample["__key__"] for sample in samples] == [row.id for row in run.rows]
         for sample, row in zip(samples, run.rows, strict=True):
@@ -143,7 +145,7 @@ class TestWebDataset:
             ]
 
     def test_load_dataset_reads_the_tars(self, make_run: Callable[..., Run]) -> None:
-        run = make_run().write_all()
+        run = make_run(output=WITH_FIRST).write_all()
         data = load("webdataset", run.dir)
         assert data["__key__"][:] == load("parquet", run.dir)["id"][:] == [row.id for row in run.rows]
         assert data[3]["png"].size == data[3]["initial.png"].size == (8, 6)
@@ -168,7 +170,7 @@ class TestWebDataset:
         tables = [to_table(result(row), PROVENANCE, run.writer().schema) for row in run.rows]
         for name in ("a.tar", "b.tar"):
             with (tmp_path / name).open("wb") as file:
-                shards.write_tar(file, tables, ["recipe", "topic"])
+                shards.write_tar(file, tables, ["recipe", "topic"], COLUMNS)
         assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
     def test_what_json_cannot_hold_becomes_text_or_null(self) -> None:
@@ -264,7 +266,7 @@ def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, 
     schema = row_schema(run.config, run.corpus.extra_schema)
     row = Row(0, "00000000-0123abcd", f"../../{prompt}", {"topic": prompt, "n": 1})
     with (tmp_path / "x.tar").open("wb") as file:
-        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)], ["recipe"])
+        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)], ["recipe"], schema.names)
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {name.partition(".")[0] for name in tar.getnames()} == {"00000000-0123abcd"}
         text = tar.extractfile("00000000-0123abcd.txt")

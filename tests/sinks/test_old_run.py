@@ -20,7 +20,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
-from noisesmith.pipeline.schema import column_types, row_schema, schema_of
+from noisesmith.pipeline.schema import SINCE_VERSION_5, column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
     RunWriter,
     begun_corpus,
@@ -33,10 +33,10 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks import run as opening_module
-from noisesmith.pipeline.sinks.manifest import NEWEST, VERSION, read_manifest
+from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
 from noisesmith.pipeline.sinks.reader import read_tar
 from tests.runs import noisesmith
-from tests.sinks.conftest import PROVENANCE, Run, failure, result
+from tests.sinks.conftest import PROVENANCE, WITH_FIRST, Run, failure, result
 
 OLD = Path(__file__).parents[1] / "data" / "old_run"
 CONFIG_DIGEST = "58ea20fcedad00a8fe2a608e0abbc0effeb75dff4a0f790ca12b461aa2a52870"
@@ -67,8 +67,9 @@ class TestRunOfAnOlderVersion:
         assert header.config_digest == old.digest() == CONFIG_DIGEST
         assert header.corpus_digest == corpus.digest == CORPUS_DIGEST
         now = column_types(row_schema(old, corpus.extra_schema))
-        del now["prompt_tokens_cut"]  # newer than the run
-        assert header.columns == now
+        for name in ("prompt_tokens_cut", *SINCE_VERSION_5):  # newer than the run
+            del now[name]
+        assert header.columns == now | {"seed": "int64"}
 
     def test_keeps_its_column_types_where_a_new_run_reads_others(self, old: RunConfig) -> None:
         """A new run does not take 2 and 0.5 for the same kind of number, since 2.0 does not print as 2."""
@@ -145,6 +146,19 @@ def _with_columns(change: Callable[[dict[str, pa.DataType]], dict[str, pa.DataTy
     return changed
 
 
+def _without_version_5(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
+    """The columns of a run of version 2."""
+    own = [column for column in row_schema(config, pa.schema([])) if column.name not in SINCE_VERSION_5]
+    return pa.schema([*own, *extra_schema])
+
+
+def _config_of(folder: Path, lines: list[dict[str, Any]]) -> RunConfig:
+    (folder / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunConfig.model_validate(
+        {"corpus": {"source": str(folder / "p.jsonl")}, "output": {"dir": str(folder / "run")}}
+    )
+
+
 CHANGES: dict[str, Callable[[dict[str, pa.DataType]], dict[str, pa.DataType]]] = {
     "the old version lacks a column": lambda now: {name: kind for name, kind in now.items() if name != "evaluations"},
     "the old version has one more column": lambda now: {"sharpness": pa.float64(), **now},
@@ -161,7 +175,7 @@ def test_columns_and_types_are_those_of_the_manifest(
     change: Callable[[dict[str, pa.DataType]], dict[str, pa.DataType]],
 ) -> None:
     """Whether a row is written, committed on opening, tried again or repaired."""
-    old = make_run()
+    old = make_run(output=WITH_FIRST)
     with monkeypatch.context() as older_version:
         older_version.setattr(opening_module, "row_schema", _with_columns(change))
         writer = old.writer()
@@ -176,7 +190,7 @@ def test_columns_and_types_are_those_of_the_manifest(
     for row in old.rows:
         if row.index not in writer.done:
             writer.put(result(row))
-    (old.dir / "data" / "train-00001-of-00003.tar").unlink()
+    (old.dir / "tars" / "train-00001-of-00003.tar").unlink()
     repair_run(old.config, old.corpus, print, range(10))
 
     assert verify_run(old.dir, range(10)) == []
@@ -187,6 +201,27 @@ def test_columns_and_types_are_those_of_the_manifest(
     rows = list(read_rows(old.dir))
     assert [row["id"] for row in rows] == [row.id for row in old.rows]
     assert all(row.get("sharpness") is None for row in rows)
+
+
+def test_an_old_run_keeps_a_corpus_column_that_new_runs_write_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"prompt": f"prompt {n}", "scheduler": f"theirs {n}"} for n in range(2)]
+    with monkeypatch.context() as older_version:
+        older_version.setattr(opening_module, "row_schema", _without_version_5)
+        older_version.setattr(opening_module, "VERSION", 2)
+        begun = open_corpus(_config_of(tmp_path, lines), "the digest of an older version")
+        open_run(_config_of(tmp_path, lines), begun)
+    config = _config_of(tmp_path, lines)
+    corpus = open_corpus(config, begun_corpus(config))
+    open_run(config, corpus)
+    writer = RunWriter(config.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
+    for row in corpus.rows():
+        writer.put(result(row))
+    assert verify_run(config.run_dir, range(2)) == []
+    assert [row["scheduler"] for row in read_rows(config.run_dir)] == ["theirs 0", "theirs 1"]
+    with pytest.raises(UserError, match="'scheduler' is one that the run itself writes"):
+        open_corpus(config)
 
 
 class _NewSection(Section):
@@ -267,6 +302,6 @@ def test_a_manifest_has_the_fields_that_older_versions_read(make_run: Callable[.
 def test_a_run_of_a_newer_version_is_refused_and_not_called_damaged(make_run: Callable[..., Run]) -> None:
     run = make_run().write_all()
     manifest = run.dir / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {NEWEST + 1}', 1))
-    with pytest.raises(UserError, match=rf"is of version {NEWEST + 1}, .* reads up to version {NEWEST}; install"):
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION + 1}', 1))
+    with pytest.raises(UserError, match=rf"is of version {VERSION + 1}, .* reads up to version {VERSION}; install"):
         read_manifest(run.dir)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -19,13 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from huggingface_hub import DatasetCard
+from pyarrow.dataset import dataset
 
 from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.schema import schema_of
 from noisesmith.pipeline.sinks import read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.samples import tar_features
-from tests.sinks.conftest import Run, result
+from tests.sinks.conftest import PROVENANCE, Run, result
 
 Rows = list[dict[str, Any]]
 COLUMN_TYPES: dict[str, tuple[pa.DataType, list[Any]]] = {
@@ -113,7 +118,7 @@ def parquet_files(run: Run) -> list[str]:
 
 
 def tar_files(run: Run) -> list[str]:
-    return [str(path) for path in sorted((run.dir / "data").glob("*.tar"))]
+    return [str(path) for path in sorted((run.dir / "tars").glob("*.tar"))]
 
 
 def with_datasets(run: Run) -> Rows:
@@ -177,9 +182,41 @@ def test_tars_hold_the_same_values_as_json_text(run: Run, read: Callable[[Run], 
 
 def test_tars_are_typed_as_the_features_say(run: Run) -> None:
     header = read_manifest(run.dir).header
-    schema = schema_of(header.columns, run.corpus.extra_schema)
+    in_tars = {name: header.columns[name] for name in header.tar_columns}
+    schema = schema_of(in_tars, run.corpus.extra_schema)
     inferred = datasets.load_dataset("webdataset", data_files=tar_files(run), split="train").features
     assert tar_features(schema, header.text_columns) == inferred
+
+
+def test_whole_folders_are_read_without_patterns(run: Run) -> None:
+    """Each folder has one kind of file, as readers of a folder expect."""
+    prompts = [row.prompt for row in run.rows]
+    data, tars = run.dir / "data", run.dir / "tars"
+    assert list(pd.read_parquet(data)["prompt"]) == prompts
+    assert dataset(data).to_table(["prompt"])["prompt"].to_pylist() == prompts
+    assert datasets.load_dataset("webdataset", data_dir=str(tars), split="train")["txt"][:] == prompts
+    assert datasets.load_dataset(str(data), split="train")["prompt"][:] == prompts
+    kinds: set[str] = set()
+    for path in tars.iterdir():
+        with tarfile.open(path) as tar:
+            kinds.update(name.partition(".")[2] for name in tar.getnames())
+    assert kinds == {"png", "txt", "json"}, "no first image that a trainer would take for one of the data set's"
+
+
+def test_the_card_states_the_types_of_the_rows(run: Run) -> None:
+    write_report(run.dir, run.config, PROVENANCE, {})
+    card = DatasetCard.load(run.dir / "README.md").data.to_dict()
+    stated = datasets.Features._from_yaml_list(card["dataset_info"]["features"])
+    opened = datasets.load_dataset(str(run.dir), split="train")
+    assert stated == opened.features == datasets.Features.from_arrow_schema(pq.read_schema(parquet_files(run)[0]))
+    assert opened["prompt"][:] == [row.prompt for row in run.rows]
+
+
+def test_rows_say_how_they_were_sampled_and_which_bytes_their_images_have(run: Run) -> None:
+    for row in read_rows(run.dir):
+        assert (row["scheduler"], row["guidance_scale"], row["negative_prompt"]) == ("ddim", 7.5, "")
+        assert row["image_sha256"] == hashlib.sha256(row["image"]).hexdigest()
+        assert row["image_initial_sha256"] == hashlib.sha256(row["image_initial"]).hexdigest()
 
 
 def test_a_run_of_tars_alone_gives_judges_and_recipes_back(make_run: Callable[..., Run]) -> None:

@@ -18,7 +18,7 @@ from tests.sinks.conftest import COLUMNS, ROWS, Run, png
 class TestReadRows:
     @pytest.mark.parametrize("formats", [["parquet"], ["webdataset"], ["webdataset", "parquet"]])
     def test_rows_come_in_order_from_either_format(self, make_run: Callable[..., Run], formats: list[str]) -> None:
-        run = make_run(output={"formats": formats}).write_all()
+        run = make_run(output={"formats": formats, "tar_image_initial": "webdataset" in formats}).write_all()
         rows = list(read_rows(run.dir))
         assert [row["id"] for row in rows] == [row.id for row in run.rows]
         assert list(rows[0]) == COLUMNS

@@ -23,7 +23,7 @@ from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage import paths as stores
 from noisesmith.pipeline.storage.paths import StorePath
 from tests.s3 import S3
-from tests.sinks.conftest import Run, failure, names, result, set_client
+from tests.sinks.conftest import WITH_FIRST, Run, failure, names, result, set_client
 
 MakeRun = Callable[..., Run]
 
@@ -124,11 +124,11 @@ class TestFaults:
 
 
 def test_damage_is_found_and_repaired_and_dead_rows_tried_again(make_run: MakeRun, url: str) -> None:
-    run = make_run(output={"dir": url})
+    run = make_run(output={"dir": url, **WITH_FIRST})
     writer = run.writer()
     for row in run.rows:
         writer.fail(failure(row)) if row.index == 5 else writer.put(result(row))
-    parquets, tars = (list(run.dir.glob(f"data/*.{kind}")) for kind in ("parquet", "tar"))
+    parquets, tars = (list(run.dir.glob(f"*/*.{kind}")) for kind in ("parquet", "tar"))
     before = {path.name: path.read_bytes() for path in parquets + tars}
     tars[0].unlink()
     files.write_atomic(parquets[1], before[parquets[1].name][:-40])

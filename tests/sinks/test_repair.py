@@ -13,9 +13,9 @@ import pytest
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.sinks import RunState, open_run, read_rows, reopen, reopen_failed, repair_run, verify_run
-from tests.sinks.conftest import Run, failure, result
+from tests.sinks.conftest import WITH_FIRST, Run, failure, result
 
-FIRST = {kind: f"data/train-00000-of-00003.{kind}" for kind in ("parquet", "tar")}
+FIRST = {"parquet": "data/train-00000-of-00003.parquet", "tar": "tars/train-00000-of-00003.tar"}
 
 
 def _cut(path: Path) -> None:
@@ -34,7 +34,7 @@ def _repair(run: Run) -> tuple[list[str], RunState]:
 
 
 def _contents(run: Run) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (run.dir / "data").iterdir()}
+    return {path.name: path.read_bytes() for path in run.dir.glob("*/train-*")}
 
 
 def _make_missing(run: Run, state: RunState) -> list[int]:
@@ -58,7 +58,7 @@ def test_a_sound_run_stays_as_it_is(make_run: Callable[..., Run]) -> None:
 def test_one_damaged_form_is_rebuilt_from_the_other(
     make_run: Callable[..., Run], kind: str, damage: Callable[[Path], None]
 ) -> None:
-    run = make_run().write_all()
+    run = make_run(output=WITH_FIRST).write_all()
     before = _contents(run)
     damage(run.dir / FIRST[kind])
     assert FIRST[kind] in "\n".join(verify_run(run.dir))
@@ -66,6 +66,15 @@ def test_one_damaged_form_is_rebuilt_from_the_other(
     assert any(FIRST[kind] in problem for problem in problems)
     assert len(state.done) == 10
     assert verify_run(run.dir) == []
+    assert _contents(run) == before
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_tars_without_first_images_cannot_rebuild_rows_that_have_one(make_run: Callable[..., Run], kind: str) -> None:
+    run = make_run().write_all()
+    before = _contents(run)
+    (run.dir / FIRST[kind]).unlink()
+    assert _make_missing(run, _repair(run)[1]) == ([0, 1, 2, 3] if kind == "parquet" else [])
     assert _contents(run) == before
 
 

@@ -28,7 +28,7 @@ class TestLayout:
 
     def test_names_hold_the_total_from_the_start(self) -> None:
         assert ShardLayout(41_001, 1000).data_file(0, "parquet") == "data/train-00000-of-00042.parquet"
-        assert ShardLayout(41_001, 1000).data_file(41, "webdataset") == "data/train-00041-of-00042.tar"
+        assert ShardLayout(41_001, 1000).data_file(41, "webdataset") == "tars/train-00041-of-00042.tar"
 
     def test_no_row_outside_it(self) -> None:
         for index in (-1, 10):

@@ -19,7 +19,7 @@ from noisesmith.pipeline.noise import digest, from_bytes, to_bytes
 from noisesmith.pipeline.sinks import sample_rows, verify_run
 from tests.sinks.conftest import Run, failure, png, result
 
-PARQUET, TAR = "data/train-00000-of-00001.parquet", "data/train-00000-of-00001.tar"
+PARQUET, TAR = "data/train-00000-of-00001.parquet", "tars/train-00000-of-00001.tar"
 
 
 @pytest.fixture

@@ -115,10 +115,8 @@ class TestDeadLetters:
         writer = run.writer()
         for row in run.rows:
             writer.put(result(row)) if row.index == 4 else writer.fail(failure(row))
-        assert sorted(path.name for path in (run.dir / "data").iterdir()) == [
-            "train-00001-of-00002.parquet",
-            "train-00001-of-00002.tar",
-        ]
+        written = [str(path.relative_to(run.dir)) for path in run.dir.glob("*/train-*")]
+        assert sorted(written) == ["data/train-00001-of-00002.parquet", "tars/train-00001-of-00002.tar"]
         assert len(open_run(run.config, run.corpus).done) == 5
         assert verify_run(run.dir) == []
 
