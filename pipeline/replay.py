@@ -20,11 +20,16 @@ from noisesmith.pipeline.schema import NOISE_BYTES
 from noisesmith.pipeline.search.generate import denoise
 from noisesmith.pipeline.search.tasks import GenerateTask
 from noisesmith.pipeline.sinks import read_rows
+from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.xmp import mark_synthetic
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A rebuilt row. Differences are in grey levels, 0–255; ``revision_now`` is the model the replay used."""
+    """A rebuilt row, its ``png`` as the run writes images.
+
+    Differences are in grey levels, 0–255; ``revision_now`` is the model the replay used.
+    """
 
     id: str
     prompt: str
@@ -68,10 +73,13 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         image = to_uint8(decoder(latents))[0]
     written = (decode_png(row["image"]) * 255).round().permute(1, 2, 0)
     difference = (image.float() - written).abs()
+    png = encode_png(image)
+    if read_manifest(run_dir).header.marks_images:
+        png = mark_synthetic(png, recipe.digest)
     return Replay(
         id=row_id,
         prompt=row["prompt"],
-        png=encode_png(image),
+        png=png,
         noise_identical=digest(noise) == recipe.digest,
         image_identical=bool(difference.max() == 0),
         max_difference=int(difference.max()),

@@ -55,6 +55,11 @@ class Header:
         return _ROWS_AS_IN.get(self.version, self.version)
 
     @property
+    def marks_images(self) -> bool:
+        """Whether the run's images are marked as synthetic (``noisesmith.pipeline.xmp``)."""
+        return self.version_of_rows >= 5
+
+    @property
     def tar_columns(self) -> tuple[str, ...]:
         """The columns that tars hold: all, or all but the first images."""
         with_first = self.version_of_rows < 5 or bool(self.config.get("output.tar_image_initial"))

@@ -12,6 +12,7 @@ from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.commit import commit_complete, commit_if_complete
 from noisesmith.pipeline.sinks.done import recover
 from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.xmp import with_marks
 
 
 class RunWriter:
@@ -41,6 +42,8 @@ class RunWriter:
         shard = self.layout.shard_of(result.row.index)
         if shard in self.done.committed:
             return []
+        if self.header.marks_images:
+            result = with_marks(result)
         staging.stage(self.run_dir, shard, result.row.id, to_table(result, self.provenance, self.schema))
         self.done.staged[shard].add(result.row.index)
         return self._commit_if_complete(shard)

@@ -23,6 +23,7 @@ from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.search.loop import search_rows
 from noisesmith.pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.xmp import with_marks
 from tests.runs import noisesmith, write_config
 
 pytestmark = pytest.mark.slow
@@ -117,7 +118,7 @@ def test_the_loop_in_one_process_gives_the_same_rows_bit_for_bit(
     provenance = Provenance(**{name: rows[0][name] for name in Provenance.__dataclass_fields__})
     expected = []
     for result in search_rows(corpus.rows(), config, load_models(config, "cpu")):
-        table = to_table(result, provenance, row_schema(config, corpus.extra_schema))
+        table = to_table(with_marks(result), provenance, row_schema(config, corpus.extra_schema))
         expected += table.to_pylist()
     for row in expected:
         for name in ("image", "image_initial"):

@@ -17,6 +17,7 @@ from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.search.loop import LoadedModels, search_rows
 from noisesmith.pipeline.sinks import open_run, read_rows
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.xmp import with_marks
 from tests.runs import write_config
 from tests.sessions import one_process_per_worker
 
@@ -67,7 +68,7 @@ def test_workers_and_loop_give_identical_rows_at_batch_size_one(
 
     expected = []
     for result in search_rows(corpus.rows(), config, models):
-        table = to_table(result, outcome.provenance, row_schema(config, corpus.extra_schema))
+        table = to_table(with_marks(result), outcome.provenance, row_schema(config, corpus.extra_schema))
         expected += table.to_pylist()
     for row in expected:
         for name in ("image", "image_initial"):

@@ -89,9 +89,12 @@ class TestRunOfAnOlderVersion:
         assert _hashes(old.run_dir) == before
 
     def test_is_replayed_and_reported(self, old: RunConfig) -> None:
-        row = next(read_rows(old.run_dir, ["id", "image_id", "caption_id"]))
+        row = next(read_rows(old.run_dir, ["id", "image", "image_id", "caption_id"]))
         assert (row["image_id"], row["caption_id"]) == (9, 1001)
-        assert replay_row(old.run_dir, old, row["id"]).noise_identical
+        again = replay_row(old.run_dir, old, row["id"])
+        assert again.noise_identical
+        assert b"DigitalSourceType" not in row["image"]
+        assert (again.png == row["image"]) == again.image_identical
         assert write_report(old.run_dir, old, PROVENANCE, {}).rows == 4
         assert (old.run_dir / "contact_sheet.png").exists()
 
@@ -102,6 +105,7 @@ class TestRunOfAnOlderVersion:
         writer = RunWriter(old.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
         (last,) = corpus.rows(5)
         writer.put(result(last))
+        assert [row["image"] for row in read_rows(old.run_dir, ["image"])][-1] == result(last).image  # without a mark
         (old.run_dir / "data" / "train-00000-of-00002.parquet").unlink()
         repair_run(old, corpus, print)
         assert verify_run(old.run_dir, range(5)) == []
