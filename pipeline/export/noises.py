@@ -103,7 +103,7 @@ class NpzFiles:
         line = {
             "index": index,
             "caption": row["prompt"],
-            "seed": row["seed"],
+            "seed": row["recipe"]["seed"],
             "id": row["id"],
             "original_score_list": [row["score_initial"]],
             "optimized_score_list": [row["score"]],

@@ -43,7 +43,7 @@ def check(run: Run, found: list[dict[str, Any]], by: str) -> None:
         assert pair[f"score_{kept}"] == row["score"]
         assert pair[f"score_{1 - kept}"] == row["score_initial"]
         assert pair[f"judge_eye_{kept}"] == row["judge_eye"]
-        assert (pair["topic"], pair["n"], pair["seed"]) == (row["topic"], row["n"], row["seed"])
+        assert (pair["topic"], pair["n"], pair["run_seed"]) == (row["topic"], row["n"], row["run_seed"])
 
 
 def test_pairs_that_decide(run: Run, tmp_path: Path) -> None:
