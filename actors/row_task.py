@@ -45,8 +45,8 @@ class RowTask:
 
     Attributes:
         admitted: time of the driver's clock.
-        pictures: the PNG files of the first and the kept image, once they are rendered.
-        judges: every judge's scores of both.
+        pictures: the PNG files of the images to write, by number, once they are rendered.
+        judges: every judge's scores of the first and the kept image.
         opinions: what each group of scorers says of the current image, by the group's index.
         suspect_at: the stages whose last call with this row failed. There it travels alone, so that no other row
             suffers for it.
@@ -56,7 +56,7 @@ class RowTask:
 
     search: RowSearch[Stored]
     admitted: float
-    pictures: tuple[Stored, Stored] | None = None
+    pictures: dict[int, Stored] = field(default_factory=dict)
     judges: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     faults: RowFaults = field(default_factory=RowFaults)
@@ -108,7 +108,7 @@ class RowTask:
     def restart(self) -> None:
         """Search from the first image again: objects that the search needs are lost."""
         self.search = RowSearch(self.search.row, self.search.config)
-        self.pictures = None
+        self.pictures = {}
         self.judges = {}
 
 

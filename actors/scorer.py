@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import ray
@@ -41,11 +42,10 @@ class ScoreOrder:
 
 @dataclass
 class RenderOrder:
-    """One row of a call: its prompt, and where z_0 of its first and of its kept image lie."""
+    """One row of a call: its prompt, and where z_0 of its first, its kept and its other images to write lie."""
 
     prompt: str
-    first: Located
-    kept: Located
+    latents: list[Located]
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,19 @@ class ScoreReport:
 
 @dataclass(frozen=True)
 class RenderReport:
-    """What the driver learns of a call: the positions of each row's first and kept PNG, and the judges' scores."""
+    """What the driver learns of a call: the positions of each row's PNG files, and the judges' scores.
+
+    ``pictures`` has as many per row as the order, in the same sequence.
+    """
 
     seconds: float
-    pictures: list[tuple[Position, Position]]
+    pictures: list[list[Position]]
     judges: list[Verdicts]
 
 
 @ray.remote
 class ScorerActor:
-    """Keeps no row state. Images leave it as PNG bytes, two per row, once its search has ended.
+    """Keeps no row state. The images to write leave it as PNG bytes, once a row's search has ended.
 
     Args:
         group: index of the group of scorers that it holds. Those of the first one hold the judges and render.
@@ -140,15 +143,16 @@ class ScorerActor:
         started = time.perf_counter()
         orders: list[RenderOrder] = pickle.loads(encoded)
         prompts = [order.prompt for order in orders]
-        latents = [(unpack_tensor(packs, order.first), unpack_tensor(packs, order.kept)) for order in orders]
+        latents = [[unpack_tensor(packs, located) for located in order.latents] for order in orders]
         with memory_guard():
             rendered = render(self._decoder, self._judges, prompts, latents)
         files: list[bytes] = []
         for row in rendered:
-            files += [row.first, row.kept]
-        pictures, positions = pack_files(files)
-        pairs = list(zip(positions[::2], positions[1::2], strict=True))
-        return RenderReport(time.perf_counter() - started, pairs, [row.judges for row in rendered]), pictures
+            files += row.pictures
+        pack, positions = pack_files(files)
+        remaining = iter(positions)
+        pictures = [list(islice(remaining, len(row.pictures))) for row in rendered]
+        return RenderReport(time.perf_counter() - started, pictures, [row.judges for row in rendered]), pack
 
 
 def _pack_gradients(

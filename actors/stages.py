@@ -145,22 +145,22 @@ class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
     write: AnyStage
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
-        first, kept = row.search.written_latents()
-        return (first.pack, kept.pack)
+        return tuple(latents.pack for latents in row.search.written_latents())
 
     def submit(self, worker: ScorerWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
         orders = []
         for row in rows:
-            first, kept = row.search.written_latents()
-            orders.append(RenderOrder(row.search.row.prompt, arguments.locate(first), arguments.locate(kept)))
+            latents = [arguments.locate(stored) for stored in row.search.written_latents()]
+            orders.append(RenderOrder(row.search.row.prompt, latents))
         return worker.render.remote(encode(orders), *arguments.references)
 
     def receive(self, call: RenderCall, report: RenderReport) -> None:
         pack = call.pack()
         for index, row in call.current():
-            first, kept = report.pictures[index]
-            row.pictures = (Stored(pack, first), Stored(pack, kept))
+            images = row.search.written_images()
+            for image, position in zip(images, report.pictures[index], strict=True):
+                row.pictures[image] = Stored(pack, position)
             row.judges = report.judges[index]
             self.write.queue.add(row)
 
@@ -188,14 +188,14 @@ class WriteStage(Stage[WriterWorker, None, list[int]]):
             return [worker.fail.remote(Failure(search.row, attempts))]
         spec = self._spec
         result = search.result(spec.shape, (spec.width, spec.height), row.judges)
-        if row.pictures is None:
+        if not row.pictures:
             raise RuntimeError(f"row {search.row.id} is to be written without its images")
-        first, kept = row.pictures
         arguments = Arguments()
-        image = arguments.locate(kept)
-        initial = arguments.locate(first) if self._config.output.image_initial else None
+        image = arguments.locate(row.pictures[search.kept])
+        initial = arguments.locate(row.pictures[0]) if self._config.output.image_initial else None
+        listed = {number: arguments.locate(row.pictures[number]) for number in search.listed_images()}
         state = arguments.locate(search.states[search.kept]) if self._config.stores_noise else None
-        return [worker.put.remote(result, image, initial, state, *arguments.references)]
+        return [worker.put.remote(result, image, initial, listed, state, *arguments.references)]
 
     def receive(self, call: WriteCall, report: list[int]) -> None:
         self.on_written(call.rows[0], report)

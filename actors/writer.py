@@ -33,18 +33,23 @@ class WriterActor:
         result: Result,
         image: Located,
         image_initial: Located | None,
+        listed: dict[int, Located],
         state: Located | None,
         *packs: NDArray[np.generic],
     ) -> list[int]:
         """Stage one row with its PNG files and, from its optimizer state ``[1 + K, C, H, W]``, the noise.
+
+        Args:
+            listed: the images of the column ``round_images``, by number.
 
         Returns:
             the shards that this row completed.
         """
         kept = unpack_file(packs, image)
         initial = None if image_initial is None else unpack_file(packs, image_initial)
+        pictures = {number: unpack_file(packs, located) for number, located in listed.items()}
         noise = None if state is None else to_bytes(unpack_tensor(packs, state)[0])
-        return self._writer.put(result.completed(kept, initial, noise))
+        return self._writer.put(result.completed(kept, initial, noise, pictures))
 
     def fail(self, failure: Failure) -> list[int]:
         """Write a dead letter; returns the shards that it completed."""

@@ -113,7 +113,8 @@ class Result:
     rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it. ``prompt_tokens_cut``
     counts the tokens at the prompt's end that no text encoder of the generator has read. Where several scorers steered,
     ``members`` has each one's scores of the first and the kept image. ``atoms`` are those of the kept image, where a
-    scorer asks questions about parts of the prompt.
+    scorer asks questions about parts of the prompt. Where the run keeps more images than these two, ``images`` has one
+    entry per image made: its PNG bytes, or ``None`` where it is not kept.
     """
 
     row: Row
@@ -135,14 +136,22 @@ class Result:
     prompt_tokens_cut: int | None = None
     members: dict[str, tuple[float, float]] = field(default_factory=dict)
     atoms: tuple[Atom, ...] = ()
+    images: tuple[bytes | None, ...] = ()
 
     @property
     def score_initial(self) -> float:
         return self.scores[0]
 
-    def completed(self, image: bytes, image_initial: bytes | None, noise_fp16: bytes | None) -> Result:
-        """The result with its PNG bytes and, where no recipe rebuilds it, its noise."""
-        return replace(self, image=image, image_initial=image_initial, noise_fp16=noise_fp16)
+    def completed(
+        self, image: bytes, image_initial: bytes | None, noise_fp16: bytes | None, listed: Mapping[int, bytes]
+    ) -> Result:
+        """The result with its PNG bytes and, where no recipe rebuilds it, its noise.
+
+        Args:
+            listed: the images that go into ``images``, by number; none where the run keeps no more than two.
+        """
+        images = tuple(map(listed.get, range(len(self.scores)))) if listed else ()
+        return replace(self, image=image, image_initial=image_initial, noise_fp16=noise_fp16, images=images)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from noisesmith.pipeline.records import Provenance, Result
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGES = ("image", "image_initial")
+LISTED = "round_images"  # a list with one entry per image made, null where it is not kept; in Parquet files alone
 RECIPE = pa.struct(
     [
         ("method", pa.string()),
@@ -48,6 +49,8 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("prompt", pa.string()), ("image", IMAGE)]
     if config.output.stores_first:
         columns.append(("image_initial", IMAGE))
+    if config.output.images:
+        columns.append((LISTED, pa.list_(IMAGE)))
     columns += [
         ("score", pa.float64()),
         ("score_initial", pa.float64()),
@@ -102,13 +105,14 @@ def reserved_columns(config: RunConfig, *, begun: bool = False) -> frozenset[str
     Args:
         begun: whether the run exists, so that an older version may have written it.
     """
-    names = frozenset(row_schema(config, pa.schema([])).names) | {*IMAGES, *IMAGE_HASHES.values(), NOISE_BYTES, "seed"}
-    return names - SINCE_VERSION_5 if begun else names
+    names = frozenset(row_schema(config, pa.schema([])).names)
+    names |= {*IMAGES, LISTED, *IMAGE_HASHES.values(), NOISE_BYTES, "seed"}
+    return names - SINCE_VERSION_5 - {LISTED} if begun else names
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
-    """Return the names of the columns that hold encoded images."""
-    return [name for name in IMAGES if name in schema.names]
+    """Return the names of the columns that hold encoded images, one per row or a list of them."""
+    return [name for name in (*IMAGES, LISTED) if name in schema.names]
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
@@ -167,7 +171,8 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         ValueError: the run keeps first images or noises, and this result has none.
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
-    for column, value in (("image_initial", result.image_initial), (NOISE_BYTES, result.noise_fp16)):
+    stored = (("image_initial", result.image_initial), (NOISE_BYTES, result.noise_fp16), (LISTED, result.images))
+    for column, value in stored:
         if column in schema.names and not value:
             raise ValueError(f"row {result.row.id} comes without its {column}, which this run keeps")
     row: dict[str, Any] = {
@@ -175,6 +180,7 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         "prompt": result.row.prompt,
         "image": result.image,
         "image_initial": result.image_initial,
+        LISTED: result.images,
         "score": result.score,
         "score_initial": result.score_initial,
         "scores": result.scores,
@@ -219,8 +225,15 @@ def row_table(row: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     Raises:
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
-    images = {name: {"bytes": row[name], "path": None} for name in image_columns(schema)}
+    images: dict[str, Any] = {}
+    for name in image_columns(schema):
+        value = row[name]
+        images[name] = [_image(content) for content in value] if name == LISTED else _image(value)
     return pa.Table.from_pylist([{**row, **images}], schema=schema)
+
+
+def _image(content: bytes | None) -> dict[str, Any] | None:
+    return None if content is None else {"bytes": content, "path": None}
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:
@@ -229,5 +242,5 @@ def with_features(schema: pa.Schema) -> pa.Schema:
 
     features = datasets.Features.from_arrow_schema(schema.remove_metadata())
     for name in image_columns(schema):
-        features[name] = datasets.Image()
+        features[name] = datasets.List(datasets.Image()) if name == LISTED else datasets.Image()
     return schema.with_metadata(features.arrow_schema.metadata)

@@ -49,7 +49,8 @@ def mark_synthetic(png: bytes, recipe_digest: str) -> bytes:
 
 
 def with_marks(result: Result) -> Result:
-    """Return a finished row with both of its images marked. Equal images stay equal."""
+    """Return a finished row with all of its images marked. Equal images stay equal."""
     digest = result.recipe.digest
     first = None if result.image_initial is None else mark_synthetic(result.image_initial, digest)
-    return replace(result, image=mark_synthetic(result.image, digest), image_initial=first)
+    images = tuple(None if image is None else mark_synthetic(image, digest) for image in result.images)
+    return replace(result, image=mark_synthetic(result.image, digest), image_initial=first, images=images)

@@ -49,7 +49,8 @@ Margin = Annotated[
     float | None, typer.Option("--margin", metavar="X", help="dpo: least difference between the images of a pair.")
 ]
 Pairs = Annotated[
-    str | None, typer.Option("--pairs", metavar="first", help="dpo: what the kept image is compared with.")
+    str | None,
+    typer.Option("--pairs", metavar="first|worst|A,B", help="dpo: kept image and first or worst, or two by number."),
 ]
 NoiseFormat = Annotated[
     str | None, typer.Option("--noise-format", metavar="npz|safetensors", help="noise: npz by default.")

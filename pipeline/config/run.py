@@ -34,6 +34,11 @@ class OutputConfig(Section):
     rows_per_shard: int = Field(1000, ge=1, le=1_000_000)
     image_initial: bool = Field(True, description="keep the first image next to the best one")
     tar_image_initial: bool | None = Field(None, description="keep it in the tars of webdataset too")
+    images: Literal["ends", "worst", "all"] | None = Field(
+        None,
+        description="further images to keep, in Parquet files: none (ends, when absent), the one with the lowest score "
+        "(worst), or every image at full sampler steps (all)",
+    )
     noise: bool = Field(True, description="store the noise itself (fp16) where no recipe can rebuild it")
 
     @field_validator("dir")
@@ -49,15 +54,21 @@ class OutputConfig(Section):
             raise ValueError("list parquet, webdataset or both, each once")
         return value
 
-    @field_validator("tar_image_initial")
+    @field_validator("tar_image_initial", "images")
     @classmethod
-    def _absent_is_false(cls, value: bool | None) -> bool | None:
-        return value or None  # a field that is null changes no digest
+    def _default_is_absent(cls, value: bool | str | None) -> bool | str | None:
+        return None if value in (False, "ends") else value  # a field that is null changes no digest
 
     @model_validator(mode="after")
     def _first_images_in_tars_exist(self) -> OutputConfig:
         if self.tar_image_initial and not (self.image_initial and "webdataset" in self.formats):
             raise ValueError("tar_image_initial: needs image_initial: true and webdataset among the formats")
+        return self
+
+    @model_validator(mode="after")
+    def _further_images_have_a_place(self) -> OutputConfig:
+        if self.images and "parquet" not in self.formats:
+            raise ValueError(f"images: {self.images} needs parquet among the formats, since tars hold no such images")
         return self
 
     @property

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
+from noisesmith.pipeline.schema import IMAGES, LISTED, NOISE_BYTES
 from noisesmith.pipeline.sinks.samples import json_value
 
 # In the files of an export these have names or files of their own.
-NOT_METADATA = frozenset({"prompt", NOISE_BYTES, *IMAGES})
+NOT_METADATA = frozenset({"prompt", NOISE_BYTES, *IMAGES, LISTED})
 
 
 class Kind(Enum):

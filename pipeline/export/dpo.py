@@ -1,4 +1,4 @@
-"""``dpo``: pairs of the kept and the first image, as the Diffusion-DPO scripts read them."""
+"""``dpo``: pairs of images of a row, as the Diffusion-DPO scripts read them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.export.columns import Kind, kind_of, metadata_columns, metadata_names, plain, plain_type
+from noisesmith.pipeline.export.columns import metadata_columns, metadata_names, plain, plain_type
 from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.options import ExportOptions
+from noisesmith.pipeline.export.pairs import SCORE, KeptAndFirst, read_pairs
 from noisesmith.pipeline.export.source import Source
 
 GROUP_BYTES = 64 * 2**20  # of images in one row group
@@ -35,20 +35,23 @@ class Dpo(Format):
     def __init__(self, source: Source, options: ExportOptions) -> None:
         super().__init__(source, options)
         columns = source.columns
-        _check(source, options, columns)
-        self.by = options.by or "score"
+        self.pairs = read_pairs(source, options)
         self.margin = options.margin or 0.0
-        self.decides_by = (self.by, f"{self.by}_initial")
+        self.decides_by = self.pairs.decides_by
         self._types = columns
-        # Two columns NAME and NAME_initial become NAME_0 and NAME_1, in the order of the images.
-        self._paired = [name for name in columns if f"{name}_initial" in columns and name != "image"]
+        # Of kept and first images, two columns NAME and NAME_initial become NAME_0 and NAME_1, in the order of the
+        # images. Of others only the score is known.
+        self._paired: list[str] = []
+        if isinstance(self.pairs, KeptAndFirst):
+            self._paired = [name for name in columns if f"{name}_initial" in columns and name != "image"]
         initial = {f"{name}_initial" for name in self._paired}
         self._single = [n for n in metadata_columns(columns) if n not in self._paired and n not in initial]
+        self._rated = self._paired or [SCORE]
         taken = [*RESERVED]
-        for name in self._paired:
+        for name in self._rated:
             taken += [f"{name}_0", f"{name}_1"]
         self._names = metadata_names(self._single, taken)
-        self.reads = ["prompt", "image", "image_initial", *metadata_columns(columns)]
+        self.reads = list(dict.fromkeys(["prompt", *self.pairs.images, *metadata_columns(columns)]))
         self._schema = self._make_schema()
 
     def open(self, folder: Path, counts: Mapping[str, int]) -> None:
@@ -57,33 +60,31 @@ class Dpo(Format):
         self._files = {split: _SplitFiles(folder / "data", split, self._schema) for split in counts}
 
     def refusal(self, row: Mapping[str, Any]) -> str | None:
-        kept, first = (row[name] for name in self.decides_by)
-        if kept is None or first is None or math.isnan(kept) or math.isnan(first):
-            return f"without {self.by} of both images"
-        if kept == first:
-            return f"where both images have the same {self.by}"
-        if abs(kept - first) < self.margin:
-            return f"where {self.by} differs by less than {self.margin:g}"
-        return None
+        decided = self._decided(row)
+        return decided if isinstance(decided, str) else None
 
     def add(self, row: Mapping[str, Any], split: str) -> str | None:
-        if row["image"] == row["image_initial"]:
+        values = self._decided(row)
+        if isinstance(values, str):
+            return values
+        images = self.pairs.pictures(row)
+        if images[0] == images[1]:
             return "where both images have the same bytes"
-        kept_wins = row[self.by] > row[f"{self.by}_initial"]
-        kept_is_0 = hashlib.blake2b(row["id"].encode(), digest_size=1).digest()[0] % 2 == 0
-        order = ("", "_initial") if kept_is_0 else ("_initial", "")
+        one_wins = values[0] > values[1]
+        one_is_0 = hashlib.blake2b(row["id"].encode(), digest_size=1).digest()[0] % 2 == 0
+        order = (0, 1) if one_is_0 else (1, 0)
         record: dict[str, Any] = {
-            "jpg_0": self.encoder.encode(row[f"image{order[0]}"]),
-            "jpg_1": self.encoder.encode(row[f"image{order[1]}"]),
-            "label_0": float(kept_wins == kept_is_0),
-            "label_1": float(kept_wins != kept_is_0),
+            "jpg_0": self.encoder.encode(images[order[0]]),
+            "jpg_1": self.encoder.encode(images[order[1]]),
+            "label_0": float(one_wins == one_is_0),
+            "label_1": float(one_wins != one_is_0),
             "caption": row["prompt"],
         }
         for name in self._single:
             record[self._names[name]] = plain(row[name], self._types[name])
-        for name in self._paired:
-            record[f"{name}_0"] = row[f"{name}{order[0]}"]
-            record[f"{name}_1"] = row[f"{name}{order[1]}"]
+        for name in self._rated:
+            both = (row[name], row[f"{name}_initial"]) if name in self._paired else values
+            record[f"{name}_0"], record[f"{name}_1"] = both[order[0]], both[order[1]]
         self._files[split].add(record)
         return None
 
@@ -95,14 +96,29 @@ class Dpo(Format):
         out = self.options.out
         return (
             f"diffusers: `train_diffusion_dpo.py --dataset_name={out} --dataset_split_name=train`. Pairs are labelled "
-            f"by `{self.by}`: `label_0` is 1.0 where image 0 wins, else 0.0."
+            f"by `{self.pairs.by}`: `label_0` is 1.0 where image 0 wins, else 0.0."
         )
+
+    def _decided(self, row: Mapping[str, Any]) -> tuple[float, float] | str:
+        """What rates the two images, or why the row makes no pair."""
+        values = self.pairs.values(row)
+        if isinstance(values, str):
+            return values
+        by = self.pairs.by
+        one, other = values
+        if one is None or other is None or math.isnan(one) or math.isnan(other):
+            return f"without {by} of both images"
+        if one == other:
+            return f"where both images have the same {by}"
+        if abs(one - other) < self.margin:
+            return f"where {by} differs by less than {self.margin:g}"
+        return one, other
 
     def _make_schema(self) -> pa.Schema:
         fields = [("jpg_0", pa.binary()), ("jpg_1", pa.binary()), ("label_0", pa.float64()), ("label_1", pa.float64())]
         fields.append(("caption", pa.string()))
         fields += [(self._names[name], plain_type(self._types[name])) for name in self._single]
-        for name in self._paired:
+        for name in self._rated:
             fields += [(f"{name}_0", pa.float64()), (f"{name}_1", pa.float64())]
         return pa.schema(fields)
 
@@ -147,21 +163,3 @@ class _SplitFiles:
         self._file += self._group
         self._rows = []
         self._group = 0
-
-
-def _check(source: Source, options: ExportOptions, columns: Mapping[str, str]) -> None:
-    """Refuse pairs that the run does not have."""
-    if options.pairs not in (None, "first"):
-        raise UserError(
-            f"--pairs {options.pairs}: {source.run_dir} has kept the first and the kept images only, and a recipe "
-            "rebuilds the kept one only; use --pairs first"
-        )
-    if "image_initial" not in columns:
-        raise UserError(
-            f"--to dpo: {source.run_dir} has kept no first images to compare with; make a run with "
-            "output.image_initial=true"
-        )
-    by = options.by or "score"
-    if by not in columns or f"{by}_initial" not in columns or kind_of(columns[by]) is not Kind.NUMBER:
-        able = [name for name in columns if f"{name}_initial" in columns and name != "image"]
-        raise UserError(f"--by {by}: does not rate first and kept images; use {', '.join(able)}")

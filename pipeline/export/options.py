@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from noisesmith.pipeline.export.images import IMAGE_FORMATS
 
 FORMATS = ("imagefolder", "captions", "simpletuner", "webdataset", "dpo", "noise")
 TRAIN = "train"
+TWO_IMAGES = re.compile(r"(\d{1,6}),(?!\1$)(\d{1,6})")  # --pairs 0,3: images by their place in the column scores
 SPLITS = ("val", "test")
 
 # An option that only some formats have → these formats.
@@ -71,8 +73,8 @@ class ExportOptions:
             raise UserError("--balance: spreads the values of a column evenly over splits; give --split too")
         if self.noise_format not in (None, "npz", "safetensors"):
             raise UserError(f"--noise-format {self.noise_format}: is not known; use npz, safetensors")
-        if self.pairs not in (None, "first", "worst", "rounds"):
-            raise UserError(f"--pairs {self.pairs}: is not known; use first")
+        if self.pairs not in (None, "first", "worst") and not TWO_IMAGES.fullmatch(self.pairs):
+            raise UserError(f"--pairs {self.pairs}: is not known; use first, worst, or two image numbers such as 0,3")
         if self.margin is not None and not 0 <= self.margin < float("inf"):
             raise UserError(f"--margin {self.margin}: is no difference of scores; write a number from 0 on")
         if self.by is not None and self.top_k is None and not self.drop_duplicates and self.to != "dpo":

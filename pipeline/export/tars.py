@@ -14,7 +14,7 @@ import numpy as np
 from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.options import TRAIN, ExportOptions
 from noisesmith.pipeline.export.source import Source
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES
+from noisesmith.pipeline.schema import IMAGES, LISTED, NOISE_BYTES
 from noisesmith.pipeline.sinks.samples import sample_json, text_columns
 
 DEFAULT_ROWS = 1000
@@ -32,7 +32,7 @@ class WebDataset(Format):
     def __init__(self, source: Source, options: ExportOptions) -> None:
         super().__init__(source, options)
         columns = source.columns
-        self.reads = [name for name in columns if name not in (IMAGES[1], NOISE_BYTES)]
+        self.reads = [name for name in columns if name not in (IMAGES[1], LISTED, NOISE_BYTES)]
         self._text = text_columns(self.reads, version=2)
         self._rows = options.rows_per_shard or DEFAULT_ROWS
 

@@ -14,6 +14,8 @@ _MEANINGS = {
     "prompt": "what the image should show",
     "image": "the kept image: the one with the best score",
     "image_initial": "the first image, before any search round",
+    "round_images": "the images that belong to scores, null where one is not kept: kept are the one with the lowest "
+    "score, or all at full sampler steps",
     "score": 'P("Yes") of the kept image, 0 to 1',
     "score_initial": 'P("Yes") of the first image',
     "scores": "the score of every image made for the row, in the order they were made",

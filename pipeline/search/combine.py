@@ -92,6 +92,19 @@ class Combination:
 
         return min(images, key=total_rank)
 
+    def by_member(self, first: Sequence[float], kept: Sequence[float]) -> dict[str, tuple[float, float]]:
+        """Each scorer's scores of the first and the kept image, by name; empty where there is only one scorer.
+
+        Args:
+            first: every member's log s of the first image, in the panel's order; ``kept``: of the kept image.
+        """
+        if len(self._members) < 2:
+            return {}
+        scores = {}
+        for member, log_first, log_kept in zip(self._members, first, kept, strict=True):
+            scores[member.name] = (probability(log_first), probability(log_kept))
+        return scores
+
     def _weighted(self, values: Sequence[float]) -> float:
         total = 0.0
         for weight, value in zip(self._weights, values, strict=True):

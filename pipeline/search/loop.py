@@ -84,10 +84,12 @@ def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models
 
 
 def _finish(search: RowSearch[Tensor], config: RunConfig, models: LoadedModels) -> Result:
-    """Render the first and the kept image, and put the result together."""
+    """Render the images to keep, and put the result together."""
     (rendered,) = render(models.decoder, models.judges, [search.row.prompt], [search.written_latents()])
     spec = models.generator.spec
     result = search.result(spec.shape, (spec.width, spec.height), rendered.judges)
     noise = to_bytes(search.states[search.kept][0]) if config.stores_noise else None
-    first = rendered.first if config.output.image_initial else None
-    return result.completed(rendered.kept, first, noise)
+    pictures = dict(zip(search.written_images(), rendered.pictures, strict=True))
+    first = pictures[0] if config.output.image_initial else None
+    listed = {image: pictures[image] for image in search.listed_images()}
+    return result.completed(pictures[search.kept], first, noise, listed)

@@ -1,4 +1,4 @@
-"""The end of a search: the first and the kept image as PNG files, and what the judges say of them."""
+"""The end of a search: the images to keep as PNG files, and what the judges say of the first and the kept one."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ Verdicts = dict[str, tuple[float | None, float | None]]  # by judge: its scores 
 
 @dataclass(frozen=True)
 class Rendered:
-    """PNG bytes of a row's first and kept image, and every judge's scores of both."""
+    """PNG bytes of a row's images, the first and the kept one before others, and every judge's scores of these two."""
 
-    first: bytes
-    kept: bytes
+    pictures: list[bytes]
     judges: Verdicts
 
 
 def render(
-    decoder: Decoder, judges: Mapping[str, Judge], prompts: Sequence[str], latents: Sequence[tuple[Tensor, Tensor]]
+    decoder: Decoder, judges: Mapping[str, Judge], prompts: Sequence[str], latents: Sequence[Sequence[Tensor]]
 ) -> list[Rendered]:
-    """Decode z_0 of first and kept images, encode them, and let the judges look at them as they are written.
+    """Decode z_0 of images, encode them, and let the judges look at first and kept images as they are written.
 
     Args:
-        latents: z_0 ``[C, h, w]`` of each row's first and kept image.
+        latents: z_0 ``[C, h, w]`` of each row's first image, of its kept one, and of any others to write.
     """
-    pictures: list[bytes] = []
-    for first, kept in latents:
+    pictures: list[list[bytes]] = []
+    for first, kept, *others in latents:
         first_picture = _picture(decoder, first)
         kept_picture = first_picture if torch.equal(first, kept) else _picture(decoder, kept)
-        pictures += [first_picture, kept_picture]
+        pictures.append([first_picture, kept_picture, *(_picture(decoder, other) for other in others)])
     asked = [prompt for prompt in prompts for _ in range(2)]
-    images = torch.stack([decode_png(picture) for picture in pictures]) if judges else torch.empty(0)
+    judged = [picture for row in pictures for picture in row[:2]] if judges else []
+    images = torch.stack([decode_png(picture) for picture in judged]) if judges else torch.empty(0)
     scores = {name: judge.judge(asked, images) for name, judge in judges.items()}
     rendered = []
-    for position in range(0, len(pictures), 2):
-        verdicts = {name: (given[position], given[position + 1]) for name, given in scores.items()}
-        rendered.append(Rendered(pictures[position], pictures[position + 1], verdicts))
+    for number, row in enumerate(pictures):
+        verdicts = {name: (given[2 * number], given[2 * number + 1]) for name, given in scores.items()}
+        rendered.append(Rendered(row, verdicts))
     return rendered
 
 

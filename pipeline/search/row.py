@@ -13,7 +13,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.search.asking import atoms_of, edits_of, questions_of
-from noisesmith.pipeline.search.combine import Combination, Opinion, probability
+from noisesmith.pipeline.search.combine import Combination, Opinion
 from noisesmith.pipeline.search.recipe import recipe_of
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Slope, Start
 
@@ -84,9 +84,20 @@ class RowSearch(Generic[T]):
         """The score of the kept image; ``None`` before the first."""
         return self.scores[self.kept] if self.scores else None
 
-    def written_latents(self) -> tuple[T, T]:
-        """z_0 of the first and of the kept image of a row that has at least one image."""
-        return self.latents[0], self.latents[self.kept]
+    def listed_images(self) -> list[int]:
+        """The images that the run keeps by number (``output.images``); the first and the kept one may be among them."""
+        full = self._full_images()
+        if self.config.output.images == "worst":
+            return [min(full, key=lambda image: self.scores[image])]
+        return full if self.config.output.images == "all" else []
+
+    def written_images(self) -> list[int]:
+        """The first image, the kept one, then the others to write, of a row that has at least one image."""
+        return [0, self.kept, *(image for image in self.listed_images() if image not in (0, self.kept))]
+
+    def written_latents(self) -> list[T]:
+        """z_0 of each of :meth:`written_images`."""
+        return [self.latents[image] for image in self.written_images()]
 
     def next_image(self) -> NextImage:
         """What to make next; the same answer until it is scored."""
@@ -174,7 +185,7 @@ class RowSearch(Generic[T]):
             score=self.scores[self.kept],
             rounds=self.rounds,
             stop_reason=self.stop_reason or "",
-            members=self._scores_by_member(),
+            members=self._combination.by_member(self.member_scores[0], self.member_scores[self.kept]),
             atoms=atoms_of(self.questions, self.atoms[self.kept]),
             judges=dict(judges),
             seed=self.config.seed,
@@ -182,17 +193,6 @@ class RowSearch(Generic[T]):
             noise=kept.noise,
             prompt_tokens_cut=kept.tokens_cut,
         )
-
-    def _scores_by_member(self) -> dict[str, tuple[float, float]]:
-        """Each scorer's score of the first and the kept image; empty where there is only one scorer."""
-        panel = self.config.panel
-        if len(panel) < 2:
-            return {}
-        scores = {}
-        for position, member in enumerate(panel):
-            first, kept = (self.member_scores[image][position] for image in (0, self.kept))
-            scores[member.name] = (probability(first), probability(kept))
-        return scores
 
     def _choose_next(self) -> NextImage:
         full_steps = self.config.generators.steps
@@ -294,4 +294,5 @@ class RowSearch(Generic[T]):
             needed |= may_be_kept
         self.states = {image: state for image, state in self.states.items() if image in needed}
         self.slopes = {image: slopes for image, slopes in self.slopes.items() if image == self.base}
-        self.latents = {image: latents for image, latents in self.latents.items() if image == 0 or image in may_be_kept}
+        written = {0, *may_be_kept, *self.listed_images()}
+        self.latents = {image: latents for image, latents in self.latents.items() if image in written}

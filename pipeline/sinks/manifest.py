@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.schema import LISTED
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
 from noisesmith.pipeline.sinks.samples import text_columns
 from noisesmith.pipeline.storage import files
@@ -61,9 +62,11 @@ class Header:
 
     @property
     def tar_columns(self) -> tuple[str, ...]:
-        """The columns that tars hold: all, or all but the first images."""
-        with_first = self.version_of_rows < 5 or bool(self.config.get("output.tar_image_initial"))
-        return tuple(name for name in self.columns if with_first or name != "image_initial")
+        """The columns that tars hold: all but the images of rounds and, unless asked for, the first images."""
+        left_out = {LISTED}
+        if self.version_of_rows >= 5 and not self.config.get("output.tar_image_initial"):
+            left_out.add("image_initial")
+        return tuple(name for name in self.columns if name not in left_out)
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.schema import IMAGES, column_types
+from noisesmith.pipeline.schema import IMAGES, LISTED, column_types
 from noisesmith.pipeline.sinks.manifest import Entry, Header, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import from_sample_json
 from noisesmith.pipeline.storage.home import shell_word
@@ -105,12 +105,15 @@ def read_types(path: Path) -> dict[str, str]:
 
 def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of one Parquet shard."""
+    size = 1 if LISTED in columns else BATCH  # a row may have dozens of images
     with path.open("rb") as source, pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=list(columns)):
+        for batch in file.iter_batches(batch_size=size, columns=list(columns)):
             for row in batch.to_pylist():
                 for name in IMAGES:
                     if row.get(name) is not None:
                         row[name] = row[name]["bytes"]
+                if row.get(LISTED) is not None:
+                    row[LISTED] = [image and image["bytes"] for image in row[LISTED]]
                 yield {name: row[name] for name in columns}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.schema import IMAGES, NOISE_BYTES, SINCE_VERSION_5
+from noisesmith.pipeline.schema import IMAGES, LISTED, NOISE_BYTES, SINCE_VERSION_5
 
 # Version 1 of the manifest knew no other column as JSON text. Version 2 has all but those below, and version 5 all but
 # some more: runs of these versions exist, so a name can neither be added nor removed.
@@ -27,12 +27,12 @@ NEVER_NULL = frozenset(
     }
 )  # fmt: skip
 NEVER_NULL_SINCE_5 = NEVER_NULL | SINCE_VERSION_5
-_OWN_FILES = frozenset({"prompt", *IMAGES})  # columns that a sample has as files of their own
+_NOT_IN_JSON = frozenset({"prompt", *IMAGES, LISTED})  # columns that are files of a sample, or that tars do not hold
 
 
 def text_columns(columns: Iterable[str], version: int) -> tuple[str, ...]:
     """Return which of a run's columns its tars hold as JSON text; ``version`` is that of its manifest."""
-    in_json = [name for name in columns if name not in _OWN_FILES]
+    in_json = [name for name in columns if name not in _NOT_IN_JSON]
     if version == 1:
         return tuple(name for name in in_json if name in TEXT_OF_VERSION_1)
     never_null = NEVER_NULL if version < 5 else NEVER_NULL_SINCE_5
@@ -50,7 +50,7 @@ def sample_json(row: Mapping[str, Any], text: Collection[str]) -> bytes:
     """
     columns: dict[str, Any] = {}
     for name, value in row.items():
-        if name in _OWN_FILES:
+        if name in _NOT_IN_JSON:
             continue
         if name in text:
             columns[name] = json.dumps(json_value(value, finite=False), ensure_ascii=False)
@@ -86,7 +86,7 @@ def tar_features(schema: pa.Schema, text: Collection[str]) -> Any:
 
     fields: list[tuple[str, pa.DataType]] = []
     for column in schema:
-        if column.name not in _OWN_FILES:
+        if column.name not in _NOT_IN_JSON:
             fields.append((column.name, pa.string() if column.name in text else _json_type(column.type)))
     files = [("json", pa.struct(fields)), ("txt", pa.string()), ("__key__", pa.string()), ("__url__", pa.string())]
     features: dict[str, Any] = {"png": datasets.Image()}

@@ -15,7 +15,7 @@ import PIL.Image
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.records import Recipe, index_of, row_id
-from noisesmith.pipeline.schema import IMAGE_HASHES, IMAGES, NOISE_BYTES, image_hashes
+from noisesmith.pipeline.schema import IMAGE_HASHES, IMAGES, LISTED, NOISE_BYTES, image_hashes
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
@@ -226,7 +226,7 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
 
 def _checked(path: Path, header: Header) -> list[str]:
     held = header.columns if path.suffix == ".parquet" else header.tar_columns
-    names = [name for name in CHECKED if name in held]
+    names = [name for name in (*CHECKED, LISTED) if name in held]
     if header.version_of_rows >= 5:
         names += [hashed for image, hashed in IMAGE_HASHES.items() if image in held]
     return names
@@ -240,14 +240,14 @@ def check_row(row: Mapping[str, Any]) -> Iterator[str]:
     scores = row["scores"]
     if not scores or row["score"] not in scores or row["score_initial"] != scores[0]:
         yield "its score is none of its scores, or its first score not the first of them"
-    for name in IMAGES:
-        if name in row:
-            problem = _check_image(row[name], (row["width"], row["height"]))
-            if problem is not None:
-                yield f"{name} {problem}"
-    written = {name: row[name] for name in IMAGES if name in row and IMAGE_HASHES[name] in row}
-    for column, digest in image_hashes(written).items():
-        if row[column] != digest:
+    images = {name: row[name] for name in IMAGES if name in row}
+    listed = {f"{LISTED}[{number}]": image for number, image in enumerate(row.get(LISTED) or ()) if image is not None}
+    for name, content in (images | listed).items():
+        problem = _check_image(content, (row["width"], row["height"]))
+        if problem is not None:
+            yield f"{name} {problem}"
+    for column, digest in image_hashes(images).items():
+        if column in row and row[column] != digest:
             yield f"{column} is not that of the image"
 
 

@@ -193,7 +193,7 @@ class World(Inbox):
                 opinions.append(Opinion((log_score,), POSITION))
             return ScoreReport(CALL_SECONDS, opinions)
         if sent.stage == "render":
-            return RenderReport(CALL_SECONDS, [(POSITION, POSITION)] * rows, [{}] * rows)
+            return RenderReport(CALL_SECONDS, [[POSITION, POSITION]] * rows, [{}] * rows)
         return []
 
     # what tests ask

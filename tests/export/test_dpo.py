@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from datasets import Value, load_dataset
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.export import dpo
+from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.sinks import read_rows
-from tests.export.conftest import write
+from tests.export.conftest import finished, lines, picture, write, write_run
 from tests.sinks.conftest import Run
 
 # finished(): score index/100 against .05; the judge knows .25 and index % 10 / 10; every fifth image equals the first.
@@ -119,8 +122,10 @@ def test_other_readers_open_the_folder(run: Run, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pairs": "worst"}, "--pairs worst: .* has kept the first and the kept images only.*; use --pairs first"),
-        ({"pairs": "best"}, "--pairs best: is not known"),
+        ({"pairs": "worst"}, "--pairs worst: .* did not keep these images.*; use --pairs first, or .*images=worst"),
+        ({"pairs": "0,1"}, "--pairs 0,1: .* did not keep these images.*; use --pairs first, or .*images=all"),
+        ({"pairs": "best"}, "--pairs best: is not known; use first, worst, or two image numbers such as 0,3"),
+        ({"pairs": "2,2"}, "--pairs 2,2: is not known"),
         ({"by": "n"}, "--by n: does not rate first and kept images; use score, judge_eye"),
         ({"margin": -1.0}, "--margin -1.0: is no difference of scores"),
         ({"margin": 2.0}, "no row is left to export .*differs by less than 2"),
@@ -131,3 +136,83 @@ def test_pairs_that_the_run_does_not_have(run: Run, tmp_path: Path, options: dic
     with pytest.raises(UserError, match=words):
         write(run, "dpo", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def with_rounds(row: Row) -> Result:
+    """Four images, of which number 2 is a preview; every third row ended after the first round."""
+    made = finished(row)
+    scores = (0.3, 0.1, 0.05, 0.8) if row.index % 3 else (0.3, 0.1)
+    pictures = [picture(100 * row.index + number) for number in range(len(scores))]
+    kept = scores.index(max(scores))
+    images = tuple(None if number == 2 else image for number, image in enumerate(pictures))
+    return replace(
+        made,
+        image=pictures[kept],
+        image_initial=pictures[0],
+        scores=scores,
+        steps=(2, 2, 1, 2)[: len(scores)],
+        evaluations=(2.0,) * len(scores),
+        score=scores[kept],
+        images=images,
+    )
+
+
+def only_worst(row: Row) -> Result:
+    made = with_rounds(row)
+    return replace(made, images=tuple(image if number == 1 else None for number, image in enumerate(made.images)))
+
+
+@pytest.mark.parametrize(("keeps", "make"), [("worst", only_worst), ("all", with_rounds)])
+def test_kept_against_worst(tmp_path: Path, keeps: str, make: Callable[[Row], Result]) -> None:
+    """The preview has the lowest score of all, and is not the worst image."""
+    run = write_run(tmp_path, lines(9), make, output={"images": keeps})
+    write(run, "dpo", tmp_path / "out", pairs="worst", margin=0.1)
+    rows = {row["id"]: row for row in read_rows(run.dir)}
+    found = pairs(tmp_path / "out")
+    assert len(found) == 9
+    for pair in found:
+        row = rows[pair["id"]]
+        kept = 0 if pair["label_0"] == 1.0 else 1
+        assert pair[f"jpg_{kept}"] == row["image"]
+        assert pair[f"jpg_{1 - kept}"] == row["round_images"][1]
+        assert (pair[f"score_{kept}"], pair[f"score_{1 - kept}"]) == (row["score"], 0.1)
+        assert (pair["score_initial"], pair["judge_eye"]) == (0.3, row["judge_eye"])  # of the first and the kept image
+        assert "round_images" not in pair
+    assert {pair["label_0"] for pair in found} == {0.0, 1.0}
+
+
+def test_two_images_by_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path, lines(9), with_rounds, output={"images": "all"})
+    done = write(run, "dpo", tmp_path / "out", pairs="0,3")
+    assert done.dropped == {"that kept no image 3": 3}
+    rows = {row["id"]: row for row in read_rows(run.dir)}
+    for pair in pairs(tmp_path / "out"):
+        images = rows[pair["id"]]["round_images"]
+        ordered = (pair["jpg_1"], pair["jpg_0"]) if pair["label_0"] == 0 else (pair["jpg_0"], pair["jpg_1"])
+        assert ordered == (images[3], images[0])
+        assert {pair["score_0"], pair["score_1"]} == {0.3, 0.8}
+
+
+@pytest.mark.parametrize(
+    ("keeps", "options", "words"),
+    [
+        ("worst", {"pairs": "0,3"}, "did not keep these images"),
+        ("all", {"pairs": "0,2"}, "no row is left to export .*9 that kept no image 2"),
+        ("all", {"pairs": "worst", "by": "judge_eye"}, "--by judge_eye: judges see the first and the kept image only"),
+    ],
+)
+def test_pairs_of_other_images_that_are_not_there(
+    tmp_path: Path, keeps: str, options: dict[str, Any], words: str
+) -> None:
+    run = write_run(tmp_path, lines(9), only_worst if keeps == "worst" else with_rounds, output={"images": keeps})
+    with pytest.raises(UserError, match=words):
+        write(run, "dpo", tmp_path / "out", **options)
+
+
+def test_other_formats_leave_further_images_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path, lines(3), with_rounds, output={"images": "all"})
+    write(run, "imagefolder", tmp_path / "folder")
+    assert "round_images" not in (tmp_path / "folder" / "train" / "metadata.jsonl").read_text()
+    write(run, "webdataset", tmp_path / "tars")
+    (path,) = (tmp_path / "tars" / "train").glob("*.tar")
+    assert b"round_images" not in path.read_bytes()

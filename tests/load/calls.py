@@ -79,7 +79,7 @@ class TrivialScorer:
     def render(self, encoded: bytes, *packs: np.ndarray) -> Any:
         rows = len(pickle.loads(encoded))
         packed, positions = pack_files([PICTURE] * rows)
-        return RenderReport(0.0, [(position, position) for position in positions], [{}] * rows), packed
+        return RenderReport(0.0, [[position, position] for position in positions], [{}] * rows), packed
 
 
 @ray.remote(num_cpus=0)

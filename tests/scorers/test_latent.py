@@ -109,7 +109,7 @@ def test_the_scored_image_is_the_shipped_image(decoder: Decoder, tiny_llava: Pat
     scorer = load_scorer(find_scorer(ScorerConfig(model=str(tiny_llava))), "cpu")
     result = score_latents(decoder, alone(scorer), PROMPTS, _latents(3), gradient=False)
     rendered = render(decoder, {}, PROMPTS, [(latents, latents) for latents in _latents(3)])
-    shipped = torch.stack([decode_png(row.kept) for row in rendered])
+    shipped = torch.stack([decode_png(row.pictures[1]) for row in rendered])
     with torch.no_grad():
         again = scorer.log_scores(PROMPTS, shipped).exp()
     assert torch.allclose(again, result.scores, atol=1e-6)

@@ -24,6 +24,7 @@ from tests.sessions import one_process_per_worker
 pytestmark = pytest.mark.slow
 
 ONE = {"batch_size": 1}
+IMAGES = {"preview": "all", "random_diffusion": "all", "move_from_best": "worst"}
 READS_ATTENTION = ("initno", "attend_and_excite")
 VARIANTS: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS} | {
     "order_statistic": {"method": "noise_diffusion", "selection": "order_statistic"},
@@ -41,7 +42,8 @@ def _config(folder: Path, tiny_sd: Path, tiny_llava: Path, variant: str) -> RunC
     path = write_config(folder, tiny_sd, tiny_llava, rows=2, generators=ONE, scorers=ONE, rows_in_flight=2)
     settings = load_config(path).model_dump(mode="json")
     judges = [{"name": "second", "model": str(tiny_llava)}]
-    return RunConfig.model_validate(settings | {"optimizer": optimizer, "judges": judges})
+    output = settings["output"] | {"images": IMAGES.get(variant)}
+    return RunConfig.model_validate(settings | {"optimizer": optimizer, "judges": judges, "output": output})
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,14 @@ def test_workers_and_loop_give_identical_rows_at_batch_size_one(
     for row in expected:
         for name in ("image", "image_initial"):
             row[name] = row[name]["bytes"]
+        if "round_images" in row:
+            row["round_images"] = [image and image["bytes"] for image in row["round_images"]]
     assert outcome.complete
     assert written == expected
     assert all(row["judge_second"] is not None for row in written)
+    if IMAGES.get(variant) == "all":
+        for row in written:
+            images = row["round_images"]
+            assert [image is not None for image in images] == [steps == row["steps"][0] for steps in row["steps"]]
+            assert images[0] == row["image_initial"]
+            assert row["image"] in images

@@ -85,11 +85,11 @@ walks = st.fixed_dictionaries(
 
 
 @settings(max_examples=300)
-@given(walk=walks, scores=st.lists(unit, min_size=60, max_size=60))
+@given(walk=walks, images=st.sampled_from(["ends", "worst", "all"]), scores=st.lists(unit, min_size=60, max_size=60))
 def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there(
-    walk: dict[str, Any], scores: list[float]
+    walk: dict[str, Any], images: str, scores: list[float]
 ) -> None:
-    run = config(**walk)
+    run = RunConfig.model_validate(config(**walk).model_dump(mode="json") | {"output": {"images": images}})
     search, memories, result = drive(run, scores)
     made = [math.exp(log(score)) for score in scores[: len(result.scores)]]
     full = [score for score, steps in zip(made, result.steps, strict=True) if steps == T]
@@ -99,13 +99,16 @@ def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there
     assert result.recipe.steps == T
     assert torch.equal(replay(result.recipe, ROW.id), memories[search.kept][0])
     assert result.recipe.digest == digest(memories[search.kept][0])
-    first_latents, kept_latents = search.written_latents()
-    assert torch.equal(first_latents, memories[0][0])
-    assert torch.equal(kept_latents, memories[search.kept][0])
-    assert set(search.latents) == {0, search.kept}, "no other image will be written"
+    at_full_steps = [image for image, steps in enumerate(result.steps) if steps == T]
+    worst = min(at_full_steps, key=lambda image: made[image])
+    assert search.listed_images() == {"ends": [], "worst": [worst], "all": at_full_steps}[images]
+    assert search.written_images()[:2] == [0, search.kept]
+    for image, latents in zip(search.written_images(), search.written_latents(), strict=True):
+        assert torch.equal(latents, memories[image][0])
+    assert set(search.latents) == {0, search.kept, *search.listed_images()}, "no other image will be written"
     assert result.rounds <= run.optimizer.rounds
-    images, evaluations = run.most_per_row()
-    assert len(result.scores) <= images
+    most_images, evaluations = run.most_per_row()
+    assert len(result.scores) <= most_images
     assert sum(result.evaluations) <= evaluations <= (run.optimizer.unet_evaluations or evaluations)
 
 
