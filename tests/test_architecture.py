@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "replay": "config errors generators images models noise prompts records schema search sinks xmp",
     "telemetry": "sinks storage",
     "report": "acceptance config errors models records schema sinks storage",
+    "publish": "config errors report sinks",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
     "bench": "config errors machine preflight prompts records report schema search sinks storage",
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     ),
     "cli": (
         "acceptance actors bench config cost decompose embedded errors export lengths models "
-        "preflight prompts replay report sinks storage telemetry training"
+        "preflight prompts publish replay report sinks storage telemetry training"
     ),
     "api": (
         "acceptance actors config errors lengths load models preflight prompts "

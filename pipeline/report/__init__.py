@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from noisesmith.pipeline.acceptance import accept_again, read_acceptance
+from noisesmith.pipeline.acceptance import Acceptance, accept_again, read_acceptance
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.records import Provenance
-from noisesmith.pipeline.report.card import describes, write_card
+from noisesmith.pipeline.report.card import describes, render_card, write_card
 from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
 from noisesmith.pipeline.report.sample import spread_rows
 from noisesmith.pipeline.report.summary import Summary, columns, summarise, summary_table
+from noisesmith.pipeline.report.usage import Place
 from noisesmith.pipeline.schema import TOKENS_CUT
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.run import RunState
 from noisesmith.pipeline.storage.files import write_atomic
 
-__all__ = ["Summary", "conclude", "renew_report", "rewrite_report", "summary_table", "write_report"]
+__all__ = [
+    "Summary",
+    "conclude",
+    "describes",
+    "published_card",
+    "renew_report",
+    "rewrite_report",
+    "summary_table",
+    "write_report",
+]
 
 SHEET_ROWS = 24
 
@@ -38,26 +49,19 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
         UserError: ``run_dir`` is no run directory, or a shard is missing or damaged.
         RunError: a file cannot be written.
     """
-    manifest = read_manifest(run_dir)
-    judges = judge_names(config, manifest)
-    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.header.columns]
-    names = columns(judges, members)
-    if TOKENS_CUT in manifest.header.columns:
-        names.append(TOKENS_CUT)
-    summary = summarise(read_rows(run_dir, names), judges, members)
-    failed = sum(len(entry.failed) for entry in manifest.entries.values())
-    acceptance = read_acceptance(run_dir)
-    stats: dict[str, object] = {"summary": summary.to_dict(), "failed": failed, "operations": operations}
+    facts = _facts(run_dir, config)
+    summary, acceptance = facts.summary, facts.acceptance
+    stats: dict[str, object] = {"summary": summary.to_dict(), "failed": facts.failed, "operations": operations}
     if acceptance is not None:
         stats["acceptance"] = acceptance.to_dict()
-    sheet_columns = _sheet_columns(manifest, judges)
+    sheet_columns = _sheet_columns(facts.manifest, facts.judges)
     if acceptance is not None:
         sheet_columns.append("accepted")
     pictures = spread_rows(run_dir, sheet_columns, SHEET_ROWS)
     try:
         write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
         write_contact_sheet(run_dir / "contact_sheet.png", pictures, SHEET_ROWS)
-        write_card(run_dir, config, summary, provenance, failed, acceptance)
+        write_card(run_dir, config, summary, provenance, facts.failed, acceptance)
     except OSError as error:
         raise RunError(f"the report cannot be written ({reason(error)})") from error
     return summary
@@ -95,11 +99,57 @@ def rewrite_report(run_dir: Path, config: RunConfig) -> None:
     Raises:
         UserError, RunError: as for :func:`write_report`.
     """
-    columns = read_manifest(run_dir).header.columns
-    names = [name for name in Provenance.__dataclass_fields__ if name in columns]
+    provenance = _provenance(run_dir)
+    if provenance is not None:
+        write_report(run_dir, config, provenance, _earlier_operations(run_dir))
+
+
+def published_card(run_dir: Path, config: RunConfig, repository: str, hide: Callable[[str], str]) -> str:
+    """Return the card of a run with at least one row, for readers who find it on the Hub under a repository's name.
+
+    Args:
+        hide: replaces what a value tells of the machine that made the run.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    provenance = _provenance(run_dir)
+    if provenance is None:
+        raise ValueError(f"{run_dir} has no rows")
+    facts = _facts(run_dir, config)
+    place = Place(run_dir, repository)
+    return render_card(place, config, facts.summary, provenance, facts.failed, facts.acceptance, hide)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the files of a report are made of."""
+
+    manifest: Manifest
+    judges: list[str]
+    summary: Summary
+    failed: int
+    acceptance: Acceptance | None
+
+
+def _facts(run_dir: Path, config: RunConfig) -> _Facts:
+    manifest = read_manifest(run_dir)
+    judges = judge_names(config, manifest)
+    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.header.columns]
+    names = columns(judges, members)
+    if TOKENS_CUT in manifest.header.columns:
+        names.append(TOKENS_CUT)
+    summary = summarise(read_rows(run_dir, names), judges, members)
+    failed = sum(len(entry.failed) for entry in manifest.entries.values())
+    return _Facts(manifest, judges, summary, failed, read_acceptance(run_dir))
+
+
+def _provenance(run_dir: Path) -> Provenance | None:
+    """What all rows of a run share, as its first row states it; ``None`` where there is no row."""
+    held = read_manifest(run_dir).header.columns
+    names = [name for name in Provenance.__dataclass_fields__ if name in held]
     row = next(read_rows(run_dir, names), None)
-    if row is not None:
-        write_report(run_dir, config, Provenance(**row), _earlier_operations(run_dir))
+    return None if row is None else Provenance(**row)
 
 
 def _earlier_operations(run_dir: Path) -> Mapping[str, object]:

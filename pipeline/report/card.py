@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -38,25 +38,31 @@ def write_card(
     acceptance: Acceptance | None,
 ) -> None:
     """Write ``README.md`` of a run directory, whole or not at all; ``failed`` counts the rows in ``failed/``."""
-    card = render_card(run_dir, config, summary, provenance, failed, acceptance)
+    card = render_card(Place(run_dir), config, summary, provenance, failed, acceptance)
     write_atomic(run_dir / "README.md", card.encode())
 
 
 def render_card(
-    run_dir: Path,
+    place: Place,
     config: RunConfig,
     summary: Summary,
     provenance: Provenance,
     failed: int,
     acceptance: Acceptance | None = None,
+    hide: Callable[[str], str] = str,
 ) -> str:
-    """The card as Markdown with YAML front matter."""
+    """The card as Markdown with YAML front matter.
+
+    Args:
+        hide: replaces what a value tells of the machine that made the run.
+    """
+    run_dir = place.run_dir
     manifest = read_manifest(run_dir)
     patterns = written_patterns(manifest)
     header = manifest.header
     tables = manifest.side_columns
     is_alone = len(config.panel) == 1
-    body = _template().render(
+    body = _template(hide).render(
         name=config.name,
         rows=summary.rows,
         failed=failed,
@@ -69,9 +75,10 @@ def render_card(
         shown=shown,
         accepted=_acceptance_lines(run_dir, acceptance) if acceptance else (),
         description=config.optimizer.describe(),
-        rebuild=_how_to_rebuild(config),
+        rebuild=_how_to_rebuild(config, place),
+        published=place.repository is not None,
         settings=_settings(config, provenance, manifest),
-        usage=usage(Place(run_dir), patterns, list(tables)),
+        usage=usage(place, patterns, list(tables)),
         columns=columns_of_rows(header, config) + columns_of_side_tables(tables),
         text_columns=header.text_columns if "webdataset" in patterns else (),
         embedded=is_embedded(config),
@@ -97,25 +104,30 @@ def escape(value: object) -> str:
     return _INLINE.sub(r"\\\1", html.escape(one_line, quote=False))
 
 
-@cache
-def _template() -> jinja2.Template:
+def _template(hide: Callable[[str], str]) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("noisesmith.pipeline.report", "templates"),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # the card is Markdown: values go through the `md` filter
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = escape
+    environment.filters["md"] = lambda value: escape(hide(str(value)))
     return environment.get_template("card.md.j2")
 
 
-def _how_to_rebuild(config: RunConfig) -> str:
+def _how_to_rebuild(config: RunConfig, place: Place) -> str:
     """How a reader obtains a row's noise again: from its recipe, from the stored noise, or not at all."""
-    command = "`noisesmith replay` makes the image again."
     if config.optimizer.folds:
-        return f"The `recipe` column rebuilds a row's noise exactly: {command}"
+        again = "`noisesmith replay` makes the image again."
+        if place.repository:  # replay needs the run directory
+            again = (
+                '`noisesmith.pipeline.noise.rebuild(Recipe.from_row(row["recipe"]), row["id"])`, with `Recipe` of '
+                "`noisesmith.pipeline.records`."
+            )
+        return f"The `recipe` column rebuilds a row's noise exactly: {again}"
     if config.stores_noise:
-        return f"No recipe rebuilds the noise of this method, so the `noise_fp16` column stores the noise: {command}"
+        again = "." if place.repository else ": `noisesmith replay` makes the image again."
+        return f"No recipe rebuilds the noise of this method, so the `noise_fp16` column stores the noise{again}"
     return (
         "No recipe rebuilds the noise of this method, and this run did not store it (`output.noise: false`), so an "
         "image cannot be rebuilt."
