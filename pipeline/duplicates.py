@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -14,17 +14,33 @@ NEAR = 6  # bits of 192; an image of the built-in world saved as JPEG of quality
 _FLAT = 3  # grey levels; a smaller difference between neighbours is noise of a flat area
 
 
-def perceptual_hash(image: bytes) -> int:
-    """Return a 192-bit difference hash of an encoded image.
+def perceptual_hash(image: Image.Image) -> int:
+    """Return a 192-bit difference hash of an image.
 
     The image is reduced to 9 × 8 pixels; a bit is set where a pixel is brighter than the one to its right, in red,
     green and blue apart: images that differ only in colour are no duplicates.
     """
-    with Image.open(io.BytesIO(image)) as opened:
-        small = opened.convert("RGB").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
+    small = image.convert("RGB").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(small, dtype=np.int16)
     bits = pixels[:, :-1] - pixels[:, 1:] > _FLAT
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_duplicates(hashes: Iterable[int]) -> list[list[int]]:
+    """Return the groups of positions whose hashes are near that of their first one, largest group first.
+
+    Images without a near-duplicate are in no group.
+    """
+    index = HashIndex()
+    groups: list[list[int]] = []
+    for position, value in enumerate(hashes):
+        group = index.add(value)
+        if group is None:
+            groups.append([position])
+        else:
+            groups[group].append(position)
+    found = [group for group in groups if len(group) > 1]
+    return sorted(found, key=lambda group: (-len(group), group[0]))
 
 
 class HashIndex:

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "load": "config errors generators preflight scorers search",
     "replay": "config errors generators images models noise prompts records schema search sinks xmp",
     "telemetry": "sinks storage",
-    "report": "acceptance config errors models records schema sinks storage",
+    "report": "acceptance config duplicates errors models records schema sinks storage telemetry",
     "publish": "config errors report sinks",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",

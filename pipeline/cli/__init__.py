@@ -19,6 +19,7 @@ from noisesmith.pipeline.cli.make import retry, run
 from noisesmith.pipeline.cli.planning import plan
 from noisesmith.pipeline.cli.publish import publish
 from noisesmith.pipeline.cli.questions import questions
+from noisesmith.pipeline.cli.report import report
 from noisesmith.pipeline.cli.rescore import rescore
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, one_line
 
@@ -33,7 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, retry, plan, replay, verify, status, rescore, accept, calibrate, questions, export, publish):
+COMMANDS = (run, retry, plan, replay, verify, status, report, rescore, accept, calibrate, questions, export, publish)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(embedded.app, name="embedded")
 app.add_typer(bench.app, name="bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from array import array
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from noisesmith.pipeline.duplicates import HashIndex, perceptual_hash
 from noisesmith.pipeline.errors import UserError
@@ -200,7 +202,8 @@ def _without_duplicates(
     hashes = []
     with progress(len(chosen)) as advance:
         for _, row in source.rows(["image"], wanted):
-            hashes.append(perceptual_hash(row["image"]))
+            with Image.open(io.BytesIO(row["image"])) as image:
+                hashes.append(perceptual_hash(image))
             advance(1)
     order = np.argsort(-found.ranks[chosen], kind="stable") if best_first else np.arange(len(chosen))
     index = HashIndex()

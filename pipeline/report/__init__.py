@@ -13,10 +13,10 @@ from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.card import describes, render_card, write_card
 from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
+from noisesmith.pipeline.report.figures import figures_of, read_operations
 from noisesmith.pipeline.report.sample import spread_rows
-from noisesmith.pipeline.report.summary import Summary, columns, summarise, summary_table
+from noisesmith.pipeline.report.summary import Summary, summarise, summary_table
 from noisesmith.pipeline.report.usage import Place
-from noisesmith.pipeline.schema import TOKENS_CUT
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.run import RunState
@@ -101,7 +101,8 @@ def rewrite_report(run_dir: Path, config: RunConfig) -> None:
     """
     provenance = _provenance(run_dir)
     if provenance is not None:
-        write_report(run_dir, config, provenance, _earlier_operations(run_dir))
+        operations = read_operations(run_dir) or {"seconds": 0.0, "rows_written": 0}
+        write_report(run_dir, config, provenance, operations)
 
 
 def published_card(run_dir: Path, config: RunConfig, repository: str, hide: Callable[[str], str]) -> str:
@@ -134,14 +135,10 @@ class _Facts:
 
 def _facts(run_dir: Path, config: RunConfig) -> _Facts:
     manifest = read_manifest(run_dir)
-    judges = judge_names(config, manifest)
-    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.header.columns]
-    names = columns(judges, members)
-    if TOKENS_CUT in manifest.header.columns:
-        names.append(TOKENS_CUT)
-    summary = summarise(read_rows(run_dir, names), judges, members)
+    figures = figures_of(config, manifest)
+    summary = summarise(read_rows(run_dir, figures.columns), figures.judges, figures.members)
     failed = sum(len(entry.failed) for entry in manifest.entries.values())
-    return _Facts(manifest, judges, summary, failed, read_acceptance(run_dir))
+    return _Facts(manifest, figures.judges, summary, failed, read_acceptance(run_dir))
 
 
 def _provenance(run_dir: Path) -> Provenance | None:
@@ -150,23 +147,6 @@ def _provenance(run_dir: Path) -> Provenance | None:
     names = [name for name in Provenance.__dataclass_fields__ if name in held]
     row = next(read_rows(run_dir, names), None)
     return None if row is None else Provenance(**row)
-
-
-def _earlier_operations(run_dir: Path) -> Mapping[str, object]:
-    try:
-        operations = json.loads((run_dir / "stats.json").read_bytes())["operations"]
-    except (OSError, ValueError, KeyError, TypeError):
-        operations = None
-    return operations if isinstance(operations, dict) else {"seconds": 0.0, "rows_written": 0}
-
-
-def judge_names(config: RunConfig, manifest: Manifest) -> list[str]:
-    """The judges of a run: those of its config, then those that have come in side tables."""
-    names = [judge.name for judge in config.judges]
-    for table, table_columns in manifest.side_columns.items():
-        if list(table_columns) == [f"judge_{table}", f"judge_{table}_initial"]:
-            names.append(table)
-    return names
 
 
 def _sheet_columns(manifest: Manifest, judges: list[str]) -> list[str]:

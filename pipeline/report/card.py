@@ -77,7 +77,7 @@ def render_card(
         description=config.optimizer.describe(),
         rebuild=_how_to_rebuild(config, place),
         published=place.repository is not None,
-        settings=_settings(config, provenance, manifest),
+        settings=settings_of(config, provenance, manifest),
         usage=usage(place, patterns, list(tables)),
         columns=columns_of_rows(header, config) + columns_of_side_tables(tables),
         text_columns=header.text_columns if "webdataset" in patterns else (),
@@ -138,8 +138,8 @@ def _acceptance_lines(run_dir: Path, acceptance: Acceptance) -> list[str]:
     return [*acceptance_lines(acceptance), *calibration_lines(run_dir, acceptance.rule)]
 
 
-def _settings(config: RunConfig, provenance: Provenance, manifest: Manifest) -> list[tuple[str, object]]:
-    """The table of settings: (name, value)."""
+def settings_of(config: RunConfig, provenance: Provenance, manifest: Manifest) -> list[tuple[str, object]]:
+    """The settings of a run that a reader wants to know: (name, value)."""
     generators = config.generators
     corpora: list[str] = []
     for part in config.corpus:

@@ -78,6 +78,11 @@ def columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tupl
     return found
 
 
+def is_own_column(name: str) -> bool:
+    """Whether a column is one that noisesmith writes for every run, and not the corpus's or a scorer's."""
+    return name in _MEANINGS or name == "recipe"
+
+
 def _meanings_of_judge(name: str) -> dict[str, str]:
     return {
         f"judge_{name}_initial": f"score that the judge {name} gives the first image, null where it cannot tell",

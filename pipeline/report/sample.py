@@ -1,12 +1,15 @@
-"""A few rows from all over a run, without reading the images of the others."""
+"""Some rows from all over a run: evenly spaced, or at random by a fixed seed."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from noisesmith.pipeline.report.summary import Row
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.reader import read_shard
 
@@ -47,3 +50,30 @@ def spread(sizes: list[int], limit: int) -> list[list[int]]:
         chosen.append(positions)
         start = end
     return chosen
+
+
+class SeededSample:
+    """Up to ``limit`` rows of a run, chosen at random by a fixed seed and their ids.
+
+    The same rows give the same sample in any order, and a row that comes later takes the place of at most one other, so
+    a sample of a run at work changes little.
+    """
+
+    def __init__(self, limit: int, seed: int = 0) -> None:
+        self._limit = limit
+        self._seed = seed
+        self._worst_first: list[tuple[int, str, Row]] = []
+
+    def add(self, row: Row) -> None:
+        """Offer a row with its ``id``."""
+        digest = hashlib.sha256(f"{self._seed}:{row['id']}".encode()).digest()
+        rank = -int.from_bytes(digest[:8], "big")
+        if len(self._worst_first) < self._limit:
+            heapq.heappush(self._worst_first, (rank, row["id"], row))
+        elif rank > self._worst_first[0][0]:
+            heapq.heapreplace(self._worst_first, (rank, row["id"], row))
+
+    def rows(self) -> list[Row]:
+        """The chosen rows by id, which is the order of the corpus."""
+        chosen = sorted(self._worst_first, key=lambda entry: entry[1])
+        return [row for _, _, row in chosen]
