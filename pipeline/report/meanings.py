@@ -14,8 +14,7 @@ _MEANINGS = {
     "prompt": "what the image should show",
     "image": "the kept image: the one with the best score",
     "image_initial": "the first image, before any search round",
-    "round_images": "the images that belong to scores, null where one is not kept: kept are the one with the lowest "
-    "score, or all at full sampler steps",
+    "round_images": "the images that belong to scores; null for previews, which are not kept",
     "score": 'P("Yes") of the kept image, 0 to 1',
     "score_initial": 'P("Yes") of the first image',
     "scores": "the score of every image made for the row, in the order they were made",
@@ -61,6 +60,8 @@ def columns_of_rows(header: Header, config: RunConfig) -> list[tuple[str, str]]:
         meanings |= {"scorer": "models that gave the scores", "scorer_revision": "their revisions"}
     if config.combine == "rank":
         meanings["image"] = "the kept image: the one with the best mean rank among the scorers"
+    if config.output.images == "worst":
+        meanings["round_images"] = "the image with the lowest score, in the place of its score; null for the others"
     for member in config.panel:
         meanings[f"score_{member.name}_initial"] = f"score that the scorer {member.name} gives the first image"
         meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"
