@@ -11,10 +11,12 @@ import jinja2
 
 from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, calibration_lines
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config.optimizers import PAPER
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.meanings import columns_of_rows, columns_of_side_tables
 from noisesmith.pipeline.report.metadata import card_data, is_embedded
+from noisesmith.pipeline.report.spread import read_spread
 from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
 from noisesmith.pipeline.report.usage import Place, usage, written_patterns
 from noisesmith.pipeline.sinks.layout import manifest_file
@@ -66,6 +68,8 @@ def render_card(
         name=config.name,
         rows=summary.rows,
         failed=failed,
+        marked=header.marks_images,
+        spread=read_spread(run_dir, config, manifest),
         scored_by="A vision-language model" if is_alone else f"A panel of {len(config.panel)} models",
         score_meaning='P("Yes") of the scoring model' if is_alone else _COMBINED[config.combine or "mean"],
         searched=config.optimizer.rounds > 0,
@@ -75,6 +79,7 @@ def render_card(
         shown=shown,
         accepted=_acceptance_lines(run_dir, acceptance) if acceptance else (),
         description=config.optimizer.describe(),
+        cites_paper=PAPER in config.optimizer.describe(),
         rebuild=_how_to_rebuild(config, place),
         published=place.repository is not None,
         settings=settings_of(config, provenance, manifest),
