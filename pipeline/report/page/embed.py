@@ -15,7 +15,7 @@ from markupsafe import Markup
 from noisesmith.pipeline import __version__
 from noisesmith.pipeline.report.page.pictures import Pictures
 
-PER_BLOCK = 50  # rows whose pictures are one block of the page, decoded together
+PER_BLOCK = 10  # rows whose pictures are one block of the page, which is read when one of them is first shown
 _PROGRAM = (
     "text.js",
     "state.js",
