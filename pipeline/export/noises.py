@@ -24,6 +24,7 @@ from noisesmith.pipeline.sinks import config_of_run
 
 PER_FOLDER = 10_000
 FILE_BYTES = 256 * 2**20
+FILE_PAIRS = 10_000  # small tensors need more memory for themselves than for their numbers
 
 
 class Noises(Format):
@@ -130,7 +131,8 @@ class TensorFiles:
         self._metadata.write(json.dumps({**metadata, **place}, ensure_ascii=False) + "\n")
         self._first.append(first)
         self._kept.append(kept)
-        if 2 * len(self._first) * first.nbytes >= FILE_BYTES:
+        pairs = len(self._first)
+        if pairs >= FILE_PAIRS or 2 * pairs * first.nbytes >= FILE_BYTES:
             self._flush()
 
     def close(self) -> None:

@@ -54,8 +54,11 @@ def test_the_steps_of_npnet(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
         assert content["arr_0"].dtype == np.float32
 
 
-def test_safetensors_hold_the_same_pairs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noises, "FILE_BYTES", 20_000)
+@pytest.mark.parametrize(("limit", "value"), [("FILE_BYTES", 20_000), ("FILE_PAIRS", 7)])
+def test_safetensors_hold_the_same_pairs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(noises, limit, value)
     write(run, "noise", tmp_path / "out", noise_format="safetensors")
     folder = tmp_path / "out" / "train"
     expected = references(run)
