@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub import Hub
+
 pytestmark = pytest.mark.timeout(1500)
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,8 +34,7 @@ def snippets(page: str) -> list[Snippet]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder as a reader has it after ``make``: the command in .venv/bin, and a list of prompts of their own."""
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
     (tmp_path / "prompts.csv").write_text('caption,source\n"a cat above a red car",web\na dog,book\n')
     return tmp_path
 
@@ -54,6 +55,8 @@ def run_all(folder: Path, page: str) -> None:
     on_demo: list[str] = []
     for snippet in snippets(page):
         match snippet.language:
+            case "python" if name := re.match(r"# (\w+\.py)\n", snippet.text):
+                (folder / name[1]).write_text(snippet.text)
             case "python":
                 python.append(snippet.text)
             case "yaml" if snippet.text.startswith("# "):
@@ -89,6 +92,21 @@ def test_the_readmes_make_targets_are_what_ci_runs() -> None:
 @pytest.mark.slow
 def test_the_python_api(folder: Path) -> None:
     run_all(folder, "docs/python-api.md")
+
+
+@pytest.mark.slow
+def test_the_tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a local server in place of the Hub."""
+    hub = Hub()
+    monkeypatch.setenv("PATH", f"{folder}/.venv/bin{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HOME", str(folder / "home"))
+    for name, value in {"ENDPOINT": hub.url, "TOKEN": "hf_write", "HUB_OFFLINE": "0", "HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(f"HF_{name}", value)
+    run_all(folder, "docs/tutorial.md")
+    hub.stop()
+    assert (folder / "runs" / "tutorial" / "report.html").exists()
+    assert (folder / "runs" / "after" / "stats.json").exists()
+    assert list(hub.repositories) == ["my-name/tutorial"]
 
 
 @pytest.mark.slow
