@@ -236,6 +236,17 @@ def _image(content: bytes | None) -> dict[str, Any] | None:
     return None if content is None else {"bytes": content, "path": None}
 
 
+def with_image_bytes(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it is stored with its images as encoded bytes: what :func:`row_table` was given."""
+    plain = dict(row)
+    for name in IMAGES:
+        if row.get(name) is not None:
+            plain[name] = row[name]["bytes"]
+    if row.get(LISTED) is not None:
+        plain[LISTED] = [image and image["bytes"] for image in row[LISTED]]
+    return plain
+
+
 def with_features(schema: pa.Schema) -> pa.Schema:
     """Return the schema with the ``huggingface`` metadata by which ``datasets`` recognises images."""
     import datasets

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.schema import IMAGES, LISTED, column_types
+from noisesmith.pipeline.schema import LISTED, column_types, with_image_bytes
 from noisesmith.pipeline.sinks.manifest import Entry, Header, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import from_sample_json
 from noisesmith.pipeline.storage.home import shell_word
@@ -108,12 +108,8 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any
     size = 1 if LISTED in columns else BATCH  # a row may have dozens of images
     with path.open("rb") as source, pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=size, columns=list(columns)):
-            for row in batch.to_pylist():
-                for name in IMAGES:
-                    if row.get(name) is not None:
-                        row[name] = row[name]["bytes"]
-                if row.get(LISTED) is not None:
-                    row[LISTED] = [image and image["bytes"] for image in row[LISTED]]
+            for stored in batch.to_pylist():
+                row = with_image_bytes(stored)
                 yield {name: row[name] for name in columns}
 
 

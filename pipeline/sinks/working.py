@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from noisesmith.pipeline.schema import IMAGES
+from noisesmith.pipeline.schema import with_image_bytes
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import read_done
 from noisesmith.pipeline.sinks.manifest import Manifest
@@ -41,10 +41,7 @@ def _staged_rows(run_dir: Path, shard: int, columns: list[str]) -> Iterator[dict
     try:
         for table in staging.read_staged(staging.staged_rows(run_dir, shard).values()):
             (row,) = table.to_pylist()
-            for name in IMAGES:
-                if row.get(name) is not None:
-                    row[name] = row[name]["bytes"]
-            joined = unknown | row
+            joined = unknown | with_image_bytes(row)
             yield {name: joined[name] for name in columns}
     except FileNotFoundError:  # the shard has been committed in the meantime
         return
