@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ class Noises(Format):
         self._writers = {}
         for split in counts:
             (folder / split).mkdir()
-            self._writers[split] = NpzFiles(folder / split) if self._as_npz else TensorFiles(folder / split)
+            self._writers[split] = (
+                NpzFiles(folder / split) if self._as_npz else TensorFiles(folder / split, self._metadata)
+            )
 
     def add(self, row: Mapping[str, Any], split: str) -> str | None:
         recipe = Recipe.from_row(row["recipe"])
@@ -63,10 +65,11 @@ class Noises(Format):
         kept = rebuild(recipe, row["id"], row.get(NOISE_BYTES))
         if digest(kept) != recipe.digest:
             return "whose noise is not that of its recipe"
-        self._writers[split].add(
-            row, {name: plain(row[name], self._types[name]) for name in self._columns}, first, kept
-        )
+        self._writers[split].add(row, first, kept)
         return None
+
+    def _metadata(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: plain(row[name], self._types[name]) for name in self._columns}
 
     def finish(self) -> None:
         for writer in self._writers.values():
@@ -95,7 +98,7 @@ class NpzFiles:
         self._written = 0
         self._prompts = (folder / "prompts.json").open("x", encoding="utf-8")
 
-    def add(self, row: Mapping[str, Any], metadata: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
+    def add(self, row: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
         """Write one pair. NPNet evaluates a line as Python, so it holds texts and numbers only."""
         index = index_of(row["id"])
         folder = self._folder / f"{self._written // PER_FOLDER:05d}"
@@ -117,18 +120,23 @@ class NpzFiles:
 
 
 class TensorFiles:
-    """Pairs in safetensors files of at most about :data:`FILE_BYTES`, with one line per pair in ``metadata.jsonl``."""
+    """Pairs in safetensors files of at most about :data:`FILE_BYTES`, with one line per pair in ``metadata.jsonl``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        metadata: what a line has of a row, besides the place of its noises and its prompt.
+    """
+
+    def __init__(self, folder: Path, metadata: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         self._folder = folder
+        self._metadata_of = metadata
         self._files = 0
         self._first: list[Tensor] = []
         self._kept: list[Tensor] = []
         self._metadata = (folder / "metadata.jsonl").open("x", encoding="utf-8")
 
-    def add(self, row: Mapping[str, Any], metadata: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
+    def add(self, row: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
         place = {"file": self._name, "position": len(self._first), "text": row["prompt"]}
-        self._metadata.write(json.dumps({**metadata, **place}, ensure_ascii=False) + "\n")
+        self._metadata.write(json.dumps({**self._metadata_of(row), **place}, ensure_ascii=False) + "\n")
         self._first.append(first)
         self._kept.append(kept)
         pairs = len(self._first)
