@@ -183,6 +183,11 @@ class Provenance:
     guidance_scale: float | None = None
     negative_prompt: str | None = None
 
+    @classmethod
+    def columns_in(cls, held: Container[str]) -> list[str]:
+        """The columns of a run that have it; ``held`` are all that the run has."""
+        return [name for name in cls.__dataclass_fields__ if name in held]
+
 
 def row_id(index: int, prompt: str) -> str:
     """Return a row's name in every file: its index in the corpus and the first 8 hex digits of its prompt's SHA-256."""

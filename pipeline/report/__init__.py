@@ -109,7 +109,7 @@ def published_card(run_dir: Path, config: RunConfig, repository: str, hide: Call
     """Return the card of a run with at least one row, for readers who find it on the Hub under a repository's name.
 
     Args:
-        hide: replaces what a value tells of the machine that made the run.
+        hide: takes local paths and addresses out of a text.
 
     Raises:
         UserError: a shard is missing or damaged.
@@ -143,9 +143,8 @@ def _facts(run_dir: Path, config: RunConfig) -> _Facts:
 
 def _provenance(run_dir: Path) -> Provenance | None:
     """What all rows of a run share, as its first row states it; ``None`` where there is no row."""
-    held = read_manifest(run_dir).header.columns
-    names = [name for name in Provenance.__dataclass_fields__ if name in held]
-    row = next(read_rows(run_dir, names), None)
+    columns = Provenance.columns_in(read_manifest(run_dir).header.columns)
+    row = next(read_rows(run_dir, columns), None)
     return None if row is None else Provenance(**row)
 
 

@@ -56,7 +56,7 @@ def render_card(
     """The card as Markdown with YAML front matter.
 
     Args:
-        hide: replaces what a value tells of the machine that made the run.
+        hide: takes local paths and addresses out of a text.
     """
     run_dir = place.run_dir
     manifest = read_manifest(run_dir)

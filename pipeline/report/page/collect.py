@@ -10,7 +10,7 @@ from typing import Any
 from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, read_acceptance
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.duplicates import BITS, NEAR, near_duplicates
-from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.records import Provenance, index_of
 from noisesmith.pipeline.report.card import settings_of
 from noisesmith.pipeline.report.figures import figures_of, read_operations
 from noisesmith.pipeline.report.page.embed import to_json
@@ -78,7 +78,7 @@ class Collector:
         """
         found = _read(self._run_dir)
         limit = self._limit(found)
-        ids = [row["id"] for row in found.chosen]
+        ids = [row["id"] for row in found.rows]
         missing = {row_id for row_id in ids if row_id not in self._pictures}
         known = len(ids) - len(missing)
         progress(known, len(ids))
@@ -100,30 +100,30 @@ class Collector:
         if not missing:
             return
         layout = found.manifest.header.layout
-        shards = {layout.shard_of(int(row_id.split("-")[0])) for row_id in missing}
+        shards = {layout.shard_of(index_of(row_id)) for row_id in missing}
         for row in read_finished(self._run_dir, found.manifest, ["id", *found.columns.images()], shards):
             if row["id"] in missing:
                 yield row
 
     def _limit(self, found: _Found) -> int:
         """How many bytes a thumbnail may take so that the page keeps its limit, as base64."""
-        if not self._embedded or not found.chosen:
+        if not self._embedded or not found.rows:
             return LIMIT
-        text = sum(len(to_json(page_row(row, found.columns))) for row in found.chosen)
-        pictures = len(found.chosen) * len(found.columns.images())
+        text = sum(len(to_json(row)) for row in found.rows)
+        pictures = len(found.rows) * len(found.columns.images())
         return max(LEAST, min(LIMIT, (PAGE_BYTES - text) * 3 // 4 // pictures))
 
     def _page(self, found: _Found) -> Page:
         rows = []
         pictures = []
-        for row in found.chosen:
+        for row in found.rows:
             made = self._pictures.get(row["id"])
             if made is not None:
-                rows.append(page_row(row, found.columns))
+                rows.append(row)
                 pictures.append(made)
         data = _data(found, self._location)
         data["rows"] = rows
-        data["pending"] = len(found.chosen) - len(rows)
+        data["pending"] = len(found.rows) - len(rows)
         data["near"] = {"differing": NEAR, "bits": BITS}
         data["duplicates"] = near_duplicates([made.hash for made in pictures])
         return Page(data, pictures)
@@ -131,7 +131,7 @@ class Collector:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is in a run directory: figures of all rows, and the chosen rows without their images."""
+    """What is in a run directory: figures of all rows, and the chosen ``rows`` as the page has them, without images."""
 
     config: RunConfig
     manifest: Manifest
@@ -139,7 +139,7 @@ class _Found:
     columns: RowColumns
     summary: Summary
     provenance: Provenance | None
-    chosen: list[Row]
+    rows: list[dict[str, Any]]
     acceptance: Acceptance | None
     failures: Failures
     operations: dict[str, Any]
@@ -151,7 +151,7 @@ def _read(run_dir: Path) -> _Found:
     manifest = read_manifest(run_dir)
     columns = columns_of_page(config, manifest)
     figures = figures_of(config, manifest)
-    shared = [name for name in Provenance.__dataclass_fields__ if name in manifest.header.columns]
+    shared = Provenance.columns_in(manifest.header.columns)
     names = list(dict.fromkeys([*columns.small(), *figures.columns, *shared]))
     sample = SeededSample(ROWS)
 
@@ -172,7 +172,7 @@ def _read(run_dir: Path) -> _Found:
         columns=columns,
         summary=summary,
         provenance=provenance,
-        chosen=chosen,
+        rows=[page_row(row, columns) for row in chosen],
         acceptance=read_acceptance(run_dir),
         failures=read_failures(run_dir, manifest),
         operations=read_operations(run_dir),
@@ -189,7 +189,7 @@ def _data(found: _Found, location: str) -> dict[str, Any]:
         "message": without_places(found.status.message, found.failures.hosts),
         "wanted": found.manifest.header.rows,
         "done": summary.rows,
-        "sampled": summary.rows > len(found.chosen),
+        "sampled": summary.rows > len(found.rows),
         "method": config.optimizer.method,
         "description": config.optimizer.describe(),
         "replay": f"noisesmith replay {location}" if config.replayable else None,
