@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from noisesmith.pipeline.acceptance import Acceptance, accept_again, read_acceptance
+from noisesmith.pipeline.acceptance import accept_again
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.card import describes, render_card, write_card
 from noisesmith.pipeline.report.contact_sheet import write_contact_sheet
-from noisesmith.pipeline.report.figures import figures_of, read_operations
+from noisesmith.pipeline.report.facts import read_facts
+from noisesmith.pipeline.report.figures import read_operations
 from noisesmith.pipeline.report.sample import spread_rows
-from noisesmith.pipeline.report.summary import Summary, summarise, summary_table
+from noisesmith.pipeline.report.summary import Summary, summary_table
 from noisesmith.pipeline.report.usage import Place
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
@@ -49,7 +49,7 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
         UserError: ``run_dir`` is no run directory, or a shard is missing or damaged.
         RunError: a file cannot be written.
     """
-    facts = _facts(run_dir, config)
+    facts = read_facts(run_dir, config)
     summary, acceptance = facts.summary, facts.acceptance
     stats: dict[str, object] = {"summary": summary.to_dict(), "failed": facts.failed, "operations": operations}
     if acceptance is not None:
@@ -61,7 +61,7 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     try:
         write_atomic(run_dir / "stats.json", json.dumps(stats, indent=2, ensure_ascii=False).encode() + b"\n")
         write_contact_sheet(run_dir / "contact_sheet.png", pictures, SHEET_ROWS)
-        write_card(run_dir, config, summary, provenance, facts.failed, acceptance)
+        write_card(run_dir, config, facts, provenance)
     except OSError as error:
         raise RunError(f"the report cannot be written ({reason(error)})") from error
     return summary
@@ -117,28 +117,8 @@ def published_card(run_dir: Path, config: RunConfig, repository: str, hide: Call
     provenance = _provenance(run_dir)
     if provenance is None:
         raise ValueError(f"{run_dir} has no rows")
-    facts = _facts(run_dir, config)
-    place = Place(run_dir, repository)
-    return render_card(place, config, facts.summary, provenance, facts.failed, facts.acceptance, hide)
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the files of a report are made of."""
-
-    manifest: Manifest
-    judges: list[str]
-    summary: Summary
-    failed: int
-    acceptance: Acceptance | None
-
-
-def _facts(run_dir: Path, config: RunConfig) -> _Facts:
-    manifest = read_manifest(run_dir)
-    figures = figures_of(config, manifest)
-    summary = summarise(read_rows(run_dir, figures.columns), figures.judges, figures.members)
-    failed = sum(len(entry.failed) for entry in manifest.entries.values())
-    return _Facts(manifest, figures.judges, summary, failed, read_acceptance(run_dir))
+    facts = read_facts(run_dir, config)
+    return render_card(Place(run_dir, repository), config, facts, provenance, hide)
 
 
 def _provenance(run_dir: Path) -> Provenance | None:

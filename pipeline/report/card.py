@@ -14,13 +14,13 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.config.optimizers import PAPER
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.report.facts import Facts
 from noisesmith.pipeline.report.meanings import columns_of_rows, columns_of_side_tables
 from noisesmith.pipeline.report.metadata import card_data, is_embedded
-from noisesmith.pipeline.report.spread import read_spread
-from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
+from noisesmith.pipeline.report.summary import labelled, notes, shown
 from noisesmith.pipeline.report.usage import Place, usage, written_patterns
 from noisesmith.pipeline.sinks.layout import manifest_file
-from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
+from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
 
 _COMBINED = {
@@ -31,27 +31,14 @@ _COMBINED = {
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
 
-def write_card(
-    run_dir: Path,
-    config: RunConfig,
-    summary: Summary,
-    provenance: Provenance,
-    failed: int,
-    acceptance: Acceptance | None,
-) -> None:
-    """Write ``README.md`` of a run directory, whole or not at all; ``failed`` counts the rows in ``failed/``."""
-    card = render_card(Place(run_dir), config, summary, provenance, failed, acceptance)
+def write_card(run_dir: Path, config: RunConfig, facts: Facts, provenance: Provenance) -> None:
+    """Write ``README.md`` of a run directory, whole or not at all."""
+    card = render_card(Place(run_dir), config, facts, provenance)
     write_atomic(run_dir / "README.md", card.encode())
 
 
 def render_card(
-    place: Place,
-    config: RunConfig,
-    summary: Summary,
-    provenance: Provenance,
-    failed: int,
-    acceptance: Acceptance | None = None,
-    hide: Callable[[str], str] = str,
+    place: Place, config: RunConfig, facts: Facts, provenance: Provenance, hide: Callable[[str], str] = str
 ) -> str:
     """The card as Markdown with YAML front matter.
 
@@ -59,7 +46,9 @@ def render_card(
         hide: takes local paths and addresses out of a text.
     """
     run_dir = place.run_dir
-    manifest = read_manifest(run_dir)
+    manifest = facts.manifest
+    summary = facts.summary
+    acceptance = facts.acceptance
     patterns = written_patterns(manifest)
     header = manifest.header
     tables = manifest.side_columns
@@ -67,9 +56,9 @@ def render_card(
     body = _template(hide).render(
         name=config.name,
         rows=summary.rows,
-        failed=failed,
+        failed=facts.failed,
         marked=header.marks_images,
-        spread=read_spread(run_dir, config, manifest),
+        spread=facts.spread,
         scored_by="A vision-language model" if is_alone else f"A panel of {len(config.panel)} models",
         score_meaning='P("Yes") of the scoring model' if is_alone else _COMBINED[config.combine or "mean"],
         searched=config.optimizer.rounds > 0,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.report.summary import Row
 from noisesmith.pipeline.schema import reserved_columns
 from noisesmith.pipeline.sinks.layout import letters_file
 from noisesmith.pipeline.sinks.manifest import Header, Manifest
-from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.staging import read_letters
 
 BINS = 10
@@ -41,31 +42,49 @@ class Spread:
     errors: dict[str, int] = field(default_factory=dict)
 
 
-def read_spread(run_dir: Path, config: RunConfig, manifest: Manifest) -> Spread:
-    """Read in one pass how the rows of a run are spread, and why rows failed.
+class SpreadCounter:
+    """Counts how rows are spread while something else reads them, so that a run is read once.
+
+    ``columns`` are those that it needs of a row.
+    """
+
+    def __init__(self, config: RunConfig, header: Header) -> None:
+        self._values = {name: _Values() for name in _texts_of_corpus(header, config)}
+        self._first: Counter[int] = Counter()
+        self._kept: Counter[int] = Counter()
+        self.columns = ["score_initial", "score", *self._values]
+
+    def counting(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows as they come, counted."""
+        for row in rows:
+            scores = row["score_initial"], row["score"]
+            self._first[_bin(scores[0])] += 1
+            self._kept[_bin(scores[1])] += 1
+            for name, values in self._values.items():
+                values.add(row[name], scores)
+            yield row
+
+    def spread(self, errors: dict[str, int]) -> Spread:
+        """How the rows counted so far are spread; ``errors`` are those of :class:`Spread`."""
+        found = {name: values.categories() for name, values in self._values.items()}
+        return Spread(
+            bins=[(self._first[number], self._kept[number]) for number in range(BINS)],
+            categories={name: categories for name, categories in found.items() if len(categories) > 1},
+            errors=errors,
+        )
+
+
+def count_errors(run_dir: Path, manifest: Manifest) -> dict[str, int]:
+    """Return the failed rows of committed shards by the class of their last error, the commonest first.
 
     Raises:
-        UserError: a shard or a file of dead letters is missing or damaged.
+        UserError: a file of dead letters is damaged.
     """
-    first: Counter[int] = Counter()
-    kept: Counter[int] = Counter()
-    columns = {name: _Values() for name in _texts_of_corpus(manifest.header, config)}
-    for row in read_rows(run_dir, ["score_initial", "score", *columns]):
-        scores = row["score_initial"], row["score"]
-        first[_bin(scores[0])] += 1
-        kept[_bin(scores[1])] += 1
-        for name, values in columns.items():
-            values.add(row[name], scores)
-    found = {name: values.categories() for name, values in columns.items()}
     errors: Counter[str] = Counter()
     for shard, entry in manifest.entries.items():
         if entry.failed and letters_file(run_dir, shard).is_file():
             errors.update(letter["error"] for letter in read_letters(run_dir, shard).values())
-    return Spread(
-        bins=[(first[number], kept[number]) for number in range(BINS)],
-        categories={name: categories for name, categories in found.items() if len(categories) > 1},
-        errors=dict(errors.most_common()),
-    )
+    return dict(errors.most_common())
 
 
 def _texts_of_corpus(header: Header, config: RunConfig) -> list[str]:

@@ -9,8 +9,7 @@ import pytest
 
 from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.report import write_report
-from noisesmith.pipeline.report.spread import read_spread
-from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.report.facts import read_facts
 from tests.report.conftest import PROVENANCE
 from tests.sinks.conftest import Run, failure, result
 
@@ -29,7 +28,7 @@ def test_rows_are_counted_by_score_by_value_and_by_error(tmp_path: Path) -> None
         writer.put(scored(row))
     for row in run.rows[11:]:
         writer.fail(failure(row))
-    spread = read_spread(run.dir, run.config, read_manifest(run.dir))
+    spread = read_facts(run.dir, run.config).spread
     assert [first for first, _ in spread.bins] == [10, 1, *[0] * 8]
     assert [kept for _, kept in spread.bins] == [*[1] * 9, 2]  # 1.0 is in the last bin
     assert spread.errors == {"OutOfMemoryError": 3}
