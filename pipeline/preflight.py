@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
+from noisesmith.pipeline.embedded import newest, versions
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, find_generator
 from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
-from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.locate import ModelSource, built_in
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
@@ -114,18 +115,29 @@ def check_revisions(config: RunConfig, models: FoundModels) -> None:
     revisions = [made["generator_revision"], *made["scorer_revision"].split(" + ")]
     # A run of other models, or of another number of scorers, is refused when it is opened.
     for (section, source, now), model, then in zip(found, ids, revisions, strict=False):
-        if source.id == model and then != now:
-            raise _other_weights(config, section, source, then, now)
+        if newest(source.id) == newest(model) and then != now:
+            raise UserError(
+                f"{section}.model: the rows of {config.run_dir} were made with revision {then} of {model!r}, and "
+                f"{source.id!r} is {now} now; {_remedy(config, section, source, then)}, or choose another output.dir"
+            )
 
 
-def _other_weights(config: RunConfig, section: str, source: ModelSource, then: str, now: str) -> UserError:
-    remedy = "put the files back that made them"
-    if not source.local:
-        remedy = f"set {section}.revision={then}"
-    return UserError(
-        f"{section}.model: the rows of {config.run_dir} were made with revision {then} of {source.id!r}, which is "
-        f"{now} now; {remedy}, or choose another output.dir"
-    )
+def _remedy(config: RunConfig, section: str, source: ModelSource, then: str) -> str:
+    """How to get the weights that made a run's rows."""
+    kind = section.split(".")[0]
+    before = built_in(kind, source.id, then)
+    if before is None:
+        return "put the files back that made them" if source.local else f"set {section}.revision={then}"
+    version = versions(kind, before).index(before)
+    named = {"generators": config.generators.model}
+    named |= {member.section: member.model for member in config.panel}
+    named |= {f"judges.{number}": judge.model for number, judge in enumerate(config.judges)}
+    settings: list[str] = []
+    for place, model in named.items():
+        names = versions(place.split(".")[0], model)
+        if len(names) > version:
+            settings.append(f"{place}.model={names[version]}")
+    return f"set {' '.join(settings)}"
 
 
 def check_machine(config: RunConfig) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import GeneratorConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
 from noisesmith.pipeline.images import decode_png, encode_png, to_uint8
+from noisesmith.pipeline.models.locate import built_in
 from noisesmith.pipeline.models.runtime import device_for, threads_for
 from noisesmith.pipeline.noise import NoiseKey, digest, rebuild
 from noisesmith.pipeline.prompts.corpus import subject_list
@@ -56,7 +57,7 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         )
     row = _find(run_dir, row_id, config)
     recipe = Recipe.from_row(row["recipe"])
-    placement = config.generators
+    placement = _as_then(config.generators, row["generator_revision"])
     torch.set_num_threads(threads_for(placement.num_cpus))
     device = device_for(placement.num_gpus)
     found = find_generator(placement)
@@ -88,6 +89,12 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
         revision_then=row["generator_revision"],
         revision_now=generator.revision,
     )
+
+
+def _as_then(generators: GeneratorConfig, revision: str) -> GeneratorConfig:
+    """The section with that version of a built-in model which has these weights."""
+    model = built_in("generators", generators.model, revision)
+    return generators if model is None else generators.model_copy(update={"model": model})
 
 
 def _find(run_dir: Path, row_id: str, config: RunConfig) -> dict[str, Any]:

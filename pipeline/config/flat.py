@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from noisesmith.pipeline.embedded import newest
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, object]:
@@ -46,3 +48,23 @@ def left_at_default(whole: object, chosen: object, section: str = "") -> Iterato
                 yield leaf, section
         else:
             yield from left_at_default(value, given[name], f"{key}.")
+
+
+def with_versions(old: Mapping[str, object], new: Mapping[str, object]) -> Mapping[str, object]:
+    """``old`` with the built-in models named as in ``new``, where an older version of one makes or scores images there.
+
+    Rows record the weights of these, which are compared before a run goes on; they do not record those of judges.
+
+    Args:
+        old, new: the fields of two configs by their dotted keys.
+    """
+    sides = ("generators.", "scorers.")
+    names = [str(value) for key, value in new.items() if key.startswith(sides) and key.endswith(".model")]
+    if all(newest(name) == name for name in names):
+        return old
+    renamed = dict(old)
+    for key, value in old.items():
+        now = new.get(key)
+        if key.endswith(".model") and isinstance(now, str) and newest(now) == value:
+            renamed[key] = now
+    return renamed

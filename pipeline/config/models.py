@@ -30,7 +30,9 @@ class GeneratorConfig(Actors):
     """The frozen diffusion model, its sampler, and the actors that hold it."""
 
     model: str = Field(
-        "embedded", min_length=1, description="embedded, a local folder, a Hub id, or one .safetensors file"
+        "embedded",
+        min_length=1,
+        description="embedded, embedded/v1, a local folder, a Hub id, or one .safetensors file",
     )
     revision: str | None = None
     config: str | None = Field(
@@ -129,7 +131,11 @@ ApiKeyEnv = Annotated[
 class ScorerConfig(Actors):
     """The frozen vision-language model whose score guides the search, and the actors that hold it."""
 
-    model: str = Field("embedded", min_length=1, description="embedded, a local folder, a Hub id, or a server's URL")
+    model: str = Field(
+        "embedded",
+        min_length=1,
+        description="embedded, embedded/qwen, embedded/v1, a local folder, a Hub id, or a server's URL",
+    )
     revision: str | None = None
     server_model: ServerModel = None
     api_key_env: ApiKeyEnv = None
@@ -190,7 +196,9 @@ class JudgeConfig(Section):
     """A scorer that does not guide the search: it scores the first and the kept image of each row."""
 
     name: str = Field(pattern=JUDGE_NAME, description="gives the columns judge_NAME and judge_NAME_initial their names")
-    model: str = Field(min_length=1, description="embedded/judge, or any scorer model")
+    model: str = Field(
+        min_length=1, description="embedded/judge, embedded/detector, embedded/v1/judge, or any scorer model"
+    )
     revision: str | None = None
     server_model: ServerModel = None
     api_key_env: ApiKeyEnv = None

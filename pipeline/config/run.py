@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
-from noisesmith.pipeline.config.flat import flatten, left_at_default, without_positions
+from noisesmith.pipeline.config.flat import flatten, left_at_default, with_versions, without_positions
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
 from noisesmith.pipeline.config.panel import MemberConfig, Scorers, check_members, groups_of
@@ -254,12 +254,14 @@ class RunConfig(Section):
     def differences(self, old: Mapping[str, object]) -> list[str]:
         """Return how this config differs from that of a run, as one sentence part per field.
 
-        A field that an older version did not have is no difference where it is left at its default.
+        A field that an older version did not have is no difference where it is left at its default. Nor is the name of
+        a built-in model of an older version, where the run was begun when that was the newest.
 
         Args:
             old: :meth:`semantic` of the config that has started the run.
         """
         new = self.semantic()
+        old = with_versions(old, new)
         whole = self.model_dump(mode="json")
         chosen = self.model_dump(mode="json", exclude_defaults=True)
         defaults = dict(left_at_default(whole, chosen))

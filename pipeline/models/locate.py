@@ -12,13 +12,12 @@ from pathlib import Path
 
 import yaml
 
-from noisesmith.pipeline.embedded import weights
+from noisesmith.pipeline.embedded import NAMES, versions, weights
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Json, Options
 from noisesmith.pipeline.models.loading import HUB_ERRORS
 from noisesmith.pipeline.storage.home import user_path
 
-EMBEDDED = {"generators": {"embedded": "sd"}, "scorers": {"embedded": "vlm"}, "judges": {"embedded/judge": "judge"}}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 MOST_LAYERS = 1000  # building more, without a weight even, takes minutes; large models have about a hundred
@@ -84,9 +83,7 @@ class ModelSource:
         if self.file:
             return fingerprint([self.file], self.file.parent)
         if self.local:
-            suffixes = {".json", ".safetensors", ".model", *(PICKLED if self.allow_pickle else ())}
-            folder = Path(self.location)
-            return fingerprint([path for path in folder.rglob("*") if path.suffix in suffixes], folder)
+            return _folder_fingerprint(Path(self.location), PICKLED if self.allow_pickle else ())
         return self._snapshot().name
 
     def stored_folder(self) -> Path | None:
@@ -122,7 +119,7 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
     Raises:
         UserError: no such folder, no such Hub model, or no class named in the index file.
     """
-    embedded = EMBEDDED[field.split(".")[0]]
+    embedded = NAMES[field.split(".")[0]]
     location = str(weights(embedded[model]) if model in embedded else user_path(model))
     if not os.path.exists(location):  # unlike Path's own, no error where the system cannot take such a name
         if Path(model).suffix in {".safetensors", *PICKLED}:
@@ -188,6 +185,22 @@ def download_command(hub_id: str, revision: str | None) -> str:
     return f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
 
 
+def built_in(section: str, name: str, revision: str) -> str | None:
+    """The version of a built-in model whose weights have a revision.
+
+    Args:
+        section: ``generators``, ``scorers`` or ``judges``.
+        name: its name in any version.
+
+    Returns:
+        its name in that version; ``None`` where there is none, or ``name`` is another model.
+    """
+    for version in versions(section, name):
+        if _folder_fingerprint(weights(NAMES[section][version])) == revision:
+            return version
+    return None
+
+
 def licence(model: str, revision: str | None) -> str | None:
     """A model's licence as its card states it; ``None`` where there is no card.
 
@@ -204,6 +217,11 @@ def licence(model: str, revision: str | None) -> str | None:
         return None
     stated = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
     return stated if isinstance(stated, str) else None
+
+
+def _folder_fingerprint(folder: Path, pickled: Iterable[str] = ()) -> str:
+    suffixes = {".json", ".safetensors", ".model", *pickled}
+    return fingerprint([path for path in folder.rglob("*") if path.suffix in suffixes], folder)
 
 
 def fingerprint(files: Iterable[Path], root: Path) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCardData
 
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.embedded import NAMES
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.schema import schema_of, with_features
 from noisesmith.pipeline.sinks.manifest import Header, Manifest
@@ -65,7 +66,7 @@ def card_data(
 
 def is_embedded(config: RunConfig) -> bool:
     """Whether the images are those of the built-in model."""
-    return config.generators.model == "embedded"
+    return config.generators.model in NAMES["generators"]
 
 
 def _configuration(name: str, description: str, pattern: str) -> dict[str, object]:

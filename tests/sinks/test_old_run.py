@@ -17,6 +17,7 @@ import pytest
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.preflight import check_run
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
@@ -35,11 +36,14 @@ from noisesmith.pipeline.sinks import (
 from noisesmith.pipeline.sinks import run as opening_module
 from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
 from noisesmith.pipeline.sinks.reader import read_tar
+from noisesmith.pipeline.sinks.run import refuse_other_run
 from tests.runs import noisesmith
 from tests.sinks.conftest import PROVENANCE, WITH_FIRST, Run, failure, result
 
 OLD = Path(__file__).parents[1] / "data" / "old_run"
 CONFIG_DIGEST = "58ea20fcedad00a8fe2a608e0abbc0effeb75dff4a0f790ca12b461aa2a52870"
+# The built-in models of its time, as the refusal to resume it with today's says.
+MODELS = ("generators.model=embedded/v1", "scorers.model=embedded/v1", "judges.0.model=embedded/v1/judge")
 CORPUS_DIGEST = "28e837b0cbc9c17204158da99ff7081326c1e252e19b7ff93093135b107a8a2a"
 
 
@@ -98,6 +102,17 @@ class TestRunOfAnOlderVersion:
         assert write_report(old.run_dir, old, PROVENANCE, {}).rows == 4
         assert (old.run_dir / "contact_sheet.png").exists()
 
+    def test_goes_on_with_the_models_that_made_it_only(self, old: RunConfig) -> None:
+        with pytest.raises(UserError) as caught:
+            check_run(old)
+        assert f"set {' '.join(MODELS)}, or choose another output.dir" in str(caught.value)
+        with_models = load_config("config.yaml", list(MODELS))
+        check_run(with_models)
+        refuse_other_run(with_models, _corpus(with_models), read_manifest(old.run_dir).header)
+        judge_alone = load_config("config.yaml", list(MODELS[2:]))
+        with pytest.raises(UserError, match=r"judges\.0\.model was 'embedded/judge' and is now 'embedded/v1/judge'"):
+            refuse_other_run(judge_alone, _corpus(judge_alone), read_manifest(old.run_dir).header)
+
     def test_keeps_the_form_of_its_tars(self, old: RunConfig) -> None:
         """Only the recipe is JSON text in them; a new shard is as the first, and a repaired one too."""
         corpus = _corpus(old)
@@ -120,7 +135,7 @@ class TestRunOfAnOlderVersion:
     def test_is_resumed_to_its_end(self, old: RunConfig) -> None:
         before = _hashes(old.run_dir)
         header = read_manifest(old.run_dir).header
-        code, output = noisesmith("run", "config.yaml")
+        code, output = noisesmith("run", "config.yaml", *MODELS)
         assert code == 0, output
         after = read_manifest(old.run_dir)
         assert after.header == header
