@@ -13,14 +13,14 @@ from noisesmith.pipeline.errors import UserError
 
 TRAINING = "noisesmith.pipeline.embedded.training"
 
-app = typer.Typer(help="Train the built-in tiny models from scratch, or evaluate them.", no_args_is_help=True)
+app = typer.Typer(help="Train the built-in tiny models, or evaluate them.", no_args_is_help=True)
 
 
 @app.command("train")
 def embedded_train(
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Where to write the folders sd, vlm and judge.", parser=local_path),
+        typer.Option("--out", metavar="DIR", help="Where to write the models' folders.", parser=local_path),
     ],
     checkpoints: Annotated[
         Path,
@@ -28,13 +28,20 @@ def embedded_train(
             "--checkpoints", metavar="DIR", help="Where to keep checkpoints while training.", parser=local_path
         ),
     ] = Path("checkpoints"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of scenes, weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of scenes, weights and batches.")] = 1,
+    stages: Annotated[
+        str | None, typer.Option("--stages", metavar="NAME,…", help="Which stages to train; by default all, in order.")
+    ] = None,
 ) -> None:
-    """Train the built-in models from a seed (hours on two cores). The same command resumes."""
+    """Train the built-in models on from those of version 1 (hours on two cores). The same command resumes."""
     _require_training()
-    from noisesmith.pipeline.embedded.training.train import train
+    from noisesmith.pipeline.embedded.training.train import STAGES, train
 
-    train(out, checkpoints, seed)
+    chosen = stages.split(",") if stages else STAGES
+    try:
+        train(out, checkpoints, seed, stages=chosen)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"--stages: {error}") from error
 
 
 @app.command("evaluate")
@@ -44,7 +51,7 @@ def embedded_evaluate(
         typer.Option(
             "--weights",
             metavar="DIR",
-            help="Folder with sd, vlm and judge; by default the built-in one.",
+            help="Folder that `embedded train` wrote; by default the built-in one.",
             parser=local_path,
         ),
     ] = None,
@@ -60,7 +67,7 @@ def embedded_evaluate(
 
     quiet_libraries()
     folder = weights_dir or WEIGHTS
-    for name in ("vlm", "judge"):
+    for name in ("vlm", "judge"):  # version 1 has no more
         if not (folder / name / "config.json").is_file():
             raise UserError(
                 f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote"

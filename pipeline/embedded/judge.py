@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import ConvNextBackbone, ConvNextConfig, PretrainedConfig, PreTrainedModel
 
 from noisesmith.pipeline.embedded.geometry import SIZE, truth
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, NOUNS, WEARABLES, ScenePrompt, parse
@@ -38,13 +38,18 @@ class Detection:
 
 
 class JudgeConfig(PretrainedConfig):  # type: ignore[misc]  # untyped here
-    """The detector's width in channels, and the confidence from which an object counts as found."""
+    """The detector's width in channels, its trunk, and the confidence from which an object counts as found.
+
+    ``trunk`` is ``residual``, or ``convnext`` (arXiv 2201.03545): two detectors of different kinds err on different
+    pictures.
+    """
 
     model_type = "noisesmith_judge"
 
-    def __init__(self, width: int = 24, threshold: float = 0.4, **kwargs: object) -> None:
+    def __init__(self, width: int = 24, threshold: float = 0.4, trunk: str = "residual", **kwargs: object) -> None:
         self.width = width
         self.threshold = threshold
+        self.trunk = trunk
         super().__init__(**kwargs)
 
 
@@ -71,11 +76,25 @@ class Judge(PreTrainedModel):  # type: ignore[misc]  # untyped here
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__(config)
         w = config.width
-        self.stem = nn.Sequential(nn.Conv2d(3, w, 4, 2, 1), _Residual(w))
-        self.fine = nn.Sequential(nn.Conv2d(w, 2 * w, 4, 2, 1), _Residual(2 * w), _Residual(2 * w))
-        self.coarse = nn.Sequential(nn.Conv2d(2 * w, 4 * w, 4, 2, 1), _Residual(4 * w), _Residual(4 * w))
-        self.merge = nn.Conv2d(4 * w, 2 * w, 1)
-        self.trunk = nn.Sequential(_Residual(2 * w), nn.GroupNorm(8, 2 * w), nn.SiLU())
+        if config.trunk == "convnext":
+            self.backbone = ConvNextBackbone(
+                ConvNextConfig(
+                    patch_size=STRIDE,
+                    hidden_sizes=[2 * w, 4 * w, 6 * w],
+                    depths=[2, 3, 2],
+                    num_stages=3,
+                    out_features=["stage1", "stage2", "stage3"],
+                    drop_path_rate=0.0,
+                )
+            )
+            self.levels = nn.ModuleList([nn.Conv2d(channels * w, 2 * w, 1) for channels in (2, 4, 6)])
+            self.last = nn.Sequential(nn.Conv2d(2 * w, 2 * w, 3, padding=1), nn.GELU())
+        else:
+            self.stem = nn.Sequential(nn.Conv2d(3, w, 4, 2, 1), _Residual(w))
+            self.fine = nn.Sequential(nn.Conv2d(w, 2 * w, 4, 2, 1), _Residual(2 * w), _Residual(2 * w))
+            self.coarse = nn.Sequential(nn.Conv2d(2 * w, 4 * w, 4, 2, 1), _Residual(4 * w), _Residual(4 * w))
+            self.merge = nn.Conv2d(4 * w, 2 * w, 1)
+            self.trunk = nn.Sequential(_Residual(2 * w), nn.GroupNorm(8, 2 * w), nn.SiLU())
         self.heat = nn.Conv2d(2 * w, len(NOUNS), 3, padding=1)
         self.colour = nn.Conv2d(2 * w, len(COLOURS), 3, padding=1)
         self.place = nn.Conv2d(2 * w, 3, 3, padding=1)
@@ -95,10 +114,22 @@ class Judge(PreTrainedModel):  # type: ignore[misc]  # untyped here
             noun logits [B, 24, 16, 16], colour logits [B, 11, 16, 16], and (x offset in cells, y offset in cells,
             size / 24) [B, 3, 16, 16].
         """
-        fine = self.fine(self.stem(pixel_values * 2 - 1))
+        features = self._features(pixel_values * 2 - 1)
+        return self.heat(features), self.colour(features), self.place(features)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """What the heads read: [B, 2 * width, 16, 16] of pixels [B, 3, 64, 64] in −1..1."""
+        if self.config.trunk == "convnext":
+            side = SIZE // STRIDE
+            merged = pixels.new_zeros(len(pixels), 2 * self.config.width, side, side)
+            for level, maps in zip(self.levels, self.backbone(pixels).feature_maps, strict=True):
+                merged = merged + F.interpolate(level(maps), (side, side), mode="nearest")
+            last: Tensor = self.last(merged)
+            return last
+        fine = self.fine(self.stem(pixels))
         coarse = self.merge(self.coarse(fine))
-        trunk = self.trunk(fine + F.interpolate(coarse, scale_factor=2, mode="nearest"))
-        return self.heat(trunk), self.colour(trunk), self.place(trunk)
+        features: Tensor = self.trunk(fine + F.interpolate(coarse, scale_factor=2, mode="nearest"))
+        return features
 
     @torch.no_grad()
     def detect(self, images: Tensor | Sequence[Image.Image]) -> list[list[Detection]]:

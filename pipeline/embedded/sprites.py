@@ -68,6 +68,17 @@ def sprite(noun: str, colour: str | None, size: int) -> Floats:
     return np.asarray(small.convert("RGBA"), np.float32) / np.float32(255)
 
 
+@lru_cache(maxsize=512)
+def mean_colour(noun: str, colour: str | None) -> tuple[float, float, float]:
+    """RGB in 0..1 of a sprite inside its outline: the middle shade of its tint, or the mean of its pixels."""
+    if colour is not None:
+        red, green, blue = TINTS[colour][1]
+        return red / 255, green / 255, blue / 255
+    rgba = _stored()[noun].astype(np.float32) / 255
+    shown = rgba[rgba[..., 3] > 0.5, :3].mean(0)
+    return float(shown[0]), float(shown[1]), float(shown[2])
+
+
 def tint(rgba: Pixels, colour: str) -> Pixels:
     """Recolour uint8 RGBA [h, w, 4] by luminance: dark, median and light parts take the colour's three shades."""
     luminance = rgba[..., :3].astype(np.float32) @ _LUMINANCE

@@ -10,18 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
+from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.embedded.grammar import parse
 from noisesmith.pipeline.embedded.judge import Detection
 from noisesmith.pipeline.embedded.training import judge as judge_stage
-from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vae, new_vlm
+from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.evaluate import balanced, table
 from noisesmith.pipeline.embedded.training.loop import StageSettings, fit, learning_rate
 from noisesmith.pipeline.embedded.training.packing import pack, packed_logits, segments, words
-from noisesmith.pipeline.embedded.training.refine import as_scene
+from noisesmith.pipeline.embedded.training.pool import as_scene, evaluation_prompts, labelled, near, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import sample
 from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.train import train
-from noisesmith.pipeline.embedded.training.vae import whiten
+from noisesmith.pipeline.prompts import open_corpus
 
 
 def test_a_resumed_training_ends_in_the_same_state(tmp_path: Path) -> None:
@@ -46,12 +48,12 @@ def test_a_resumed_training_ends_in_the_same_state(tmp_path: Path) -> None:
 
 def test_a_resumed_judge_ends_in_the_same_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dataclasses.replace(judge_stage.SETTINGS, steps=4, batch=2)
-    whole = judge_stage.train(1, tmp_path / "whole", None, settings, log=lambda _: None)
+    whole = judge_stage.train(1, tmp_path / "whole", None, settings=settings, log=lambda _: None)
     torch.manual_seed(123)
     with monkeypatch.context() as patch:
         patch.setattr(judge_stage, "fit", functools.partial(fit, stop_after=2))
-        judge_stage.train(1, tmp_path / "halves", None, settings, log=lambda _: None)
-    resumed = judge_stage.train(1, tmp_path / "halves", None, settings, log=lambda _: None)
+        judge_stage.train(1, tmp_path / "halves", None, settings=settings, log=lambda _: None)
+    resumed = judge_stage.train(1, tmp_path / "halves", None, settings=settings, log=lambda _: None)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -84,17 +86,6 @@ def test_packed_questions_answer_as_single_ones_do() -> None:
                 )
 
 
-def test_whitening_latents_changes_no_pixel() -> None:
-    torch.manual_seed(0)
-    vae, rng = new_vae().eval(), random.Random(2)
-    images = pictures([sample(rng) for _ in range(8)]) * 2 - 1
-    with torch.no_grad():
-        before = vae.decode(vae.encode(images).latent_dist.mode()).sample
-        whiten(vae, 0, count=64, floor=1e-6)
-        after = vae.decode(vae.encode(images).latent_dist.mode()).sample
-    torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
-
-
 def test_training_asks_what_the_processor_writes() -> None:
     w, processor = words(), new_processor()
     text = f"USER: <image>\n{QUESTION.format('a cat and a red car')} ASSISTANT:"
@@ -104,14 +95,40 @@ def test_training_asks_what_the_processor_writes() -> None:
     assert ids == w.before + [image] * 64 + w.opening + prompt + w.closing
 
 
-def test_detections_become_a_scene_only_when_sure() -> None:
-    cat = Detection("cat", None, 30, 16, 24, 0.9)
-    car = Detection("car", "red", 30, 34, 24, 0.9)
-    scene = as_scene([cat, car])
+CAT = Detection("cat", None, 30, 12, 24, 0.9)
+CAR = Detection("car", "red", 30, 44, 24, 0.9)
+
+
+def test_detections_become_a_scene() -> None:
+    scene = as_scene([CAT, CAR])
     assert scene is not None
-    assert scene.layout == "on"
-    assert as_scene([cat, dataclasses.replace(car, confidence=0.4)]) is None
+    assert scene.layout == "above"
+    assert as_scene([CAT, dataclasses.replace(CAT, x=10)]) is None
     assert as_scene([]) is None
+
+
+def test_a_generated_picture_is_asked_about_what_is_near_to_its_prompt() -> None:
+    prompt = parse("a cat above a blue car")
+    assert prompt is not None
+    rng = random.Random(0)
+    asked = [str(one) for one in near(prompt, rng)]
+    assert asked[:3] == ["a cat", "a blue car", "a blue car above a cat"]
+    assert asked[3] in ("a blue car below a cat", "a blue car under a cat")
+    known_words = words()
+    rows = labelled([CAT, CAR], prompt, rng, known_words, 8)
+    answers = [targets[-1] == known_words.yes for _, targets in rows]
+    assert answers[:5] == [False, True, False, False, False]
+    assert len(rows) == 8
+
+
+@pytest.mark.parametrize("source", ["embedded-complex", "quickstart", "paper"])
+def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
+    excluded = evaluation_prompts()
+    config = load_config(Path(__file__).parents[2] / "configs" / f"{source}.yaml")
+    for row in open_corpus(config).rows():
+        assert row.prompt in excluded
+    for seed in (1, 2):
+        assert excluded.isdisjoint(training_prompts(seed, 500))
 
 
 def test_balanced_accuracy_weighs_both_answers_alike() -> None:

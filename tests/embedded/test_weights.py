@@ -1,52 +1,71 @@
 """The shipped models: loaded by their own classes, and as good as the model card says, on fresh seeds."""
 
+import json
 import random
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextModel, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2VLForConditionalGeneration,
+)
 
-from noisesmith.pipeline.embedded import MODELS, weights
-from noisesmith.pipeline.embedded.grammar import COLOURS, JOINS, NOUNS, ScenePrompt, parse
+from noisesmith.pipeline.config import ScorerConfig
+from noisesmith.pipeline.embedded import MODELS, NAMES, WEIGHTS, newest, versions, weights
+from noisesmith.pipeline.embedded.grammar import COLOURS, GRAMMARS, JOINS, NOUNS, ScenePrompt, parse, prompts
 from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training.architectures import QUESTION
 from noisesmith.pipeline.embedded.training.data import pictures
-from noisesmith.pipeline.embedded.training.evaluate import on_renders, paint
+from noisesmith.pipeline.embedded.training.evaluate import Models, load, on_renders, paint
+from noisesmith.pipeline.embedded.training.questions import caption
 from noisesmith.pipeline.embedded.training.scenes import sample
+from noisesmith.pipeline.scorers import find_scorer, load_scorer
 
 
 @lru_cache
+def models() -> Models:
+    return load(WEIGHTS)
+
+
 def judge() -> Judge:
-    loaded: Judge = Judge.from_pretrained(weights("judge")).eval()
-    return loaded
+    return models().judges["judge"]
 
 
-@lru_cache
-def vlm() -> LlavaForConditionalGeneration:
-    return LlavaForConditionalGeneration.from_pretrained(weights("vlm")).eval()
-
-
-@lru_cache
 def pipe() -> StableDiffusionPipeline:
-    loaded = StableDiffusionPipeline.from_pretrained(weights("sd"))
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+    return models().pipe
 
 
 def test_they_are_safetensors_only_and_under_40_megabytes() -> None:
-    files = [f for f in weights("sd").parent.rglob("*") if f.is_file()]
+    root = Path(__file__).parents[2]
+    files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt", ".jinja", ".md"}
-    assert sum(f.stat().st_size for f in files) < 40e6
+    assert sum(f.stat().st_size for f in root.rglob("*.safetensors") if f.is_file() and ".venv" not in f.parts) < 40e6
 
 
 def test_an_unknown_name_is_refused() -> None:
-    assert [weights(m).name for m in MODELS] == list(MODELS)
+    assert all(weights(name).is_dir() for name in MODELS)
     with pytest.raises(ValueError, match="no built-in model 'sdxl'"):
         weights("sdxl")
+
+
+def test_every_built_in_name_has_weights_and_versions_of_one_model_have_one_name() -> None:
+    assert {folder for names in NAMES.values() for folder in names.values()} == set(MODELS)
+    assert versions("judges", "embedded/judge") == ["embedded/judge", "embedded/v1/judge"]
+    assert versions("scorers", "embedded/v1") == ["embedded", "embedded/v1"]
+    assert versions("scorers", "openai/clip") == []
+    assert newest("embedded/v1/judge") == "embedded/judge"
+    assert newest("embedded/qwen") == "embedded/qwen"
+    assert newest("my/embedded/v1") == "my/embedded/v1"
 
 
 def test_the_diffusion_model_is_a_stable_diffusion_pipeline() -> None:
@@ -60,13 +79,33 @@ def test_the_diffusion_model_is_a_stable_diffusion_pipeline() -> None:
     assert image.size == (64, 64)
 
 
-def test_its_tokenizer_knows_every_word() -> None:
+def test_its_tokenizer_gives_the_same_ids_in_every_class() -> None:
+    """Training scripts read it as a CLIPTokenizer, pipelines as what the folder says."""
+    folder = weights("sd") / "tokenizer"
+    readers = [pipe().tokenizer, CLIPTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)]
+    readers.append(CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), **special_tokens(folder)))
+    first = AutoTokenizer.from_pretrained(weights("v1/sd") / "tokenizer")
+    asked = [str(prompt) for grammar in GRAMMARS for prompt in islice(prompts(grammar, 7), 300)]
+    for text in (*asked, *NOUNS, *COLOURS, *JOINS, "a", "an", ""):
+        expected = first(text).input_ids
+        assert first.unk_token_id not in expected
+        assert [reader(text).input_ids for reader in readers] == [expected] * 4, text
+    assert pipe().tokenizer.unk_token_id in pipe().tokenizer("a zebra").input_ids
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The special tokens that a tokenizer's folder states."""
+    stated = json.loads((folder / "tokenizer_config.json").read_text())
+    return {name: token for name, token in stated.items() if name.endswith("_token")}
+
+
+def test_pieces_of_unknown_words_are_embedded_as_an_unknown_word() -> None:
     tokenizer = pipe().tokenizer
-    for text in (*NOUNS, *COLOURS, *JOINS, "a", "an"):
-        ids = tokenizer(text).input_ids
-        assert len(ids) == 3, text
-        assert tokenizer.unk_token_id not in ids, text
-    assert tokenizer.unk_token_id in tokenizer("a unicorn").input_ids
+    table = pipe().text_encoder.get_input_embeddings().weight
+    assert len(table) == len(tokenizer)
+    unknown = table[tokenizer.unk_token_id]
+    pieces = [number for word, number in tokenizer.get_vocab().items() if not word.endswith("</w>")]
+    assert all(torch.equal(table[number], unknown) for number in pieces if number > 3)
 
 
 def test_latents_of_scenes_have_unit_variance() -> None:
@@ -78,25 +117,46 @@ def test_latents_of_scenes_have_unit_variance() -> None:
     assert float(latents.std()) == pytest.approx(1, abs=0.1)
 
 
-def test_the_vlm_is_a_llava_with_its_processor() -> None:
-    model, processor = vlm(), LlavaProcessor.from_pretrained(weights("vlm"))
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION.format("a cat")}]}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    assert text == 'USER: <image>\nDoes this figure show "a cat"? Please answer yes or no. ASSISTANT:'
-    batch = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt")
-    assert processor.tokenizer.unk_token_id not in batch.input_ids
-    with torch.no_grad():
-        chances = model(**batch).logits[0, -1].softmax(-1)
-    yes, no = (processor.tokenizer.convert_tokens_to_ids(w) for w in ("Yes", "No"))
-    assert float(chances[yes] + chances[no]) > 0.98
+@pytest.mark.parametrize(
+    ("name", "folder", "family"),
+    [
+        ("embedded", "vlm", LlavaForConditionalGeneration),
+        ("embedded/qwen", "qwen", Qwen2VLForConditionalGeneration),
+    ],
+)
+def test_a_scorer_answers_yes_or_no(name: str, folder: str, family: type[PreTrainedModel]) -> None:
+    assert type(models().scorers[folder]) is family
+    assert {p.dtype for p in models().scorers[folder].parameters()} == {torch.float32}
+    rng = random.Random(5)
+    scenes = [sample(rng, "above") for _ in range(8)]
+    asked = [str(caption(scene, rng)) for scene in scenes]
+    scores = {}
+    for readout in ("yes", "yes_no"):
+        scorer = load_scorer(find_scorer(ScorerConfig(model=name, readout=readout)), "cpu")
+        with torch.no_grad():
+            scores[readout] = scorer.log_scores(asked, pictures(scenes)).exp()
+    assert scores["yes_no"].mean() > 0.9
+    assert (scores["yes"] / scores["yes_no"]).min() > 0.98  # P("Yes") + P("No") among all words
 
 
-def test_scorer_and_judge_answer_fresh_renders() -> None:
-    figures = on_renders(vlm(), judge(), seed=2024, count=250)
-    assert figures["judge balanced accuracy"] > 0.99
-    assert figures["judge finds exactly the scene's objects"] > 0.98
-    assert figures["vlm balanced accuracy"] > 0.95  # 0.974 on 1,000 scenes
+@pytest.mark.parametrize("name", ["vlm", "qwen"])
+def test_a_scorer_knows_every_word_of_its_chat(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(weights(name))
+    template = (weights(name) / "chat_template.jinja").read_text()
+    parts = [{"type": "image"}, {"type": "text", "text": QUESTION.format("a cat")}]
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}], template, add_generation_prompt=True, return_dict=False
+    )
+    assert tokenizer.unk_token_id not in ids
+
+
+def test_scorers_and_detectors_answer_fresh_renders() -> None:
+    figures = on_renders(models(), seed=2024, count=250)
+    for name in ("judge", "detector"):
+        assert figures[f"{name} balanced accuracy"] > 0.98
+        assert figures[f"{name} finds exactly the scene's objects"] > 0.95
+    for name in ("vlm", "qwen"):
+        assert figures[f"{name} balanced accuracy"] > 0.95
 
 
 def test_the_judge_reads_pil_images_and_tensors_alike() -> None:

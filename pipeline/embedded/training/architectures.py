@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     CLIPImageProcessor,
@@ -20,22 +18,22 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
-from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, JOINS, THINGS
 from noisesmith.pipeline.embedded.judge import Judge, JudgeConfig
 from noisesmith.pipeline.embedded.training.vision_tower import PATCH, see_neighbours
+from noisesmith.pipeline.embedded.training.vocabulary import (
+    SCENE_WORDS,
+    SPECIALS,
+    TEXT_LENGTH,
+    chat_tokenizer,
+    text_tokenizer,
+    write_byte_pairs,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
-SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
-SCENE_WORDS = ("a", "an", *ANIMALS, *THINGS, *COLOURS, *JOINS)
-CHAT_WORDS = (
-    "Yes", "No", "yes", "no", "USER", "ASSISTANT", "SYSTEM", ":", "Does", "What", "does", "this", "figure", "show", '"',
-    "'", "?", ".", ",", "Please", "answer", "or", "image", "picture", "Is", "there", "in", "the", "Question", "Answer",
-)  # fmt: skip
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -76,17 +74,21 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def new_text_encoder() -> CLIPTextModel:
-    """The caption's encoder: two layers over at most 16 words."""
+def new_text_encoder(vocabulary: int = len(SPECIALS) + len(SCENE_WORDS)) -> CLIPTextModel:
+    """The caption's encoder: two layers over at most 16 words.
+
+    Args:
+        vocabulary: rows of its embedding; in training the words of the grammar only.
+    """
     tokenizer = text_tokenizer()
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=TEXT_WIDTH,
         intermediate_size=4 * TEXT_WIDTH,
         projection_dim=TEXT_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=16,
+        max_position_embeddings=TEXT_LENGTH,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -106,39 +108,6 @@ def new_scheduler() -> DDIMScheduler:
         steps_offset=1,
         prediction_type="v_prediction",
     )
-
-
-def _tokenizer(
-    words: Sequence[str], max_length: int, close: bool, extra: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words; with ``close`` texts end in ``</s>``."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIALS, *words))}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>" if close else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=list(extra),
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
-        padding_side="right",
-    )
-
-
-def text_tokenizer() -> PreTrainedTokenizerFast:
-    """The diffusion model's tokenizer: words of the grammar between ``<s>`` and ``</s>``, at most 16."""
-    return _tokenizer(SCENE_WORDS, 16, close=True)
-
-
-def chat_tokenizer() -> PreTrainedTokenizerFast:
-    """The scorer's tokenizer: words of grammar and question after ``<s>``; case matters ("Yes" is a token)."""
-    return _tokenizer((*CHAT_WORDS, *SCENE_WORDS), 512, close=False, extra=("<image>",))
 
 
 def new_vlm() -> LlavaForConditionalGeneration:
@@ -195,11 +164,12 @@ def new_processor() -> LlavaProcessor:
 
 def save_sd(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
     """Write a ``StableDiffusionPipeline`` folder, weights in half precision, configured to load as float32."""
+    tokenizer = text_tokenizer()
     pipe = StableDiffusionPipeline(
-        vae=_half(vae, new_vae()),
-        unet=_half(unet, new_unet()),
-        text_encoder=_half(text, new_text_encoder()),
-        tokenizer=text_tokenizer(),
+        vae=half(vae, new_vae()),
+        unet=half(unet, new_unet()),
+        text_encoder=half(with_pieces(text), new_text_encoder(len(tokenizer))),
+        tokenizer=tokenizer,
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -208,31 +178,44 @@ def save_sd(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: 
     pipe.vae.register_to_config(scaling_factor=float(vae.config.scaling_factor))
     shutil.rmtree(folder, ignore_errors=True)
     pipe.save_pretrained(folder)
-    _declare_float32(folder / "text_encoder")
+    declare_float32(folder / "text_encoder")
+    write_byte_pairs(folder / "tokenizer")
+
+
+def with_pieces(text: CLIPTextModel) -> CLIPTextModel:
+    """The text encoder with a row of its embedding for every piece of the tokenizer, each as that of ``<unk>``."""
+    known = text.get_input_embeddings().weight.detach()
+    unknown = known[SPECIALS.index("<unk>")]
+    whole = new_text_encoder(len(text_tokenizer()))
+    state = text.state_dict()
+    pieces = unknown.expand(whole.config.vocab_size - len(known), -1)
+    state["embeddings.token_embedding.weight"] = torch.cat([known, pieces])
+    whole.load_state_dict(state)
+    return whole
 
 
 def save_vlm(folder: Path, vlm: LlavaForConditionalGeneration) -> None:
     """Write a ``LlavaForConditionalGeneration`` folder with its processor."""
     shutil.rmtree(folder, ignore_errors=True)
-    _half(vlm, new_vlm()).save_pretrained(folder)
+    half(vlm, new_vlm()).save_pretrained(folder)
     new_processor().save_pretrained(folder)
-    _declare_float32(folder)
+    declare_float32(folder)
 
 
 def save_judge(folder: Path, judge: Judge) -> None:
     """Write the judge's folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    _half(judge, Judge(JudgeConfig())).save_pretrained(folder)
-    _declare_float32(folder)
+    half(judge, Judge(JudgeConfig(trunk=judge.config.trunk))).save_pretrained(folder)
+    declare_float32(folder)
 
 
-def _half(source: Module, blank: Module) -> Module:
+def half(source: Module, blank: Module) -> Module:
     """``blank`` with the weights of ``source`` in half precision; the source keeps its own."""
     blank.load_state_dict(source.state_dict())
     return blank.to(torch.float16)
 
 
-def _declare_float32(folder: Path) -> None:
+def declare_float32(folder: Path) -> None:
     """Declare float32 in a model's ``config.json``, from which the libraries read the working precision.
 
     Half precision saves space on disk, but the models work in float32.

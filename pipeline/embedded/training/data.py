@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, THINGS
 from noisesmith.pipeline.embedded.sprites import aspect
-from noisesmith.pipeline.embedded.training.scenes import NORMAL, STEP, Item, Scene, crowded, render, sample
+from noisesmith.pipeline.embedded.training.scenes import NORMAL, STEP, Item, Scene, background, crowded, render, sample
 
 
 def pictures(scenes: Sequence[Scene]) -> Tensor:
@@ -53,7 +53,7 @@ def tiled(rng: random.Random) -> Scene:
         left = 32 * (quarter % 2) + STEP * rng.randint(0, 2)
         top = 32 * (quarter // 2) + STEP * rng.randint(0, 2)
         items.append(Item(noun, colour, left + width / 2, top + height / 2, NORMAL))
-    return Scene(tuple(items), "crowded", sample(rng, "single").background)
+    return Scene(tuple(items), "crowded", background(items, rng))
 
 
 def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: float = 0.35) -> Tensor:

@@ -3,58 +3,89 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import (
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2VLForConditionalGeneration,
+)
 
 from noisesmith.pipeline.embedded import WEIGHTS
 from noisesmith.pipeline.embedded.geometry import Located, matches, truth
-from noisesmith.pipeline.embedded.grammar import GRAMMARS, ScenePrompt, parse, prompts
+from noisesmith.pipeline.embedded.grammar import (
+    COLOURS,
+    GRAMMARS,
+    NOUNS,
+    THINGS,
+    Phrase,
+    ScenePrompt,
+    parse,
+    prompts,
+)
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches, pictures
-from noisesmith.pipeline.embedded.training.eye import read_images, read_labels
+from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_images, read_labels
 from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Segment, Words, pack, packed_logits, words
 from noisesmith.pipeline.embedded.training.questions import NEGATIVES, Question, possible, question
 from noisesmith.pipeline.embedded.training.scenes import Scene, sample
-from noisesmith.pipeline.embedded.training.student import normalised
+from noisesmith.pipeline.embedded.training.student import patch_tokens
 
-GUIDANCE = 2.0
+SCORERS = {"vlm": LlavaForConditionalGeneration, "qwen": Qwen2VLForConditionalGeneration}
+JUDGES = ("judge", "detector")
+PANEL = "panel"  # the geometric mean of both scorers
 STEPS = 20
+ALONE = 22  # images of every noun alone, so that every colour comes twice
 UNKNOWN = 3  # the chat tokenizer's <unk>
 BATCH = 32
 
 
-def load(folder: Path) -> tuple[StableDiffusionPipeline, LlavaForConditionalGeneration, Judge]:
-    """The three models of a weights folder, by their own ``from_pretrained``, in float32."""
+@dataclass(frozen=True)
+class Models:
+    """The models of a weights folder; version 1 has one scorer and one detector. The first detector is the judge."""
+
+    pipe: StableDiffusionPipeline
+    scorers: Mapping[str, PreTrainedModel]
+    judges: Mapping[str, Judge]
+
+
+def load(folder: Path) -> Models:
+    """The models of a weights folder, by their own ``from_pretrained``, in float32."""
     pipe = StableDiffusionPipeline.from_pretrained(folder / "sd")
     pipe.set_progress_bar_config(disable=True)
-    vlm = LlavaForConditionalGeneration.from_pretrained(folder / "vlm").eval()
-    return pipe, vlm, Judge.from_pretrained(folder / "judge").eval()
+    scorers: dict[str, PreTrainedModel] = {}
+    for name, loader in SCORERS.items():
+        if (folder / name).is_dir():
+            scorers[name] = loader.from_pretrained(folder / name).eval()
+    judges: dict[str, Judge] = {}
+    for name in JUDGES:
+        if (folder / name).is_dir():
+            judges[name] = Judge.from_pretrained(folder / name).eval()
+    return Models(pipe, scorers, judges)
 
 
 @torch.no_grad()
-def answers(
-    vlm: LlavaForConditionalGeneration, images: Tensor, asked: Sequence[Sequence[ScenePrompt]]
-) -> list[list[float]]:
+def answers(vlm: PreTrainedModel, images: Tensor, asked: Sequence[Sequence[ScenePrompt]]) -> list[list[float]]:
     """P(Yes) among all words, for each picture's prompts.
 
     Args:
         images: float [B, 3, 64, 64] in 0..1.
         asked: B lists of prompts.
     """
-    known_words = words()
+    known_words = words("qwen" if isinstance(vlm, Qwen2VLForConditionalGeneration) else "llava")
     found: list[list[float]] = []
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
-        hidden = vlm.model.vision_tower(normalised(part), output_hidden_states=True).hidden_states[-1]
-        tokens = vlm.model.multi_modal_projector(hidden[:, 1:])
+        tokens = patch_tokens(vlm, part)
         rows: list[list[Segment]] = []
         for prompts_of_one in asked[start : start + BATCH]:
             rows.append([_segment(prompt, known_words) for prompt in prompts_of_one])
@@ -91,35 +122,57 @@ def balanced(right: Sequence[tuple[bool, bool]]) -> float:
     return (fmean(on_true) + fmean(on_false)) / 2
 
 
-def on_renders(vlm: LlavaForConditionalGeneration, judge: Judge, seed: int, count: int) -> dict[str, float]:
-    """Accuracies of scorer and judge on rendered scenes with known answers."""
+def on_renders(models: Models, seed: int, count: int) -> dict[str, float]:
+    """Accuracies of scorers and detectors on rendered scenes with known answers."""
     scenes = sheet(random.Random(f"evaluate/{seed}"), count)
     images = pictures([scene for scene, _ in scenes])
-    found: list[list[Detection]] = []
-    for part in batches(images, 64):
-        found += judge.detect(part)
+    figures: dict[str, float] = {}
+    for name, judge in models.judges.items():
+        figures |= _detections_on_renders(name, detect(judge, images), scenes)
     prompts_asked: list[list[ScenePrompt]] = []
     for _, asked in scenes:
         prompts_asked.append([one.prompt for one in asked])
-    chances = answers(vlm, images, prompts_asked)
-    by_kind: dict[str, list[bool]] = defaultdict(list)
-    vlm_right: list[tuple[bool, bool]] = []
-    judge_right: list[tuple[bool, bool]] = []
+    for name, vlm in models.scorers.items():
+        figures |= _answers_on_renders(name, answers(vlm, images, prompts_asked), scenes)
+    return figures
+
+
+def detect(judge: Judge, images: Tensor) -> list[list[Detection]]:
+    """What a detector finds in each of float [B, 3, 64, 64] in 0..1."""
+    found: list[list[Detection]] = []
+    for part in batches(images, 64):
+        found += judge.detect(part)
+    return found
+
+
+def _detections_on_renders(
+    name: str, found: Sequence[Sequence[Detection]], scenes: Sequence[tuple[Scene, list[Question]]]
+) -> dict[str, float]:
+    right: list[tuple[bool, bool]] = []
     exact: list[bool] = []
-    for (scene, asked), detections, row in zip(scenes, found, chances, strict=True):
+    for (scene, asked), detections in zip(scenes, found, strict=True):
         exact.append(_names(detections) == _names(scene.items))
+        for one in asked:
+            right.append((one.answer, truth(detections, one.prompt) == one.answer))
+    return {
+        f"{name} balanced accuracy": balanced(right),
+        f"{name} finds exactly the scene's objects": fmean(exact),
+    }
+
+
+def _answers_on_renders(
+    name: str, chances: Sequence[Sequence[float]], scenes: Sequence[tuple[Scene, list[Question]]]
+) -> dict[str, float]:
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    right: list[tuple[bool, bool]] = []
+    for (_, asked), row in zip(scenes, chances, strict=True):
         for one, chance in zip(asked, row, strict=True):
             good = (chance > 0.5) == one.answer
-            vlm_right.append((one.answer, good))
-            by_kind[f"vlm {'yes' if one.answer else 'no'}: {one.kind}"].append(good)
-            judge_right.append((one.answer, truth(detections, one.prompt) == one.answer))
-    figures = {
-        "vlm balanced accuracy": balanced(vlm_right),
-        "judge balanced accuracy": balanced(judge_right),
-        "judge finds exactly the scene's objects": fmean(exact),
-    }
-    for kind, right in sorted(by_kind.items()):
-        figures[kind] = fmean(right)
+            right.append((one.answer, good))
+            by_kind[f"{name} {'yes' if one.answer else 'no'}: {one.kind}"].append(good)
+    figures = {f"{name} balanced accuracy": balanced(right)}
+    for kind, good_answers in sorted(by_kind.items()):
+        figures[kind] = fmean(good_answers)
     return figures
 
 
@@ -128,7 +181,7 @@ def _names(objects: Sequence[Located]) -> list[tuple[str, str]]:
     return sorted((one.noun, one.colour or "") for one in objects)
 
 
-def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int) -> Tensor:
+def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int, guidance: float = 1.0) -> Tensor:
     """First images of prompts: float [B, 3, 64, 64] in 0..1."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
@@ -138,7 +191,7 @@ def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int
             height=64,
             width=64,
             num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
+            guidance_scale=guidance,
             generator=generator,
             output_type="pt",
         ).images
@@ -146,57 +199,69 @@ def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int
     return torch.cat(parts).float()
 
 
-def on_samples(
-    pipe: StableDiffusionPipeline, vlm: LlavaForConditionalGeneration, judge: Judge, seed: int, count: int
-) -> dict[str, float]:
-    """Faithfulness of first images by judge and scorer, and how often the two agree."""
+def opinions(models: Models, images: Tensor, asked: Sequence[ScenePrompt]) -> dict[str, list[float]]:
+    """What each detector (0 or 1), each scorer (P(Yes)) and the panel say of images and their prompts."""
+    found: dict[str, list[float]] = {}
+    for name, judge in models.judges.items():
+        detections = detect(judge, images)
+        found[name] = [float(truth(one, prompt)) for one, prompt in zip(detections, asked, strict=True)]
+    chances: list[list[float]] = []
+    for name, vlm in models.scorers.items():
+        found[name] = [row[0] for row in answers(vlm, images, [[prompt] for prompt in asked])]
+        chances.append(found[name])
+    if len(chances) > 1:
+        found[PANEL] = [math.prod(of_image) ** (1 / len(chances)) for of_image in zip(*chances, strict=True)]
+    return found
+
+
+def on_samples(models: Models, seed: int, count: int) -> dict[str, float]:
+    """Faithfulness of first images without guidance, by every model, and how often it agrees with the judge."""
     figures: dict[str, float] = {}
-    all_agree: list[bool] = []
-    named: list[bool] = []
     for grammar in GRAMMARS:
         asked = list(itertools.islice(prompts(grammar, seed + 100_000), count))
-        images = paint(pipe, asked, seed)
-        chances = [row[0] for row in answers(vlm, images, [[prompt] for prompt in asked])]
-        verdicts: list[bool] = []
-        agree: list[bool] = []
-        for prompt, detections, chance in zip(asked, judge.detect(images), chances, strict=True):
-            verdict = truth(detections, prompt)
-            verdicts.append(verdict)
-            agree.append((chance > 0.5) == verdict)
-            named.append(_finds_one(detections, prompt))
-        figures[f"{grammar}: judged faithful"] = fmean(verdicts)
-        figures[f"{grammar}: mean P(Yes)"] = fmean(chances)
-        figures[f"{grammar}: vlm and judge agree"] = fmean(agree)
-        all_agree += agree
-    figures["a named object found"] = fmean(named)
-    figures["vlm and judge agree"] = fmean(all_agree)
+        found = opinions(models, paint(models.pipe, asked, seed), asked)
+        verdicts = found["judge"]
+        for name, says in found.items():
+            kind = "judged faithful by" if name in models.judges else "mean P(Yes) of"
+            figures[f"{grammar}: {kind} {name}"] = fmean(says)
+            if name != "judge":
+                agree = [(one > 0.5) == (verdict > 0.5) for one, verdict in zip(says, verdicts, strict=True)]
+                figures[f"{grammar}: {name} agrees with the judge"] = fmean(agree)
     return figures
 
 
-def _finds_one(detections: Sequence[Detection], prompt: ScenePrompt) -> bool:
-    pairs = itertools.product(prompt.phrases, detections)
-    return any(matches(phrase, detection) for phrase, detection in pairs)
+def alone(models: Models, seed: int, per_noun: int = ALONE) -> dict[str, float]:
+    """Share of images of one object that the judge recognises, by noun and, of things, by colour."""
+    asked: list[ScenePrompt] = []
+    for noun in NOUNS:
+        for number in range(per_noun):
+            asked.append(ScenePrompt(Phrase(noun, COLOURS[number % len(COLOURS)] if noun in THINGS else None)))
+    detections = detect(models.judges["judge"], paint(models.pipe, asked, seed))
+    by_word: dict[str, list[bool]] = defaultdict(list)
+    for found, prompt in zip(detections, asked, strict=True):
+        phrase = prompt.first
+        right = any(matches(phrase, one) for one in found)
+        by_word[phrase.noun].append(right)
+        if phrase.colour is not None:
+            by_word[phrase.colour].append(right)
+    return {f"alone: {word}": fmean(by_word[word]) for word in (*NOUNS, *COLOURS)}
 
 
-def against_eye(vlm: LlavaForConditionalGeneration, judge: Judge) -> dict[str, float]:
-    """What judge and scorer (P(Yes) above ½) say of the held-out images that were labelled by eye."""
-    every, pixels = read_images()
+def against_eye(models: Models, collection: str) -> dict[str, float]:
+    """What the models say (P(Yes) above ½) of the held-out images of a collection that was labelled by eye."""
+    every, pixels = read_images(collection)
+    shows = read_labels(collection)
     chosen = [number for number, seen in enumerate(every) if seen.held_out]
-    shows = read_labels()
     labels = [shows[number] for number in chosen]
     asked: list[ScenePrompt] = []
     for number in chosen:
         scene = parse(every[number].prompt)
         assert scene is not None, "the images were made from the grammars' prompts"
         asked.append(scene)
-    images = pixels[chosen]
-    found = judge.detect(images)
-    judged = [truth(detections, prompt) for detections, prompt in zip(found, asked, strict=True)]
-    scored = [row[0] > 0.5 for row in answers(vlm, images, [[prompt] for prompt in asked])]
-    figures = {"by eye: images that show their prompts": fmean(labels)}
-    for name, verdicts in (("judge", judged), ("vlm", scored)):
-        for measure, value in _agreement(verdicts, labels).items():
-            figures[f"by eye: {name} {measure}"] = value
+    figures = {f"by eye, {collection}: images that show their prompts": fmean(labels)}
+    for name, says in opinions(models, pixels[chosen], asked).items():
+        for measure, value in _agreement([one > 0.5 for one in says], labels).items():
+            figures[f"by eye, {collection}: {name} {measure}"] = value
     return figures
 
 
@@ -218,9 +283,11 @@ def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples:
         scenes: rendered scenes.
         samples: generated images per grammar.
     """
-    pipe, vlm, judge = load(folder)
-    figures = on_renders(vlm, judge, seed, scenes) | on_samples(pipe, vlm, judge, seed, samples)
-    return figures | against_eye(vlm, judge)
+    models = load(folder)
+    figures = on_renders(models, seed, scenes) | on_samples(models, seed, samples) | alone(models, seed)
+    for collection in COLLECTIONS:
+        figures |= against_eye(models, collection)
+    return figures
 
 
 def table(figures: dict[str, float]) -> str:

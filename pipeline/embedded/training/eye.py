@@ -1,13 +1,14 @@
 """Images labelled by eye, which say how far judges and scorers can be trusted.
 
-``python -m noisesmith.pipeline.embedded.training.eye collect`` makes the images: first and kept images of searches, and
-images without a search, shuffled. ``sheets`` draws them without saying which is which, to be labelled by looking. The
-labels are one line per image in ``labelled/labels.jsonl``: 1 where the image shows what its prompt says. The rule:
-every object can be recognised without reading the prompt, has its colour, and stands where the prompt says. So a smudge
-is no elephant, and a plain disc is no clock.
+There are two collections. ``v1`` holds images of the models of version 1: first and kept images of searches, and
+images without a search; ``eye collect`` makes it. ``complex`` holds the first and the kept images of a run of
+``configs/embedded-complex.yaml``; ``eye gather RUN`` reads it from the run. Both are shuffled. ``eye sheets`` draws the
+images without saying which is which, to be labelled by looking. The labels are one line per image in
+``labels.jsonl``: 1 where the image shows what its prompt says. The rule: every object can be recognised without reading
+the prompt, has its colour, and stands where the prompt says. So a smudge is no elephant, and a plain disc is no clock.
 
-The images are split by prompt into a development half, on which thresholds may be chosen, and a held-out half, on which
-figures are reported.
+``v1`` is split by prompt into a development half, on which thresholds may be chosen, and a held-out half, on which
+figures are reported. Nothing is chosen on ``complex``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ import noisesmith as ns
 from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, THINGS, Phrase, ScenePrompt, prompts
 
 FOLDER = Path(__file__).with_name("labelled")
+COLLECTIONS = ("v1",)
 SEED = 15_000  # of prompts and noises; nothing is trained or searched with it elsewhere
 SEARCHED = {"complex": 112, "simple": 32}  # prompts searched, by grammar
 ROUNDS = 10
@@ -42,56 +44,73 @@ PER_SHEET = 20
 
 @dataclass(frozen=True)
 class Seen:
-    """One image to label: its prompt, and where it comes from (``first``, ``kept`` or ``random``)."""
+    """One image to label: its prompt, and where it comes from.
+
+    ``origin`` is ``first``, ``kept``, ``both`` (a search that kept its first image) or ``random``; ``held_out`` says
+    whether figures are reported on it. All images of a prompt are held out, or none.
+    """
 
     prompt: str
     origin: str
-
-    @property
-    def held_out(self) -> bool:
-        """Whether it belongs to the half on which figures are reported: all images of a prompt do, or none."""
-        return hashlib.sha256(self.prompt.encode()).digest()[0] % 2 == 1
+    held_out: bool = True
 
 
-def collect(folder: Path = FOLDER, seed: int = SEED) -> None:
-    """Make :data:`COUNT` images with the built-in models, and write them with their prompts in random order."""
+def collect(seed: int = SEED) -> None:
+    """Make :data:`COUNT` images with the models of version 1."""
     found: list[tuple[Seen, bytes]] = []
     with ns.load(_config(seed, ROUNDS)) as searcher:
         for grammar, count in SEARCHED.items():
             asked = [str(prompt) for prompt in itertools.islice(prompts(grammar, seed), count)]
             for start in range(0, count, BATCH):
                 for result in searcher.search(asked[start : start + BATCH]):
-                    found += _first_and_kept(result)
-                sys.stdout.write(f"{len(found)} images\n")
-                sys.stdout.flush()
+                    found += _first_and_kept(result.prompt, result.result.image_initial, result.result.image)
     singles = [str(ScenePrompt(phrase)) for phrase in itertools.islice(_singles(seed), COUNT - len(found))]
     for result in ns.search(singles, _config(seed + 1, 0)):
         found.append((Seen(result.prompt, "random"), result.result.image))
+    halved = [(replace(seen, held_out=_in_second_half(seen.prompt)), png) for seen, png in found]
+    _write("v1", halved, seed)
+
+
+def gather(run: Path, seed: int = SEED) -> None:
+    """Read the first and the kept images of a run."""
+    found: list[tuple[Seen, bytes]] = []
+    for row in ns.read_rows(run):
+        found += _first_and_kept(row["prompt"], row["image_initial"], row["image"])
+    _write("complex", found, seed)
+
+
+def _in_second_half(prompt: str) -> bool:
+    return hashlib.sha256(prompt.encode()).digest()[0] % 2 == 1
+
+
+def _first_and_kept(prompt: str, first: bytes | None, kept: bytes) -> list[tuple[Seen, bytes]]:
+    """Both images of a search, or one where the first was kept."""
+    assert first is not None, "output.image_initial is on by default"
+    if first == kept:
+        return [(Seen(prompt, "both"), kept)]
+    return [(Seen(prompt, "first"), first), (Seen(prompt, "kept"), kept)]
+
+
+def _write(collection: str, found: list[tuple[Seen, bytes]], seed: int) -> None:
+    """Write images as PNG files in one safetensors file, and what they are, in random order."""
     random.Random(seed).shuffle(found)
-    images = torch.stack([_pixels(png) for _, png in found])
+    folder = FOLDER / collection
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"images": images}, folder / "images.safetensors", {"seed": str(seed)})
+    files: dict[str, Tensor] = {}
+    for number, (_, png) in enumerate(found):
+        files[f"{number:03}"] = torch.frombuffer(bytearray(png), dtype=torch.uint8)
+    save_file(files, folder / "images.safetensors", {"seed": str(seed)})
     lines = [json.dumps(asdict(seen)) for seen, _ in found]
     (folder / "images.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _first_and_kept(result: ns.SearchResult) -> list[tuple[Seen, bytes]]:
-    """Both images of a search, or one where the first was kept."""
-    first = result.result.image_initial
-    assert first is not None, "output.image_initial is on by default"
-    images = [(Seen(result.prompt, "first"), first)]
-    if result.result.image != first:
-        images.append((Seen(result.prompt, "kept"), result.result.image))
-    return images
-
-
 def _config(seed: int, rounds: int) -> ns.RunConfig:
     """Searches without guidance, as ``configs/embedded-complex.yaml`` is."""
-    generators = {"model": "embedded", "steps": 20, "guidance_scale": 1.0, "batch_size": BATCH}
+    generators = {"model": "embedded/v1", "steps": 20, "guidance_scale": 1.0, "batch_size": BATCH}
     return ns.RunConfig(
         seed=seed,
         generators=generators,
-        scorers={"model": "embedded"},
+        scorers={"model": "embedded/v1"},
         optimizer={"method": "noise_diffusion", "rounds": rounds},
     )
 
@@ -104,16 +123,22 @@ def _singles(seed: int) -> Iterator[Phrase]:
         yield Phrase(noun, COLOURS[rng.randrange(len(COLOURS))] if noun in THINGS else None)
 
 
-def read_images(folder: Path = FOLDER) -> tuple[list[Seen], Tensor]:
+def read_images(collection: str) -> tuple[list[Seen], Tensor]:
     """The images with their prompts: float [N, 3, 64, 64] in 0..1."""
-    lines = (folder / "images.jsonl").read_text().splitlines()
-    pixels = load_file(folder / "images.safetensors")["images"]
-    return [Seen(**json.loads(line)) for line in lines], pixels.permute(0, 3, 1, 2).float() / 255
+    files = load_file(FOLDER / collection / "images.safetensors")
+    pixels = torch.stack([_pixels(files[name].numpy().tobytes()) for name in sorted(files)])
+    return read_seen(collection), pixels.permute(0, 3, 1, 2).float() / 255
 
 
-def read_labels(folder: Path = FOLDER) -> list[bool]:
+def read_seen(collection: str) -> list[Seen]:
+    """The images' prompts and origins, in the order of :func:`read_images`."""
+    lines = (FOLDER / collection / "images.jsonl").read_text().splitlines()
+    return [Seen(**json.loads(line)) for line in lines]
+
+
+def read_labels(collection: str) -> list[bool]:
     """Whether each image shows its prompt, by eye; in the order of :func:`read_images`."""
-    lines = (folder / "labels.jsonl").read_text().splitlines()
+    lines = (FOLDER / collection / "labels.jsonl").read_text().splitlines()
     return [bool(json.loads(line)["shows"]) for line in lines]
 
 
@@ -141,7 +166,12 @@ def _pixels(png: bytes) -> Tensor:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "collect":
-        collect()
-    else:
-        sheets(Path(sys.argv[2]), *read_images())
+    match sys.argv[1:]:
+        case ["collect"]:
+            collect()
+        case ["gather", run]:
+            gather(Path(run))
+        case ["sheets", collection, out]:
+            sheets(Path(out), *read_images(collection))
+        case _:
+            sys.exit("usage: eye collect | gather RUN | sheets COLLECTION FOLDER")

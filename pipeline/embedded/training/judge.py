@@ -1,4 +1,9 @@
-"""Stage ``judge``: trained on renders that are degraded by noise, blur and the autoencoder."""
+"""Stages ``judge`` and ``detector``: trained on renders that are degraded by noise, blur and the autoencoder.
+
+Some objects of every batch are spoiled (``damage.py``) and must not be found; some pictures show an object twice. The
+two detectors differ in architecture, seed and data, so that one can label what the scorers learn from, and the other
+can judge them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +20,17 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from noisesmith.pipeline.embedded.geometry import SIZE
-from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS
+from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, THINGS
 from noisesmith.pipeline.embedded.judge import SIZE_UNIT, STRIDE, Judge, JudgeConfig
-from noisesmith.pipeline.embedded.training.data import pictures, wear
+from noisesmith.pipeline.embedded.training.damage import spoil_some
+from noisesmith.pipeline.embedded.training.data import wear
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
-from noisesmith.pipeline.embedded.training.scenes import Item, Scene, crowded, sample
+from noisesmith.pipeline.embedded.training.scenes import Item, Scene, background, crowded, sample
 
-SETTINGS = StageSettings("judge", steps=3600, batch=32, lr=2e-3, warmup=100, ema=0.995)
+SETTINGS = StageSettings("judge", steps=4000, batch=32, lr=1e-3, warmup=100, ema=0.995)
+DETECTOR_SETTINGS = StageSettings("detector", steps=4000, batch=32, lr=1.5e-3, warmup=200, ema=0.995)
+SPOILED = 0.35  # share of scenes with a spoiled object
+DOUBLED = 0.1  # share of scenes with an object twice
 CELLS = SIZE // STRIDE
 
 
@@ -81,20 +91,47 @@ def detection_loss(out: tuple[Tensor, Tensor, Tensor], scenes: Sequence[Scene]) 
     return focal + hue + where, {"heat": focal.item(), "colour": hue.item(), "place": where.item()}
 
 
+def doubled(rng: random.Random) -> Scene:
+    """One object twice, perhaps in two colours, and apart from each other."""
+    scene = sample(rng, "and")
+    first, second = scene.items
+    colour = first.colour if first.noun in THINGS else None
+    twin = replace(second, noun=first.noun, colour=colour)
+    items = (first, twin)
+    return replace(scene, items=items, background=background(items, rng))
+
+
+def _scene(rng: random.Random) -> Scene:
+    kind = rng.random()
+    if kind < DOUBLED:
+        return doubled(rng)
+    return scattered(rng) if kind < DOUBLED + 0.3 else sample(rng)
+
+
 def train(
     seed: int,
     checkpoints: Path,
     vae: AutoencoderKL | None,
+    begin: Judge | None = None,
     settings: StageSettings = SETTINGS,
     log: Log = print,
 ) -> Judge:
-    """Train from scratch (or resume); with ``vae``, a part of every batch goes through it."""
+    """Train a detector from scratch, or on from the weights of ``begin`` (or resume).
+
+    Args:
+        vae: a part of every batch goes through it.
+        settings: the stage's name decides the architecture.
+    """
+    trunk = "residual" if settings.stage == "judge" else "convnext"
     torch.manual_seed(seed)
-    judge = Judge(JudgeConfig())
+    judge = Judge(JudgeConfig(trunk=trunk))
+    if begin is not None:
+        judge.load_state_dict(begin.state_dict())
 
     def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        scenes = [scattered(rng) if rng.random() < 0.3 else sample(rng) for _ in range(settings.batch)]
-        return detection_loss(judge(wear(pictures(scenes), rng, vae, 0.25)), scenes)
+        scenes = [_scene(rng) for _ in range(settings.batch)]
+        images, left = spoil_some(scenes, rng, SPOILED, vae)
+        return detection_loss(judge(wear(images, rng, vae, 0.35)), left)
 
     module = fit(settings, judge, loss_fn, seed, checkpoints, log)
     assert isinstance(module, Judge)

@@ -87,7 +87,8 @@ def fit(
         if time.monotonic() - saved > settings.checkpoint_seconds:
             state.save(step + 1)
             saved = time.monotonic()
-    state.save(end)
+    if start < end:  # several processes may read a finished checkpoint
+        state.save(end)
     state.best.eval()
     return state.best
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration
 
 from noisesmith.pipeline.embedded.geometry import truth
 from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, ScenePrompt
-from noisesmith.pipeline.embedded.training.architectures import QUESTION, chat_tokenizer
-from noisesmith.pipeline.embedded.training.questions import NEGATIVES, possible, question
+from noisesmith.pipeline.embedded.training.architectures import QUESTION
+from noisesmith.pipeline.embedded.training.questions import NEGATIVES, missed, possible, question
+from noisesmith.pipeline.embedded.training.qwen import qwen_tokenizer, rotary_positions
 from noisesmith.pipeline.embedded.training.scenes import Scene
+from noisesmith.pipeline.embedded.training.vocabulary import chat_tokenizer
 
 NO_TARGET = -100  # what torch's cross-entropy ignores
 PADDING = -1  # segment number of padding
@@ -47,20 +49,31 @@ class Words:
     vocabulary: dict[str, int]
 
 
-def words() -> Words:
-    """Read the ids from the chat tokenizer; the word "figure" stands for the background."""
-    tokenizer = chat_tokenizer()
-    ids = tokenizer.convert_tokens_to_ids
+def words(kind: str = "llava") -> Words:
+    """Read the ids from a scorer's tokenizer; the word "figure" stands for the background.
+
+    Args:
+        kind: ``llava`` or ``qwen``, whose chats have different marks around the image and the question.
+    """
     opening, closing = QUESTION.split("{}")
+    before = "USER:"
+    answer = " ASSISTANT:"
+    tokenizer = chat_tokenizer()
+    if kind == "qwen":
+        tokenizer = qwen_tokenizer()
+        before = "<|im_start|>USER : <|vision_start|>"
+        opening = "<|vision_end|>" + opening
+        answer = "<|im_end|><|im_start|>ASSISTANT : "
+    ids = tokenizer.convert_tokens_to_ids
 
     def plain(text: str) -> list[int]:
         tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return tokens
 
     return Words(
-        before=tokenizer("USER:")["input_ids"],
+        before=tokenizer(before)["input_ids"],
         opening=plain(opening),
-        closing=plain(closing + " ASSISTANT:"),
+        closing=plain(closing + answer),
         nouns=ids([*NOUNS, "figure"]),
         colours=ids(list(COLOURS)),
         joins=ids(list(SPOKEN)),
@@ -108,7 +121,7 @@ def pack(rows: Sequence[Sequence[Segment]]) -> Packed:
     return packed
 
 
-def packed_hidden(vlm: LlavaForConditionalGeneration, tokens: Tensor, words: Words, packed: Packed) -> Tensor:
+def packed_hidden(vlm: PreTrainedModel, tokens: Tensor, words: Words, packed: Packed) -> Tensor:
     """Last hidden states [B, L, width] of packed segments behind projected patch tokens [B, 64, width]."""
     batch, length = packed.ids.shape
     embed = vlm.get_input_embeddings()
@@ -116,7 +129,12 @@ def packed_hidden(vlm: LlavaForConditionalGeneration, tokens: Tensor, words: Wor
     opening = embed(torch.tensor(words.opening)).expand(batch, -1, -1)
     inputs = torch.cat([before, tokens, opening, embed(packed.ids)], 1)
     start = inputs.shape[1] - length
-    positions = torch.cat([torch.arange(start).expand(batch, -1), packed.position + start], 1)
+    if isinstance(vlm, Qwen2VLForConditionalGeneration):
+        opened = len(words.opening)
+        after = torch.cat([torch.arange(opened).expand(batch, -1), packed.position + opened], 1)
+        positions = rotary_positions(len(words.before), tokens.shape[1], after)
+    else:
+        positions = torch.cat([torch.arange(start).expand(batch, -1), packed.position + start], 1)
     segment = torch.cat([torch.full((batch, start), PREFIX), packed.segment], 1)
     causal = torch.ones(start + length, start + length, dtype=torch.bool).tril()
     same_segment = segment[:, :, None] == segment[:, None]
@@ -130,7 +148,7 @@ def packed_hidden(vlm: LlavaForConditionalGeneration, tokens: Tensor, words: Wor
     return hidden[:, start:]
 
 
-def packed_logits(vlm: LlavaForConditionalGeneration, tokens: Tensor, words: Words, packed: Packed) -> Tensor:
+def packed_logits(vlm: PreTrainedModel, tokens: Tensor, words: Words, packed: Packed) -> Tensor:
     """Logits [B, L, vocabulary] of packed segments (see :func:`packed_hidden`)."""
     logits: Tensor = vlm.lm_head(packed_hidden(vlm, tokens, words, packed))
     return logits
@@ -153,10 +171,13 @@ class Asked:
         return self.ids, self.targets
 
 
-def ask(scene: Scene, rng: random.Random, words: Words, count: int) -> list[Asked]:
+def ask(scene: Scene, rng: random.Random, words: Words, count: int, whole: Scene | None = None) -> list[Asked]:
     """``count`` questions about a scene, every second one false, with each kind of negative in turn.
 
     In true questions the words of the prompt itself are targets too: the model learns to caption.
+
+    Args:
+        whole: the scene before one of its objects was spoiled; half of the false questions ask for that object.
     """
     kinds = [kind for kind in NEGATIVES if possible(scene, kind)]
     first = rng.randrange(len(kinds))
@@ -165,6 +186,8 @@ def ask(scene: Scene, rng: random.Random, words: Words, count: int) -> list[Aske
         answer = number % 2 == 0
         kind = None if answer else kinds[(first + number // 2) % len(kinds)]
         asked = question(scene, rng, answer, kind)
+        if not answer and whole is not None and rng.random() < 0.5:
+            asked = missed(scene, whole, rng)
         prompt = [words.vocabulary[word] for word in str(asked.prompt).split()]
         spoken = prompt[1:] if answer else [NO_TARGET] * (len(prompt) - 1)
         targets = [*spoken, *[NO_TARGET] * len(words.closing), words.yes if answer else words.no]
@@ -177,6 +200,6 @@ def ask(scene: Scene, rng: random.Random, words: Words, count: int) -> list[Aske
     return questions
 
 
-def segments(scene: Scene, rng: random.Random, words: Words, count: int) -> list[Segment]:
+def segments(scene: Scene, rng: random.Random, words: Words, count: int, whole: Scene | None = None) -> list[Segment]:
     """The segments of :func:`ask`."""
-    return [asked.segment for asked in ask(scene, rng, words, count)]
+    return [asked.segment for asked in ask(scene, rng, words, count, whole)]

@@ -78,6 +78,15 @@ def question(scene: Scene, rng: random.Random, answer: bool, kind: str | None = 
     raise RuntimeError("no false question found")
 
 
+def missed(scene: Scene, whole: Scene, rng: random.Random) -> Question:
+    """A question for the object of ``whole`` that ``scene`` shows no more: alone or in a caption of the whole."""
+    (gone,) = [item for item in whole.items if item not in scene.items]
+    prompt = caption(whole, rng, loose=0.3)
+    if rng.random() < 0.5 or truth(scene.items, prompt):
+        prompt = ScenePrompt(_phrase(gone, rng, 0.15))
+    return Question(prompt, False, "spoiled")
+
+
 def possible(scene: Scene, kind: str) -> bool:
     """Whether the scene has negatives of this kind."""
     if kind == "colour":

@@ -2,12 +2,13 @@
 
 Scenes are built so that the geometry (``geometry.py``) never has a doubtful case: they keep clear of the borders,
 stacked objects have a vertical gap of at most 0 (on) or at least 7 pixels (above), and objects side by side are never
-aligned vertically.
+aligned vertically. Every object stands out from the background, white and grey ones too.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from noisesmith.pipeline.embedded.grammar import (
     Phrase,
     ScenePrompt,
 )
-from noisesmith.pipeline.embedded.sprites import Pixels, aspect, sprite
+from noisesmith.pipeline.embedded.sprites import Pixels, aspect, mean_colour, sprite
 
 STEP = 4  # corners of sprites lie on multiples of this: half a patch of the scorer, half a latent cell
 NORMAL = 24  # longest side of an object, pixels
@@ -31,6 +32,9 @@ WEARER = 28
 WORN = {"crown": 20, "glasses": 20, "bow": 16}
 LAYOUTS = ("single", "and", "with", "on", "above")
 LAYOUT_SHARES = (10, 34, 14, 18, 24)
+CONTRAST = 0.3  # least difference in one of RGB (0..1) between a background and each object's mean colour
+LIGHT_DRAWS = 4  # backgrounds drawn until one has this contrast; where none has, the one with the most is taken
+DARK_DRAWS = 12
 
 Background = tuple[float, float, float]
 
@@ -89,33 +93,60 @@ def crowded(rng: random.Random, count: int = 5) -> Scene:
     for noun in rng.sample(NOUNS, count):
         colour = _coloured(Phrase(noun), rng)
         items.append(Item(noun, colour, rng.uniform(10, 54), rng.uniform(10, 54), rng.randint(18, 28)))
-    return Scene(tuple(items), "crowded", _background(rng))
+    return Scene(tuple(items), "crowded", background(items, rng))
+
+
+def background(items: Sequence[Item], rng: random.Random) -> Background:
+    """A light tinted grey, as most icons and product photographs have, or a dark one where an item would not stand out.
+
+    Each item's mean colour differs from it by at least :data:`CONTRAST` in one of RGB, as far as that is possible.
+    """
+    best: Background = (0.0, 0.0, 0.0)
+    most = -1.0
+    for draw in range(LIGHT_DRAWS + DARK_DRAWS):
+        base = rng.uniform(0.80, 0.95) if draw < LIGHT_DRAWS else rng.uniform(0.25, 0.5)
+        red, green, blue = (min(1.0, max(0.0, base + rng.uniform(-0.1, 0.1))) for _ in range(3))
+        contrast = min(_difference((red, green, blue), mean_colour(item.noun, item.colour)) for item in items)
+        if contrast > most:
+            best = (red, green, blue)
+            most = contrast
+        if most >= CONTRAST:
+            break
+    return best
+
+
+def _difference(one: Background, other: Background) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def place(prompt: ScenePrompt, rng: random.Random, on: bool = False) -> Scene:
     """A scene of which ``prompt`` is true; ``on`` lets an "above" scene touch. Corners lie on multiples of ``STEP``."""
-    background = _background(rng)
+    items, layout = _arrange(prompt, rng, on)
+    return Scene(items, layout, background(items, rng))
+
+
+def _arrange(prompt: ScenePrompt, rng: random.Random, on: bool) -> tuple[tuple[Item, ...], str]:
     first = prompt.first
     second = prompt.second
     if second is None:
-        return _alone(first, rng, background)
+        return _alone(first, rng), "single"
     if prompt.join == "with" and second.noun in WEARABLES:
-        return _worn(first, second, rng, background)
-    if prompt.join in ("under", "below"):
-        return _stacked(second, first, rng, background, touching=on)
-    if prompt.join in RELATIONS:
-        return _stacked(first, second, rng, background, touching=prompt.join == "on" or on)
-    return _side_by_side(first, second, rng, background)
+        return _worn(first, second, rng), "with"
+    if prompt.join not in RELATIONS:
+        return _side_by_side(first, second, rng), "and"
+    touching = prompt.join == "on" or on
+    upper, lower = (second, first) if prompt.join in ("under", "below") else (first, second)
+    return _stacked(upper, lower, rng, touching=touching), "on" if touching else "above"
 
 
-def _alone(phrase: Phrase, rng: random.Random, background: Background) -> Scene:
+def _alone(phrase: Phrase, rng: random.Random) -> tuple[Item, ...]:
     width, height = _extent(phrase.noun, NORMAL)
     left = _snap(rng, 6, SIZE - 6 - width)
     top = _snap(rng, 6, SIZE - 6 - height)
-    return Scene((_put(phrase, rng, left, top),), "single", background)
+    return (_put(phrase, rng, left, top),)
 
 
-def _stacked(upper: Phrase, lower: Phrase, rng: random.Random, background: Background, *, touching: bool) -> Scene:
+def _stacked(upper: Phrase, lower: Phrase, rng: random.Random, *, touching: bool) -> tuple[Item, ...]:
     upper_width, upper_height = _extent(upper.noun, NORMAL)
     lower_width, lower_height = _extent(lower.noun, NORMAL)
     middle = rng.randint(23, 41)
@@ -127,21 +158,20 @@ def _stacked(upper: Phrase, lower: Phrase, rng: random.Random, background: Backg
         upper_top = _snap(rng, 0, min(12, SIZE - 10 - upper_height - lower_height))
         bottom = upper_top + upper_height
         lower_top = _snap(rng, bottom + 7, min(SIZE - lower_height, bottom + 14))
-    items = (_put(upper, rng, lefts[0], upper_top), _put(lower, rng, lefts[1], lower_top))
-    return Scene(items, "on" if touching else "above", background)
+    return _put(upper, rng, lefts[0], upper_top), _put(lower, rng, lefts[1], lower_top)
 
 
-def _side_by_side(first: Phrase, second: Phrase, rng: random.Random, background: Background) -> Scene:
+def _side_by_side(first: Phrase, second: Phrase, rng: random.Random) -> tuple[Item, ...]:
     first_width, _ = _extent(first.noun, NORMAL)
     second_width, _ = _extent(second.noun, NORMAL)
     left = _snap(rng, 0, min(12, SIZE - 4 - first_width - second_width))
     edge = left + first_width
     right = _snap(rng, max(edge + 4, left + 25), min(SIZE - second_width, edge + 12))
     tops = [16 + STEP * rng.randint(0, 2) + STEP * rng.randint(0, 1) for _ in range(2)]
-    return Scene((_put(first, rng, left, tops[0]), _put(second, rng, right, tops[1])), "and", background)
+    return _put(first, rng, left, tops[0]), _put(second, rng, right, tops[1])
 
 
-def _worn(wearer: Phrase, wearable: Phrase, rng: random.Random, background: Background) -> Scene:
+def _worn(wearer: Phrase, wearable: Phrase, rng: random.Random) -> tuple[Item, ...]:
     """The wearable on the head (crown), over the eyes (glasses), or at an ear or the neck (bow)."""
     width, height = _extent(wearer.noun, WEARER)
     left = _snap(rng, 8, SIZE - 8 - width)
@@ -159,7 +189,7 @@ def _worn(wearer: Phrase, wearable: Phrase, rng: random.Random, background: Back
     worn_left = max(half_step * round(x / half_step), 0)
     worn_top = max(half_step * round(y / half_step), 0)
     worn = _put(wearable, rng, worn_left, worn_top, size)
-    return Scene((worn, _put(wearer, rng, left, top, WEARER)), "with", background)
+    return worn, _put(wearer, rng, left, top, WEARER)
 
 
 def _put(phrase: Phrase, rng: random.Random, left: int, top: int, size: int = NORMAL) -> Item:
@@ -177,12 +207,6 @@ def _coloured(phrase: Phrase, rng: random.Random) -> str | None:
     if phrase.noun not in THINGS:
         return None
     return phrase.colour or rng.choice(COLOURS)
-
-
-def _background(rng: random.Random) -> Background:
-    base = rng.uniform(0.80, 0.90)
-    red, green, blue = (base + rng.uniform(-0.09, 0.09) for _ in range(3))
-    return red, green, blue
 
 
 def _snap(rng: random.Random, low: float, high: float) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from noisesmith.pipeline.embedded.geometry import SIZE, half_extent
@@ -19,6 +20,7 @@ from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS
 from noisesmith.pipeline.embedded.training.architectures import new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Words
+from noisesmith.pipeline.embedded.training.qwen import new_qwen, tower_inputs, whiten_qwen_patches
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene, sample
 from noisesmith.pipeline.embedded.training.vision_tower import PATCH, whiten_patches
 
@@ -37,14 +39,32 @@ def normalised(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-class Student(nn.Module):
-    """The model with the heads that exist only while training."""
+def patch_tokens(vlm: PreTrainedModel, images: Tensor) -> Tensor:
+    """Projected patch tokens [B, 64, width] of float [B, 3, 64, 64] in 0..1."""
+    if isinstance(vlm, Qwen2VLForConditionalGeneration):
+        patches, grids = tower_inputs(normalised(images))
+        merged: Tensor = vlm.model.visual(patches, grid_thw=grids).pooler_output
+        return merged.reshape(len(images), -1, merged.shape[-1])
+    hidden = vlm.model.vision_tower(normalised(images), output_hidden_states=True).hidden_states[-1]
+    tokens: Tensor = vlm.model.multi_modal_projector(hidden[:, 1:])
+    return tokens
 
-    def __init__(self) -> None:
+
+class Student(nn.Module):
+    """The model with the heads that exist only while training; ``kind`` is ``llava`` or ``qwen``."""
+
+    def __init__(self, kind: str = "llava") -> None:
         super().__init__()
-        self.vlm = new_vlm()
+        self.kind = kind
         rng = random.Random(0)
-        whiten_patches(self.vlm.model.vision_tower, normalised(pictures([sample(rng) for _ in range(1000)])))
+        renders = normalised(pictures([sample(rng) for _ in range(1000)]))
+        self.vlm: PreTrainedModel
+        if kind == "qwen":
+            self.vlm = new_qwen()
+            whiten_qwen_patches(self.vlm, renders)
+        else:
+            self.vlm = new_vlm()
+            whiten_patches(self.vlm.model.vision_tower, renders)
         width = self.vlm.config.text_config.hidden_size
         self.heads = nn.ModuleDict(
             {
@@ -59,9 +79,7 @@ class Student(nn.Module):
 
     def patches(self, images: Tensor) -> Tensor:
         """Projected patch tokens [B, 64, width] of float [B, 3, 64, 64] in 0..1."""
-        hidden = self.vlm.model.vision_tower(normalised(images), output_hidden_states=True).hidden_states[-1]
-        tokens: Tensor = self.vlm.model.multi_modal_projector(hidden[:, 1:])
-        return tokens
+        return patch_tokens(self.vlm, images)
 
 
 def dense_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:

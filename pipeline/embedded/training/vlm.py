@@ -19,16 +19,19 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
+from noisesmith.pipeline.embedded.training.damage import spoil_some
 from noisesmith.pipeline.embedded.training.data import pictures, tiled, wear
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
-from noisesmith.pipeline.embedded.training.packing import Words, ask, pack, packed_hidden, words
+from noisesmith.pipeline.embedded.training.packing import Asked, Words, ask, pack, packed_hidden, words
 from noisesmith.pipeline.embedded.training.scenes import LAYOUT_SHARES, LAYOUTS, Scene, sample
 from noisesmith.pipeline.embedded.training.student import Student, dense_loss
 
-SETTINGS = StageSettings("vlm", steps=3200, batch=24, lr=1.2e-3, warmup=100, ema=0.995)
+SETTINGS = StageSettings("vlm", steps=2000, batch=24, lr=8e-4, warmup=100, ema=0.995)
+QWEN_SETTINGS = StageSettings("qwen", steps=3200, batch=24, lr=1.2e-3, warmup=100, ema=0.995)
 QUESTIONS = 8  # per picture
+SPOILED = 0.3  # share of scenes of two objects with a spoiled one
 
 
 def shares(progress: float) -> list[float]:
@@ -50,14 +53,26 @@ def train(
     seed: int,
     checkpoints: Path,
     vae: AutoencoderKL | None,
+    begin: PreTrainedModel | None = None,
     settings: StageSettings = SETTINGS,
     log: Log = print,
     warm: float = 0.23,
-) -> LlavaForConditionalGeneration:
-    """Train from scratch (or resume); the first ``warm`` of the steps train the vision tower alone, on more scenes."""
+) -> PreTrainedModel:
+    """Train from scratch, or on from the weights of ``begin`` (or resume).
+
+    From scratch the first ``warm`` of the steps train the vision tower alone, on more scenes, and layouts come in one
+    after the other.
+
+    Args:
+        settings: the stage's name decides the architecture.
+    """
     torch.manual_seed(seed)
-    student = Student()
-    known_words = words()
+    kind = "qwen" if settings.stage == "qwen" else "llava"
+    student = Student(kind)
+    known_words = words(kind)
+    if begin is not None:
+        student.vlm.load_state_dict(begin.state_dict())
+        warm = 0.0
 
     def loss_fn(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         progress = step / settings.steps
@@ -65,11 +80,13 @@ def train(
             scenes = [tiled(rng) if rng.random() < 0.75 else sample(rng) for _ in range(2 * settings.batch)]
             tokens = student.patches(wear(pictures(scenes), rng, None))
             return dense_loss(student, tokens, scenes, known_words)
-        weights = shares((progress - warm) / (1 - warm))
+        weights = shares(1.0 if begin is not None else (progress - warm) / (1 - warm))
         scenes = [sample(rng, rng.choices(LAYOUTS, weights)[0]) for _ in range(settings.batch)]
-        tokens = student.patches(wear(pictures(scenes), rng, vae, 0.25))
-        dense, metrics = dense_loss(student, tokens, scenes, known_words)
-        answered, more = _answer_loss(student, tokens, scenes, known_words, rng)
+        images, left = spoil_some(scenes, rng, SPOILED, vae, keep=1)
+        tokens = student.patches(wear(images, rng, vae, 0.25))
+        dense, metrics = dense_loss(student, tokens, left, known_words)
+        asked = [ask_spoiled(before, after, rng, known_words) for before, after in zip(scenes, left, strict=True)]
+        answered, more = _answer_loss(student, tokens, asked, known_words)
         return answered + 0.5 * dense, metrics | more
 
     module = fit(settings, student, loss_fn, seed, checkpoints, log)
@@ -77,11 +94,15 @@ def train(
     return module.vlm
 
 
+def ask_spoiled(before: Scene, after: Scene, rng: random.Random, words: Words) -> list[Asked]:
+    """Questions about a scene of which perhaps one object was spoiled."""
+    return ask(after, rng, words, QUESTIONS, before if len(before.items) > len(after.items) else None)
+
+
 def _answer_loss(
-    student: Student, tokens: Tensor, scenes: Sequence[Scene], words: Words, rng: random.Random
+    student: Student, tokens: Tensor, rows: Sequence[Sequence[Asked]], words: Words
 ) -> tuple[Tensor, dict[str, float]]:
-    """Losses of answers, verdicts and captions on questions about the scenes; ``tokens`` are [B, 64, width]."""
-    rows = [ask(scene, rng, words, QUESTIONS) for scene in scenes]
+    """Losses of answers, verdicts and captions on questions about B pictures; ``tokens`` are [B, 64, width]."""
     packed = pack([[asked.segment for asked in row] for row in rows])
     verdicts = pack([[(asked.ids, asked.verdicts) for asked in row] for row in rows]).target
     hidden = packed_hidden(student.vlm, tokens, words, packed)
