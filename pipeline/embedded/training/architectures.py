@@ -205,7 +205,7 @@ def save_vlm(folder: Path, vlm: LlavaForConditionalGeneration) -> None:
 def save_judge(folder: Path, judge: Judge) -> None:
     """Write the judge's folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    half(judge, Judge(JudgeConfig(trunk=judge.config.trunk))).save_pretrained(folder)
+    half(judge, Judge(JudgeConfig(trunk=judge.config.trunk, threshold=judge.config.threshold))).save_pretrained(folder)
     declare_float32(folder)
 
 

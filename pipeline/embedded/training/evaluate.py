@@ -44,6 +44,7 @@ SCORERS = {"vlm": LlavaForConditionalGeneration, "qwen": Qwen2VLForConditionalGe
 JUDGES = ("judge", "detector")
 PANEL = "panel"  # the geometric mean of both scorers
 STEPS = 20
+GUIDANCE = 3.0  # a usual one; 1 is none
 ALONE = 22  # images of every noun alone, so that every colour comes twice
 UNKNOWN = 3  # the chat tokenizer's <unk>
 BATCH = 32
@@ -230,21 +231,22 @@ def on_samples(models: Models, seed: int, count: int) -> dict[str, float]:
     return figures
 
 
-def alone(models: Models, seed: int, per_noun: int = ALONE) -> dict[str, float]:
-    """Share of images of one object that the judge recognises, by noun and, of things, by colour."""
+def alone(models: Models, seed: int, guidance: float, per_noun: int = ALONE) -> dict[str, float]:
+    """Share of images of one object that the judge recognises: all, by noun and, of things, by colour."""
     asked: list[ScenePrompt] = []
     for noun in NOUNS:
         for number in range(per_noun):
             asked.append(ScenePrompt(Phrase(noun, COLOURS[number % len(COLOURS)] if noun in THINGS else None)))
-    detections = detect(models.judges["judge"], paint(models.pipe, asked, seed))
+    detections = detect(models.judges["judge"], paint(models.pipe, asked, seed, guidance))
     by_word: dict[str, list[bool]] = defaultdict(list)
     for found, prompt in zip(detections, asked, strict=True):
         phrase = prompt.first
         right = any(matches(phrase, one) for one in found)
+        by_word["all"].append(right)
         by_word[phrase.noun].append(right)
         if phrase.colour is not None:
             by_word[phrase.colour].append(right)
-    return {f"alone: {word}": fmean(by_word[word]) for word in (*NOUNS, *COLOURS)}
+    return {f"alone, guidance {guidance:g}: {word}": fmean(by_word[word]) for word in ("all", *NOUNS, *COLOURS)}
 
 
 def against_eye(models: Models, collection: str) -> dict[str, float]:
@@ -284,7 +286,9 @@ def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples:
         samples: generated images per grammar.
     """
     models = load(folder)
-    figures = on_renders(models, seed, scenes) | on_samples(models, seed, samples) | alone(models, seed)
+    figures = on_renders(models, seed, scenes) | on_samples(models, seed, samples)
+    for guidance in (1.0, GUIDANCE):
+        figures |= alone(models, seed, guidance)
     for collection in COLLECTIONS:
         figures |= against_eye(models, collection)
     return figures

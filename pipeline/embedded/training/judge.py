@@ -29,6 +29,8 @@ from noisesmith.pipeline.embedded.training.scenes import Item, Scene, background
 
 SETTINGS = StageSettings("judge", steps=4000, batch=32, lr=1e-3, warmup=100, ema=0.995)
 DETECTOR_SETTINGS = StageSettings("detector", steps=4000, batch=32, lr=1.5e-3, warmup=200, ema=0.995)
+# Confidence from which an object counts as found: the best on the development half of the labelled images (``eye.py``).
+THRESHOLDS = {"judge": 0.45, "detector": 0.5}
 SPOILED = 0.35  # share of scenes with a spoiled object
 DOUBLED = 0.1  # share of scenes with an object twice
 CELLS = SIZE // STRIDE
@@ -124,7 +126,7 @@ def train(
     """
     trunk = "residual" if settings.stage == "judge" else "convnext"
     torch.manual_seed(seed)
-    judge = Judge(JudgeConfig(trunk=trunk))
+    judge = Judge(JudgeConfig(trunk=trunk, threshold=THRESHOLDS[settings.stage]))
     if begin is not None:
         judge.load_state_dict(begin.state_dict())
 
