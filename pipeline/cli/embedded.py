@@ -62,7 +62,8 @@ def embedded_evaluate(
     """Measure the built-in models on new scenes and on images that they generate."""
     _require_training()
     from noisesmith.pipeline.embedded import WEIGHTS
-    from noisesmith.pipeline.embedded.training.evaluate import evaluate, table
+    from noisesmith.pipeline.embedded.training.evaluate import evaluate
+    from noisesmith.pipeline.embedded.training.tables import tables
     from noisesmith.pipeline.models.runtime import quiet_libraries
 
     quiet_libraries()
@@ -72,7 +73,7 @@ def embedded_evaluate(
             raise UserError(
                 f"--weights: {folder} has no vlm and judge folders; give one that `embedded train --out` wrote"
             )
-    console.print(table(evaluate(folder, seed, scenes, samples)))
+    console.print(tables(evaluate(folder, seed, scenes, samples)))
 
 
 def _require_training() -> None:

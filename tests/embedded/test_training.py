@@ -16,12 +16,13 @@ from noisesmith.pipeline.embedded.judge import Detection
 from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
-from noisesmith.pipeline.embedded.training.evaluate import balanced, table
+from noisesmith.pipeline.embedded.training.evaluate import balanced
 from noisesmith.pipeline.embedded.training.loop import StageSettings, fit, learning_rate
 from noisesmith.pipeline.embedded.training.packing import pack, packed_logits, segments, words
 from noisesmith.pipeline.embedded.training.pool import as_scene, evaluation_prompts, labelled, near, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import sample
 from noisesmith.pipeline.embedded.training.student import normalised
+from noisesmith.pipeline.embedded.training.tables import tables
 from noisesmith.pipeline.embedded.training.train import train
 from noisesmith.pipeline.prompts import open_corpus
 
@@ -133,7 +134,29 @@ def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
 
 def test_balanced_accuracy_weighs_both_answers_alike() -> None:
     assert balanced([(True, True)] * 9 + [(False, False)]) == 0.5
-    assert "| x | 0.500 |" in table({"x": 0.5})
+
+
+def test_figures_become_the_tables_of_the_model_card() -> None:
+    figures = {
+        "alone, guidance 1: cat": 0.5,
+        "alone, guidance 3: cat": 1.0,
+        "by eye, v1: judge agrees": 0.75,
+        "by eye, v1: judge precision": 0.5,
+        "vlm balanced accuracy": 0.25,
+    }
+    assert tables(figures).split("\n") == [
+        "| alone | guidance 1 | guidance 3 |",
+        "| --- | --- | --- |",
+        "| cat | 0.500 | 1.000 |",
+        "",
+        "| against labels by eye | v1: agrees | v1: precision |",
+        "| --- | --- | --- |",
+        "| judge | 0.750 | 0.500 |",
+        "",
+        "| measure | value |",
+        "| --- | --- |",
+        "| vlm balanced accuracy | 0.250 |",
+    ]
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:

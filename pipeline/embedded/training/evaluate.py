@@ -292,9 +292,3 @@ def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples:
     for collection in COLLECTIONS:
         figures |= against_eye(models, collection)
     return figures
-
-
-def table(figures: dict[str, float]) -> str:
-    """The figures as a Markdown table."""
-    rows = [f"| {name} | {value:.3f} |" for name, value in figures.items()]
-    return "\n".join(["| measure | value |", "| --- | --- |", *rows])
