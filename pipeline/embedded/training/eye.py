@@ -33,7 +33,7 @@ import noisesmith as ns
 from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, THINGS, Phrase, ScenePrompt, prompts
 
 FOLDER = Path(__file__).with_name("labelled")
-COLLECTIONS = ("v1",)
+COLLECTIONS = ("v1", "complex")
 SEED = 15_000  # of prompts and noises; nothing is trained or searched with it elsewhere
 SEARCHED = {"complex": 112, "simple": 32}  # prompts searched, by grammar
 ROUNDS = 10
