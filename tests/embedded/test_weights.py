@@ -145,7 +145,7 @@ def test_a_scorer_knows_every_word_of_its_chat(name: str) -> None:
     template = (weights(name) / "chat_template.jinja").read_text()
     parts = [{"type": "image"}, {"type": "text", "text": QUESTION.format("a cat")}]
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": parts}], template, add_generation_prompt=True, return_dict=False
+        [{"role": "user", "content": parts}], chat_template=template, add_generation_prompt=True, return_dict=False
     )
     assert tokenizer.unk_token_id not in ids
 
