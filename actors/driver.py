@@ -17,8 +17,7 @@ from noisesmith.actors.stage import AnyCall
 from noisesmith.actors.workers import RayWorkers, Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
-from noisesmith.pipeline.prompts import Corpus
-from noisesmith.pipeline.records import Provenance, Row
+from noisesmith.pipeline.records import CheckedCorpus, Provenance, Row
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.sinks import RunState
 from noisesmith.pipeline.telemetry.events import RowFailed, RowWritten, RunStarted, ShardCommitted, Snapshot
@@ -45,7 +44,7 @@ class Driver:
     def __init__(
         self,
         config: RunConfig,
-        corpus: Corpus,
+        corpus: CheckedCorpus,
         state: RunState,
         telemetry: Telemetry,
         workers: Workers | None = None,

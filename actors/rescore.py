@@ -137,7 +137,7 @@ def _judge(
 ) -> None:
     run_dir = config.run_dir
     columns = ["id", "prompt", "image"]
-    if "image_initial" in read_manifest(run_dir).header.columns:
+    if "image_initial" in read_manifest(run_dir).types:
         columns.append("image_initial")
     first = next(read_rows(run_dir, ["height", "width"]))
     size = (first["height"], first["width"])

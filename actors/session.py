@@ -16,9 +16,9 @@ from noisesmith.actors.retry import cluster_failure
 from noisesmith.pipeline.acceptance import accept_again
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reason
-from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.report import Summary, write_report
-from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.sinks import RunState, first_config
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.events import ModelsLoading, RunEnded
 from noisesmith.pipeline.telemetry.log import Telemetry
@@ -42,7 +42,7 @@ class Session:
         return 128 + (self._stopped_by or signal.SIGINT)
 
     def drive(
-        self, config: RunConfig, corpus: Corpus, state: RunState, progress: ConsoleProgress
+        self, config: RunConfig, corpus: CheckedCorpus, state: RunState, progress: ConsoleProgress
     ) -> tuple[Outcome, Summary]:
         """Take an opened run to its end, or as far as a signal lets it, and write its report.
 
@@ -69,8 +69,9 @@ class Session:
             driver.close()
             state.check_lock()
             telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
-            accept_again(state.run_dir, config, state.check_lock, self._note)
-            summary = write_report(state.run_dir, config, outcome.provenance, telemetry.operations())
+            described = first_config(config)
+            accept_again(state.run_dir, described, state.check_lock, self._note)
+            summary = write_report(state.run_dir, described, outcome.provenance, telemetry.operations())
         return outcome, summary
 
     def stop(self, number: int, frame: FrameType | None) -> None:

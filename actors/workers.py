@@ -11,8 +11,7 @@ from noisesmith.actors.scorer import ScorerActor
 from noisesmith.actors.stages import GeneratorWorker, ScorerWorker, WriterWorker
 from noisesmith.actors.writer import WriterActor
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.prompts import Corpus
-from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.records import CheckedCorpus, Provenance
 
 
 class Workers(Protocol):
@@ -28,7 +27,7 @@ class Workers(Protocol):
 class RayWorkers:
     """Workers as Ray actors of the connected cluster."""
 
-    def __init__(self, config: RunConfig, corpus: Corpus, run_dir: Path) -> None:
+    def __init__(self, config: RunConfig, corpus: CheckedCorpus, run_dir: Path) -> None:
         self._config = config
         self._corpus = corpus
         self._run_dir = run_dir
@@ -44,7 +43,7 @@ class RayWorkers:
 
     def writer(self, provenance: Provenance) -> WriterWorker:
         corpus = self._corpus
-        arguments = (self._run_dir, corpus.extra_schema, corpus.size, provenance)
+        arguments = (self._run_dir, corpus.extra_schema, corpus.size, provenance, corpus.first)
         worker: WriterWorker = _create(WriterActor, writer_options(), *arguments)
         return worker
 

@@ -20,8 +20,10 @@ from noisesmith.pipeline.sinks import RunWriter
 class WriterActor:
     """Rebuilds its state from disk when it starts, so it may be replaced at any time."""
 
-    def __init__(self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance) -> None:
-        self._arguments = (run_dir, extra_schema, size, provenance)
+    def __init__(
+        self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance, first_row: int
+    ) -> None:
+        self._arguments = (run_dir, extra_schema, size, provenance, first_row)
 
     def load(self) -> Loaded[None]:
         """Read what is written already."""

@@ -240,12 +240,12 @@ def replay(run_dir: str | Path, row_id: str) -> Replay:
     """
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
-    from noisesmith.pipeline.sinks import config_of_run
+    from noisesmith.pipeline.sinks import config_of_row
     from noisesmith.pipeline.storage.paths import given_path
 
     quiet_libraries()
     path = given_path(run_dir, "run_dir")
-    return replay_row(path, config_of_run(path), row_id)
+    return replay_row(path, config_of_row(path, row_id), row_id)
 
 
 def _rows(prompts: Sequence[str], max_chars: int) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
@@ -18,7 +18,7 @@ from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
-from noisesmith.pipeline.sinks import begun_corpus, made_with
+from noisesmith.pipeline.sinks import begun_part, made_with
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,24 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
     Raises:
         UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
     """
+    models = check_models(config)
+    part = begun_part(config)
+    corpus = open_corpus(config, None if part is None else part.corpus_digest)
+    check_lengths(config, models.generator, corpus)
+    return models, corpus if part is None else replace(corpus, first=part.first_row)
+
+
+def check_models(config: RunConfig) -> FoundModels:
+    """Find the models of a run, and check everything that it needs besides its corpus.
+
+    Raises:
+        UserError: as for :func:`check_run`.
+    """
     models = find_models(config)
     check_revisions(config, models)
     check_config(config)
     check_machine(config)
-    corpus = open_corpus(config, begun_corpus(config))
-    check_lengths(config, models.generator, corpus)
-    return models, corpus
+    return models
 
 
 def check_revisions(config: RunConfig, models: FoundModels) -> None:

@@ -34,7 +34,8 @@ class Row:
 
     ``id`` depends only on the prompt's index and text. ``extra`` holds the corpus's other columns, by name.
     Where the corpus lists them, ``subjects`` are the things that the prompt asks for, ``questions`` ask for its parts,
-    and ``edits`` are prompts that its images do not show.
+    and ``edits`` are prompts that its images do not show. A row that continues the search of another one has its
+    ``parent``.
     """
 
     index: int
@@ -44,14 +45,28 @@ class Row:
     subjects: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     edits: tuple[str, ...] = ()
+    parent: Parent | None = None
+
+    @property
+    def search_id(self) -> str:
+        """The id of the row that began this row's search: all its noises are drawn with it."""
+        return self.id if self.parent is None else self.parent.search_id
+
+    @property
+    def earlier_rounds(self) -> int:
+        """How many rounds the search had taken before this row."""
+        return 0 if self.parent is None else self.parent.rounds
 
 
 class CheckedCorpus(Protocol):
     """What a run directory needs to know of a corpus; ``noisesmith.pipeline.prompts.Corpus`` provides it.
 
-    ``digest`` identifies prompts, extra columns, their types and the order; ``size`` is the number of rows, and
-    ``extra_schema`` holds the Arrow types of the corpus's own columns.
+    ``digest`` identifies prompts, extra columns, their types and the order; ``size`` is the number of rows, ``first``
+    the index of the first one in its run, and ``extra_schema`` holds the Arrow types of the corpus's own columns.
     """
+
+    @property
+    def first(self) -> int: ...
 
     @property
     def digest(self) -> str: ...
@@ -91,6 +106,19 @@ class Recipe:
         """Build the recipe from a written row's ``recipe`` column."""
         lists = {name: tuple(fields[name]) for name in ("shape", "rounds", "gammas", "indices")}
         return cls(**{**fields, **lists})
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The row from which another one goes on: its id, the recipe of its kept noise, and its last search round.
+
+    ``search_id`` is the id of the row that began the search, with which all its noises are drawn.
+    """
+
+    id: str
+    search_id: str
+    recipe: Recipe
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -192,6 +220,11 @@ class Provenance:
 def row_id(index: int, prompt: str) -> str:
     """Return a row's name in every file: its index in the corpus and the first 8 hex digits of its prompt's SHA-256."""
     return f"{index:08d}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+
+
+def with_index(row_id: str, index: int) -> str:
+    """Return the id of a row with the same prompt and another index."""
+    return f"{index:08d}-{row_id.partition('-')[2]}"
 
 
 def index_of(row_id: str) -> int:

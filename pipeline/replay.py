@@ -67,15 +67,17 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
             f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
         )
     decoder = load_decoder(found, device)
-    noise = rebuild(recipe, row_id, row.get(NOISE_BYTES))
-    task = GenerateTask(row["prompt"], _subjects(row, config), NoiseKey(recipe.seed, row_id, 0), recipe.steps)
+    manifest = read_manifest(run_dir)
+    search_id = manifest.search_id(row_id)
+    noise = rebuild(recipe, search_id, row.get(NOISE_BYTES))
+    task = GenerateTask(row["prompt"], _subjects(row, config), NoiseKey(recipe.seed, search_id, 0), recipe.steps)
     latents = denoise(config.optimizer, generator, [task], noise[None])
     with torch.no_grad():
         image = to_uint8(decoder(latents))[0]
     written = (decode_png(row["image"]) * 255).round().permute(1, 2, 0)
     difference = (image.float() - written).abs()
     png = encode_png(image)
-    if read_manifest(run_dir).header.marks_images:
+    if manifest.header.marks_images:
         png = mark_synthetic(png, recipe.digest)
     return Replay(
         id=row_id,

@@ -32,6 +32,7 @@ RECIPE = pa.struct(
 ATOMS = "atoms"
 ATOM = pa.struct([("question", pa.string()), ("answer", pa.string()), ("score", pa.float64())])
 RUN_SEED = "run_seed"
+PARENT = "parent_id"  # the row whose search this one continues; runs that began before it was known do not have it
 IMAGE_HASHES = {"image": "image_sha256", "image_initial": "image_initial_sha256"}  # of the bytes of each image column
 # Columns that runs before version 5 did not write, so that the corpus of such a run may have one of that name.
 SINCE_VERSION_5 = frozenset({RUN_SEED, *IMAGE_HASHES.values(), "scheduler", "guidance_scale", "negative_prompt"})
@@ -67,7 +68,7 @@ def row_schema(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
         columns.append((ATOMS, pa.list_(ATOM)))
     for judge in config.judges:
         columns += [(f"judge_{judge.name}_initial", pa.float64()), (f"judge_{judge.name}", pa.float64())]
-    columns += [(RUN_SEED, pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
+    columns += [(PARENT, pa.string()), (RUN_SEED, pa.int64()), ("recipe", RECIPE), ("noise", NOISE)]
     if config.stores_noise:
         columns.append((NOISE_BYTES, pa.binary()))
     for name in Provenance.__dataclass_fields__:
@@ -107,7 +108,7 @@ def reserved_columns(config: RunConfig, *, begun: bool = False) -> frozenset[str
     """
     names = frozenset(row_schema(config, pa.schema([])).names)
     names |= {*IMAGES, LISTED, *IMAGE_HASHES.values(), NOISE_BYTES, "seed"}
-    return names - SINCE_VERSION_5 - {LISTED} if begun else names
+    return names - SINCE_VERSION_5 - {LISTED, PARENT} if begun else names
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
@@ -191,6 +192,7 @@ def to_table(result: Result, provenance: Provenance, schema: pa.Schema) -> pa.Ta
         ATOMS: [asdict(atom) for atom in result.atoms],
         "seed": result.seed,  # what runs before version 5 call it
         RUN_SEED: result.seed,
+        PARENT: None if result.row.parent is None else result.row.parent.id,
         "recipe": asdict(result.recipe),
         "noise": asdict(result.noise),
         NOISE_BYTES: result.noise_fp16,

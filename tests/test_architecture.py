@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "acceptance": "config errors schema sinks storage",
     "preflight": "acceptance config embedded errors generators lengths machine models optimizers prompts scorers sinks",
     "load": "config errors generators preflight scorers search",
+    "extend": "config errors lengths preflight prompts records sinks storage",
     "replay": "config errors generators images models noise prompts records schema search sinks xmp",
     "telemetry": "sinks storage",
     "report": "acceptance config duplicates embedded errors models records schema sinks storage telemetry",
@@ -62,8 +63,8 @@ MAY_IMPORT = {
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "acceptance actors bench config cost decompose embedded errors export lengths models "
-        "preflight prompts publish replay report sinks storage telemetry training"
+        "acceptance actors bench config cost decompose embedded errors export extend lengths models "
+        "preflight prompts publish records replay report sinks storage telemetry training"
     ),
     "api": (
         "acceptance actors config errors lengths load models preflight prompts "

@@ -107,7 +107,7 @@ def _member_columns(config: RunConfig, manifest: Manifest) -> dict[str, bool]:
     columns = {}
     for member in config.panel:
         name = f"score_{member.name}" if len(config.panel) > 1 else "score"
-        if name in manifest.header.columns:
+        if name in manifest.types:
             columns[name] = member.calibration is not None
     return columns
 

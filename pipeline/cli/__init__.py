@@ -15,7 +15,7 @@ from noisesmith.pipeline.cli.calibrate import calibrate
 from noisesmith.pipeline.cli.common import console, debug_print, options, print_error
 from noisesmith.pipeline.cli.export import export
 from noisesmith.pipeline.cli.look import replay, status, verify
-from noisesmith.pipeline.cli.make import retry, run
+from noisesmith.pipeline.cli.make import extend, retry, run
 from noisesmith.pipeline.cli.planning import plan
 from noisesmith.pipeline.cli.publish import publish
 from noisesmith.pipeline.cli.questions import questions
@@ -34,8 +34,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-COMMANDS = (run, retry, plan, replay, verify, status, report, rescore, accept, calibrate, questions, export, publish)
-for command in COMMANDS:
+MAKE = (run, extend, retry, plan)
+USE = (replay, verify, status, report, rescore, accept, calibrate, questions, export, publish)
+for command in (*MAKE, *USE):
     app.command()(command)
 app.add_typer(embedded.app, name="embedded")
 app.add_typer(bench.app, name="bench")

@@ -29,10 +29,10 @@ def replay(
     """Rebuild the noise and the image of one row from its recipe, and compare them with what was written."""
     from noisesmith.pipeline.models.runtime import quiet_libraries
     from noisesmith.pipeline.replay import replay_row
-    from noisesmith.pipeline.sinks import config_of_run
+    from noisesmith.pipeline.sinks import config_of_row
 
     quiet_libraries()
-    result = replay_row(run_dir, config_of_run(run_dir), row_id)
+    result = replay_row(run_dir, config_of_row(run_dir, row_id), row_id)
     path = out or Path(f"{row_id}.png")
     try:
         path.write_bytes(result.png)
@@ -87,22 +87,23 @@ def verify(
 
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
-    from noisesmith.pipeline.prompts import open_corpus
-    from noisesmith.pipeline.sinks import begun_corpus, repair_run
+    from noisesmith.pipeline.extend import open_parts
+    from noisesmith.pipeline.sinks import repair_run
+    from noisesmith.pipeline.telemetry.status import read_status
 
-    corpus = open_corpus(settings, begun_corpus(settings))
+    (_, corpus), *later = open_parts(settings.run_dir)
     with interruptible():
-        found, state = repair_run(settings, corpus, console.print, sample)
+        found, _ = repair_run(settings, corpus, console.print, sample, later)
     for problem in found.problems:
         console.print(problem)
     console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
     if found.side:
         tables = ", ".join(sorted({table for table, _ in found.side}))
         console.print(f"files of side tables were dropped ({tables}); make them again with the command that made them")
-    missing = corpus.size - len(state.done)
+    now = read_status(settings.run_dir)
+    missing = now.rows - now.rows_done
     if missing:
-        retry = f"noisesmith retry {shell_word(settings.run_dir)}"
-        console.print(f"run the same config again to make {missing} missing rows, or: {retry}")
+        console.print(f"to make {missing} missing rows again: noisesmith retry {shell_word(settings.run_dir)}")
 
 
 def _problems(count: int) -> str:

@@ -1,9 +1,9 @@
-"""``noisesmith run`` and ``retry``: make the rows of a run."""
+"""``noisesmith run``, ``extend`` and ``retry``: make the rows of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.storage.home import shell_word
 
 if TYPE_CHECKING:
-    from noisesmith.pipeline.prompts import Corpus
+    from noisesmith.pipeline.records import CheckedCorpus
     from noisesmith.pipeline.sinks import RunState
     from noisesmith.pipeline.telemetry.tally import Tally
 
@@ -35,18 +35,32 @@ def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> 
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
     from noisesmith.pipeline.preflight import check_run
-    from noisesmith.pipeline.report import conclude
     from noisesmith.pipeline.sinks import hold_run
 
     settings = read_settings(config, overrides, out)
     _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
-        if len(state.done) == corpus.size:
-            conclude(settings, state, console.print)
-            console.print(f"all {corpus.size} rows of {state.run_dir} are done; nothing to run")
-            _hint(state.run_dir)
-        else:
-            _drive(settings, corpus, state)
+        _complete(settings, corpus, state, str(state.run_dir))
+
+
+def extend(
+    run_dir: RunDir,
+    overrides: Overrides = None,
+    below: Annotated[
+        float | None,
+        typer.Option("--below", metavar="SCORE", help="Continue the searches that ended below this score."),
+    ] = None,
+) -> None:
+    """Add rows to a finished run: for new prompts, or further search rounds where the score is low.
+
+    corpus.source=more.txt searches new prompts. --below 0.8 optimizer.rounds=30 continues searches, each in a new row,
+    until they have taken 30 rounds in all. Rows and files that are there stay as they are. The same command resumes.
+    """
+    from noisesmith.pipeline.extend import find_extension
+
+    found = find_extension(run_dir, overrides or [], below)
+    with interruptible(), found.hold(console.print) as state:
+        _complete(found.config, found.corpus, state, f"this part of {run_dir}")
 
 
 def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
@@ -54,21 +68,35 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
 
     Overrides may change where and how fast rows are made, such as generators.batch_size=1.
     """
-    from noisesmith.pipeline.preflight import check_run
-    from noisesmith.pipeline.sinks import config_of_run, hold_run, reopen_failed
+    from noisesmith.pipeline.extend import parts_to_make
+    from noisesmith.pipeline.sinks import hold_run, reopen_failed
 
-    settings = config_of_run(run_dir, overrides)
-    _, corpus = check_run(settings)
-    with interruptible(), hold_run(settings, corpus, console.print) as opened:
-        state, again = reopen_failed(settings, corpus, opened)
-        if len(state.done) == corpus.size:
-            console.print(f"no row of {run_dir} has failed; nothing to retry")
-            return
-        console.print(f"{again} failed rows are tried again")
+    nothing = True
+    for settings, corpus in parts_to_make(run_dir, overrides or []):
+        with interruptible(), hold_run(settings, corpus, console.print) as opened:
+            state, again = reopen_failed(settings, corpus, opened)
+            if len(state.done) < corpus.size:
+                nothing = False
+                if again:
+                    console.print(f"{again} failed rows are tried again")
+                _drive(settings, corpus, state)
+    if nothing:
+        console.print(f"no row of {run_dir} has failed; nothing to retry")
+
+
+def _complete(settings: RunConfig, corpus: CheckedCorpus, state: RunState, what: str) -> None:
+    """Make the rows that a run or a part of it lacks; where it lacks none, renew the report."""
+    from noisesmith.pipeline.report import conclude
+
+    if len(state.done) < corpus.size:
         _drive(settings, corpus, state)
+        return
+    conclude(settings, state, console.print)
+    console.print(f"all {corpus.size} rows of {what} are done; nothing to run")
+    _hint(state.run_dir)
 
 
-def _drive(settings: RunConfig, corpus: Corpus, state: RunState) -> None:
+def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
     """Make the rows that a run lacks, show how it went, and exit with 1 where none succeeded."""
     from noisesmith.actors.session import session
     from noisesmith.pipeline.report import summary_table

@@ -12,6 +12,7 @@ from noisesmith.pipeline.export.format import Format
 from noisesmith.pipeline.export.metadata import MetadataFile
 from noisesmith.pipeline.export.options import ExportOptions
 from noisesmith.pipeline.export.source import Source
+from noisesmith.pipeline.schema import PARENT
 
 PER_FOLDER = 10_000  # images; file systems and the Hub are slow with more
 RESERVED = ("file_name", "text", "image_initial_file_name")
@@ -38,6 +39,7 @@ class ImageFolder(Format):
         self._names = metadata_names(self._columns, RESERVED)
         self.reads = ["id", "prompt", "image", *(["image_initial"] if options.first_images else []), *self._columns]
         self.reads = list(dict.fromkeys(self.reads))
+        self._unused = set() if source.manifest.continues_searches else {PARENT}
         self._metadata: dict[str, MetadataFile] = {}
         self._written: dict[str, int] = {}
 
@@ -73,8 +75,8 @@ class ImageFolder(Format):
         renamed = [f"{old} is named {new}" for old, new in self._names.items() if old != new]
         if renamed:
             self.notes.append(f"Columns were renamed, since loaders give their names a meaning: {', '.join(renamed)}.")
-        if empty:
-            names = ", ".join(sorted(empty))
+        if empty - self._unused:
+            names = ", ".join(sorted(empty - self._unused))
             self.notes.append(f"Columns without a value in a whole split were left out: {names}.")
 
     def usage(self) -> str:

@@ -43,6 +43,7 @@ class Noises(Format):
                 f"--to noise: the method of {source.run_dir} has no recipe for its noise, and output.noise was false; "
                 "make a run with output.noise=true"
             )
+        self._manifest = source.manifest
         self._types = source.columns
         self._columns = [n for n in metadata_columns(self._types) if n not in ("recipe", "noise")]
         self.reads = ["prompt", "recipe", *self._columns]
@@ -61,6 +62,8 @@ class Noises(Format):
 
     def add(self, row: Mapping[str, Any], split: str) -> str | None:
         recipe = Recipe.from_row(row["recipe"])
+        if self._manifest.search_id(row["id"]) != row["id"]:
+            return "that continue the search of another row, so that their first score is not that of the first noise"
         first = NoiseKey(recipe.seed, row["id"], 0).draw(0, recipe.shape)
         kept = rebuild(recipe, row["id"], row.get(NOISE_BYTES))
         if digest(kept) != recipe.digest:

@@ -13,6 +13,7 @@ from noisesmith.pipeline.export.source import Source
 def readme(source: Source, options: ExportOptions, to: Format, selection: Selection, written: Mapping[str, int]) -> str:
     """Return the file as Markdown."""
     header = source.manifest.header
+    corpora = [f"`{part.corpus_digest[:16]}`" for part in source.manifest.parts if not part.parents]
     lines = [
         "---",
         "tags: [noisesmith, synthetic]",
@@ -25,7 +26,7 @@ def readme(source: Source, options: ExportOptions, to: Format, selection: Select
         "",
         f"noisesmith let `{header.config.get('generators.model')}` make the images and searched their initial noise "
         f"(`{header.config.get('optimizer.method')}`). The run's config has the digest `{header.config_digest[:16]}`, "
-        f"its corpus `{header.corpus_digest[:16]}`.",
+        f"its {'corpus' if len(corpora) == 1 else 'corpora'} {', '.join(corpora)}.",
         "",
         "| split | rows |",
         "|---|---|",

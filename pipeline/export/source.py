@@ -42,7 +42,7 @@ class Source:
     @property
     def columns(self) -> dict[str, str]:
         """Name → type of all columns: the run's own, then those of its side tables."""
-        columns = dict(self.manifest.header.columns)
+        columns = dict(self.manifest.types)
         for table in self.manifest.side_columns.values():
             columns.update(table)
         return columns

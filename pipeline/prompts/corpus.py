@@ -66,6 +66,7 @@ class Corpus:
 
     ``digest`` is the SHA-256 over prompts, extra columns, their types and the order. ``sections`` has the source,
     number of rows and format of each corpus section, and ``as_json`` the columns that are written as JSON text.
+    ``first`` is the index of the first row in its run, which may have begun with other prompts.
     """
 
     digest: str
@@ -74,13 +75,14 @@ class Corpus:
     parts: tuple[Part, ...]
     sections: tuple[tuple[str, int, str], ...]
     as_json: tuple[str, ...] = ()
+    first: int = 0
 
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
         """Yield rows in order, in constant memory.
 
         Args:
-            start, stop: the first index, and the one after the last; the end of the corpus when absent.
-            skip: indices to leave out.
+            start, stop: the first position, and the one after the last; the end of the corpus when absent.
+            skip: indices to leave out, which are positions counted from ``first`` on.
 
         Raises:
             RunError: a source has changed since the corpus was opened.
@@ -93,12 +95,13 @@ class Corpus:
             first += part.size
 
     def _rows_of(self, part: Part, first: int, among: range, skip: Container[int]) -> Iterator[Row]:
-        """Yield the rows of one part, whose first row has the index ``first``."""
+        """Yield the rows of one part, whose first row has the position ``first``."""
         for batch in part.batches():
-            indices = range(max(first, among.start), min(first + len(batch), among.stop))
-            wanted = [index for index in indices if index not in skip]
-            taken = batch.take([index - first for index in wanted])
-            for index, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
+            positions = range(max(first, among.start), min(first + len(batch), among.stop))
+            wanted = [position for position in positions if self.first + position not in skip]
+            taken = batch.take([position - first for position in wanted])
+            for position, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
+                index = self.first + position
                 subjects = subject_list(extra[part.subjects]) if part.subjects else ()
                 questions = question_list(extra[part.questions]) if part.questions else ()
                 edits = edit_list(extra[part.edits]) if part.edits else ()

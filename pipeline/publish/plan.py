@@ -14,7 +14,7 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.publish.private import Disguise, private_parts
 from noisesmith.pipeline.report import describes, published_card
-from noisesmith.pipeline.sinks import config_of_run, read_rows
+from noisesmith.pipeline.sinks import config_of_run, later_configs, read_rows
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 
 PER_COMMIT = 100  # files; the Hub limits the commits per hour
@@ -70,7 +70,7 @@ def make_plan(run_dir: Path, repository: str, *, allow_paths: bool = False) -> P
         _check_rows(run_dir)
     files = [*_data_files(run_dir, manifest)]
     files.append(in_memory(SHEET, (run_dir / SHEET).read_bytes()))
-    files.append(in_memory(CARD, _card(run_dir, config, repository).encode()))
+    files.append(in_memory(CARD, _card(run_dir, config, manifest, repository).encode()))
     return Plan(repository, tuple(files))
 
 
@@ -85,12 +85,12 @@ def _check_repository(repository: str) -> None:
 
 
 def _check_finished(run_dir: Path, manifest: Manifest) -> None:
-    shards = manifest.header.shards
+    shards = manifest.shards
     missing = shards - len(manifest.entries)
     if missing:
         raise UserError(
-            f"{run_dir}: {missing} of {shards} shards are not committed yet; finish the run with noisesmith run, then "
-            "publish it"
+            f"{run_dir}: {missing} of {shards} shards are not committed yet; finish the run with noisesmith retry, "
+            "then publish it"
         )
     if not any(entry.files for entry in manifest.entries.values()):
         raise UserError(f"{run_dir}: holds no rows, since all have failed; see noisesmith retry")
@@ -109,8 +109,8 @@ def _check_rows(run_dir: Path) -> None:
         )
 
 
-def _card(run_dir: Path, config: RunConfig, repository: str) -> str:
-    disguise = Disguise(run_dir, config)
+def _card(run_dir: Path, config: RunConfig, manifest: Manifest, repository: str) -> str:
+    disguise = Disguise(run_dir, config, *later_configs(run_dir, manifest))
     card = published_card(run_dir, config, repository, disguise.hide)
     left = disguise.found_in(card)
     if left:
@@ -124,7 +124,7 @@ def _data_files(run_dir: Path, manifest: Manifest) -> Iterator[PublishedFile]:
             yield PublishedFile(file.path, run_dir / file.path, file.bytes, file.sha256)
     for _, side in sorted(manifest.side.items()):
         if manifest.is_current(side):
-            path = manifest.header.layout.side_file(side.shard, side.table)
+            path = manifest.part_of(side.shard).layout.side_file(side.shard, side.table)
             yield PublishedFile(path, run_dir / path, side.bytes, side.sha256)
 
 

@@ -23,16 +23,17 @@ def is_private(text: str) -> bool:
 
 
 class Disguise:
-    """Replaces the paths and addresses of a run's config by names that say nothing of a machine.
+    """Replaces the paths and addresses of a run's configs by names that say nothing of a machine.
 
     A path becomes its last part, and an address of HTTP becomes :data:`SERVED`.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig) -> None:
+    def __init__(self, run_dir: Path, *configs: RunConfig) -> None:
         found = {str(run_dir), str(run_dir.absolute()), str(Path.home())}
-        for key, value in flatten(config.model_dump(mode="json")).items():
-            if isinstance(value, str) and (is_private(value) or key == "ray.address" or _is_folder(key, value)):
-                found.add(value)
+        for config in configs:
+            for key, value in flatten(config.model_dump(mode="json")).items():
+                if isinstance(value, str) and (is_private(value) or key == "ray.address" or _is_folder(key, value)):
+                    found.add(value)
         telling = [text for text in found if re.search(r"[^/.~].*", text) and re.search("[/:]", text)]
         self._names = {text: _public(text) for text in sorted(telling, key=len, reverse=True)}
 

@@ -17,6 +17,7 @@ from noisesmith.pipeline.report.figures import read_operations
 from noisesmith.pipeline.report.sample import spread_rows
 from noisesmith.pipeline.report.summary import Summary, summary_table
 from noisesmith.pipeline.report.usage import Place
+from noisesmith.pipeline.sinks.configs import first_config
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.run import RunState
@@ -76,8 +77,9 @@ def conclude(config: RunConfig, state: RunState, note: Callable[[str], None]) ->
     Raises:
         UserError, RunError: as for :func:`write_report`.
     """
-    accept_again(state.run_dir, config, state.check_lock, note)
-    renew_report(state.run_dir, config)
+    described = first_config(config)
+    accept_again(state.run_dir, described, state.check_lock, note)
+    renew_report(state.run_dir, described)
 
 
 def renew_report(run_dir: Path, config: RunConfig) -> None:
@@ -123,14 +125,14 @@ def published_card(run_dir: Path, config: RunConfig, repository: str, hide: Call
 
 def _provenance(run_dir: Path) -> Provenance | None:
     """What all rows of a run share, as its first row states it; ``None`` where there is no row."""
-    columns = Provenance.columns_in(read_manifest(run_dir).header.columns)
+    columns = Provenance.columns_in(read_manifest(run_dir).types)
     row = next(read_rows(run_dir, columns), None)
     return None if row is None else Provenance(**row)
 
 
 def _sheet_columns(manifest: Manifest, judges: list[str]) -> list[str]:
     names = ["prompt", "image", "score", "score_initial"]
-    if "image_initial" in manifest.header.columns:
+    if "image_initial" in manifest.types:
         names.append("image_initial")
     for judge in judges:
         names += [f"judge_{judge}_initial", f"judge_{judge}"]

@@ -11,14 +11,17 @@ import jinja2
 
 from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, calibration_lines
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config.flat import without_positions
 from noisesmith.pipeline.config.optimizers import PAPER
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.report.facts import Facts
 from noisesmith.pipeline.report.meanings import columns_of_rows, columns_of_side_tables
 from noisesmith.pipeline.report.metadata import card_data, is_embedded
-from noisesmith.pipeline.report.summary import labelled, notes, shown
+from noisesmith.pipeline.report.summary import Summary, labelled, notes, shown
 from noisesmith.pipeline.report.usage import Place, usage, written_patterns
+from noisesmith.pipeline.schema import PARENT
+from noisesmith.pipeline.sinks.header import STOP_RULES, Header
 from noisesmith.pipeline.sinks.layout import manifest_file
 from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.storage.files import sha256_of, write_atomic
@@ -61,19 +64,20 @@ def render_card(
         spread=facts.spread,
         scored_by="A vision-language model" if is_alone else f"A panel of {len(config.panel)} models",
         score_meaning='P("Yes") of the scoring model' if is_alone else _COMBINED[config.combine or "mean"],
-        searched=config.optimizer.rounds > 0,
+        searched=any(part.config["optimizer.rounds"] for part in manifest.parts),
         labelled=labelled(summary),
         judges=summary.judges,
-        notes=notes(summary),
+        notes=notes_of(summary, manifest),
         shown=shown,
         accepted=_acceptance_lines(run_dir, acceptance) if acceptance else (),
         description=config.optimizer.describe(),
         cites_paper=PAPER in config.optimizer.describe(),
-        rebuild=_how_to_rebuild(config, place),
+        rebuild=_how_to_rebuild(config, place, continued=manifest.continues_searches),
         published=place.repository is not None,
+        later=len(manifest.later),
         settings=settings_of(config, provenance, manifest),
         usage=usage(place, patterns, list(tables)),
-        columns=columns_of_rows(header, config) + columns_of_side_tables(tables),
+        columns=columns_of_rows(manifest.types, config) + columns_of_side_tables(tables),
         text_columns=header.text_columns if "webdataset" in patterns else (),
         embedded=is_embedded(config),
     )
@@ -109,7 +113,7 @@ def _template(hide: Callable[[str], str]) -> jinja2.Template:
     return environment.get_template("card.md.j2")
 
 
-def _how_to_rebuild(config: RunConfig, place: Place) -> str:
+def _how_to_rebuild(config: RunConfig, place: Place, *, continued: bool) -> str:
     """How a reader obtains a row's noise again: from its recipe, from the stored noise, or not at all."""
     if config.optimizer.folds:
         again = "`noisesmith replay` makes the image again."
@@ -118,6 +122,11 @@ def _how_to_rebuild(config: RunConfig, place: Place) -> str:
                 '`noisesmith.pipeline.noise.rebuild(Recipe.from_row(row["recipe"]), row["id"])`, with `Recipe` of '
                 "`noisesmith.pipeline.records`."
             )
+            if continued:
+                again += (
+                    " For a row with a `parent_id`, give the id of the row that began the search: follow `parent_id` "
+                    "up to a row without one."
+                )
         return f"The `recipe` column rebuilds a row's noise exactly: {again}"
     if config.stores_noise:
         again = "." if place.repository else ": `noisesmith replay` makes the image again."
@@ -138,6 +147,7 @@ def settings_of(config: RunConfig, provenance: Provenance, manifest: Manifest) -
     corpora: list[str] = []
     for part in config.corpus:
         corpora.append(f"{part.source} ({part.size} rows)" if part.size else part.source)
+    corpora += [_added(part, manifest.header) for part in manifest.later]
     search: list[str] = [config.optimizer.method]
     # The paragraph about the method says all about previews.
     for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method", "preview"}).items():
@@ -160,6 +170,31 @@ def settings_of(config: RunConfig, provenance: Provenance, manifest: Manifest) -
     if generators.negative_prompt:
         settings.append(("negative prompt", generators.negative_prompt))
     return settings
+
+
+def notes_of(summary: Summary, manifest: Manifest) -> list[str]:
+    """What the table of a run's figures leaves out, one sentence per line."""
+    lines = notes(summary)
+    if manifest.continues_searches:
+        lines.append(
+            f"A row with a {PARENT} continues the search of that row: its first image has the noise which that row has "
+            "kept. Both rows count."
+        )
+    return lines
+
+
+def _added(part: Header, first: Header) -> str:
+    """What a later part of a run has added, with its stop rules where they are not those of the first part."""
+    if part.below is None:
+        added = ", ".join(str(value) for key, value in part.config.items() if without_positions(key) == "corpus.source")
+    else:
+        added = f"searches continued where the score was below {part.below:g}"
+    details = [f"{part.rows} rows"]
+    for key in STOP_RULES:
+        value = part.config.get(key, "none")  # a field that is null is left out
+        if value != first.config.get(key, "none"):
+            details.append(f"{key.removeprefix('optimizer.')} {value}")
+    return f"then {added} ({', '.join(details)})"
 
 
 def _models_of_tables(manifest: Manifest) -> dict[str, str]:

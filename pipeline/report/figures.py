@@ -25,9 +25,9 @@ class Figures:
 def figures_of(config: RunConfig, manifest: Manifest) -> Figures:
     """What a run's summary is made of; a run of an older version has fewer columns."""
     judges = judge_names(config, manifest)
-    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.header.columns]
+    members = [member.name for member in config.panel if f"score_{member.name}" in manifest.types]
     names = columns(judges, members)
-    if TOKENS_CUT in manifest.header.columns:
+    if TOKENS_CUT in manifest.types:
         names.append(TOKENS_CUT)
     return Figures(judges, members, names)
 

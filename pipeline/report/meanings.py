@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from noisesmith.pipeline.acceptance import ACCEPTED
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.schema import RUN_SEED
-from noisesmith.pipeline.sinks.manifest import Header
 
 _MEANINGS = {
     "id": "stable id of the row",
@@ -21,10 +20,11 @@ _MEANINGS = {
     "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview, which is "
     "never kept",
     "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
-    "rounds": "search rounds after the first image",
+    "rounds": "search rounds after the first image; a row with a parent_id counts those of its parent too",
     "stop_reason": "why the search of this row ended",
     "atoms": "questions about the parts of the prompt, and P(answer) of each for the kept image, 0 to 1",
     "seed": "seed of the whole run, the same in every row: the noises of a row follow from it and from the row's id",
+    "parent_id": "the row whose search this one continues, null where it began with a noise of its own",
     RUN_SEED: "seed of the whole run, the same in every row: the noises of a row follow from it and from the row's id",
     "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
     "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
@@ -52,8 +52,8 @@ _RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step s
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 
 
-def columns_of_rows(header: Header, config: RunConfig) -> list[tuple[str, str]]:
-    """Every column with its meaning. Columns that this version does not know are the corpus's own."""
+def columns_of_rows(columns: Iterable[str], config: RunConfig) -> list[tuple[str, str]]:
+    """Every one of these columns with its meaning. Those that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
     if len(config.panel) > 1:
         meanings |= {"score": "combined score of the kept image, 0 to 1", "score_initial": "that of the first image"}
@@ -67,7 +67,7 @@ def columns_of_rows(header: Header, config: RunConfig) -> list[tuple[str, str]]:
         meanings[f"score_{member.name}"] = f"score that the scorer {member.name} gives the kept image"
     for judge in config.judges:
         meanings |= _meanings_of_judge(judge.name)
-    return [(name, meanings.get(name, "from the prompt list")) for name in header.columns]
+    return [(name, meanings.get(name, "from the prompt list")) for name in columns]
 
 
 def columns_of_side_tables(tables: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,9 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.embedded import NAMES
 from noisesmith.pipeline.models.locate import licence
 from noisesmith.pipeline.schema import schema_of, with_features
-from noisesmith.pipeline.sinks.manifest import Header, Manifest
+from noisesmith.pipeline.sinks.configs import later_configs
+from noisesmith.pipeline.sinks.header import Header
+from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.sinks.reader import read_features
 from noisesmith.pipeline.sinks.samples import tar_features
 
@@ -50,7 +52,7 @@ def card_data(
                 features[table] = _side_features(columns)
     licence_name, link = _licence(config)
     return DatasetCardData(
-        language=_languages(config),
+        language=_languages([config, *later_configs(run_dir, manifest)]),
         pretty_name=config.name,
         task_categories=["text-to-image"],
         size_categories=[_size_category(rows)],
@@ -88,11 +90,15 @@ def _dataset_info(features: Mapping[str, Features]) -> object:
 def _features(run_dir: Path, manifest: Manifest, kind: str) -> Features | None:
     """The types of a run's rows in one format, so that no reader has to infer them."""
     if kind == "parquet":
-        filled = min(shard for shard, entry in manifest.entries.items() if entry.files)
-        stated: Features = read_features(run_dir / manifest.entries[filled].readable)._to_yaml_list()
+        # A later part of the run may have a column more; of those with as many, the first is as good as any.
+        filled = [shard for shard, entry in manifest.entries.items() if entry.files]
+        widest = max(filled, key=lambda shard: (len(manifest.part_of(shard).columns), -shard))
+        stated: Features = read_features(run_dir / manifest.entries[widest].readable)._to_yaml_list()
         return stated
     # For a run of version 1, nothing says which type a column that was null has in a tar.
-    return _tar_features(manifest.header) if manifest.header.version_of_rows > 1 else None
+    if manifest.header.version_of_rows == 1:
+        return None
+    return _tar_features(max(manifest.parts, key=lambda part: len(part.columns)))
 
 
 def _tar_features(header: Header) -> Features:
@@ -110,8 +116,9 @@ def _side_features(columns: Mapping[str, str]) -> Features:
     return features
 
 
-def _languages(config: RunConfig) -> list[str]:
-    return list(dict.fromkeys(part.language for part in config.corpus)) or ["en"]
+def _languages(configs: Iterable[RunConfig]) -> list[str]:
+    named = [section.language for config in configs for section in config.corpus]
+    return list(dict.fromkeys(named)) or ["en"]
 
 
 def _licence(config: RunConfig) -> tuple[str, str | None]:

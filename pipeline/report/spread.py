@@ -10,8 +10,9 @@ from pathlib import Path
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.report.summary import Row
 from noisesmith.pipeline.schema import reserved_columns
+from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.layout import letters_file
-from noisesmith.pipeline.sinks.manifest import Header, Manifest
+from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 
 BINS = 10

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
+from noisesmith.pipeline.noise import replay
 from noisesmith.pipeline.optimizers import Feedback, Optimizer, Proposal, Request
 from noisesmith.pipeline.search.tasks import GenerateTask, Slope, Start
 from noisesmith.pipeline.text.subjects import find_read_subjects
@@ -31,8 +32,7 @@ def propose(
     proposals = []
     for task, start in zip(tasks, starts, strict=True):
         if start is None:
-            first_noise = task.key.draw(0, generator.spec.shape)
-            proposals.append(Proposal(first_noise[None], gamma=1.0))
+            proposals.append(Proposal(_first_noise(task, generator)[None], gamma=1.0))
         elif task.rerender:
             proposals.append(Proposal(start.state))
         else:
@@ -43,6 +43,13 @@ def propose(
             feedback = Feedback(task.score, _sum(start.slopes), generator.gain(task.steps))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return optimizer.prepare(requests, proposals, generator)
+
+
+def _first_noise(task: GenerateTask, generator: Generator) -> Tensor:
+    """A fresh noise or, where a row continues a search, the one that its parent has kept."""
+    if task.begins is not None:
+        return replay(task.begins, task.key.row_id)
+    return task.key.draw(0, generator.spec.shape)
 
 
 def _sum(slopes: Sequence[Slope[Tensor]]) -> Tensor | None:

@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.records import Recipe
+from noisesmith.pipeline.records import Parent, Recipe
 from noisesmith.pipeline.search.tasks import ImageRecord, NextImage
 
 
 def recipe_of(
-    config: RunConfig, images: Sequence[NextImage], records: Sequence[ImageRecord], kept: int, shape: tuple[int, ...]
+    config: RunConfig,
+    images: Sequence[NextImage],
+    records: Sequence[ImageRecord],
+    kept: int,
+    shape: tuple[int, ...],
+    parent: Parent | None = None,
 ) -> Recipe:
     """How to rebuild the noise of image ``kept``.
 
     Args:
         images, records: those of the row, in the order in which they were made.
         shape: latent shape of one row, ``(C, h, w)``.
+        parent: the row from which this one goes on; its moves come first.
     """
+    earlier = parent.recipe if parent is not None else None
     record = records[kept]
     moves = _moves_to(images, kept) if config.optimizer.folds else []
     return Recipe(
         method=config.optimizer.method,
         seed=config.seed,
         shape=shape,
-        rounds=tuple(images[image].round for image in moves),
-        gammas=tuple(records[image].gamma for image in moves),
-        indices=tuple(records[image].index for image in moves),
+        rounds=(*(earlier.rounds if earlier else ()), *(images[image].round for image in moves)),
+        gammas=(*(earlier.gammas if earlier else ()), *(records[image].gamma for image in moves)),
+        indices=(*(earlier.indices if earlier else ()), *(records[image].index for image in moves)),
         candidates=getattr(config.optimizer, "candidates", 1),
         steps=images[kept].steps,
         batch_size=record.batch_size,

@@ -24,6 +24,7 @@ JudgeScores = Mapping[str, tuple[float | None, float | None]]
 class RowSearch(Generic[T]):
     """Image 0 is the first; every later round moves from the image ``base``. The best image at full steps is kept.
 
+    A row with a parent begins with its parent's kept noise, and counts its parent's rounds on.
     With previews, rounds are made at few sampler steps. When the search stops, the best previews are rendered again at
     full steps, because no preview's score is ever reported as final.
 
@@ -59,11 +60,11 @@ class RowSearch(Generic[T]):
 
     @property
     def rounds(self) -> int:
-        """Search rounds taken: neither the first image nor a rerendered preview counts."""
+        """Search rounds taken, those of the parent included: neither a first image nor a rerendered preview counts."""
         for image in reversed(self.images):
             if not image.rerender:
                 return image.round
-        return 0
+        return self.row.earlier_rounds
 
     @property
     def finished(self) -> bool:
@@ -108,9 +109,10 @@ class RowSearch(Generic[T]):
     def generate_task(self) -> GenerateTask:
         """What a generator needs to know to make the next image."""
         image = self.next_image()
-        key = NoiseKey(self.config.seed, self.row.id, image.round)
+        key = NoiseKey(self.config.seed, self.row.search_id, image.round)
         score = None if image.parent is None else self.scores[image.parent]
-        return GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender)
+        begins = self.row.parent.recipe if self.row.parent and image.parent is None else None
+        return GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender, begins)
 
     def start(self) -> Start[T] | None:
         """What the next image starts from; ``None`` for the first image, which starts from a fresh noise."""
@@ -189,7 +191,7 @@ class RowSearch(Generic[T]):
             atoms=atoms_of(self.questions, self.atoms[self.kept]),
             judges=dict(judges),
             seed=self.config.seed,
-            recipe=recipe_of(self.config, self.images, self.records, self.kept, shape),
+            recipe=recipe_of(self.config, self.images, self.records, self.kept, shape, self.row.parent),
             noise=kept.noise,
             prompt_tokens_cut=kept.tokens_cut,
         )
@@ -197,7 +199,7 @@ class RowSearch(Generic[T]):
     def _choose_next(self) -> NextImage:
         full_steps = self.config.generators.steps
         if not self.scores:
-            return NextImage(round=0, parent=None, steps=full_steps)
+            return NextImage(round=self.row.earlier_rounds, parent=None, steps=full_steps)
         if self._to_rerender:
             preview = self._to_rerender[0]
             return NextImage(self.images[preview].round, preview, full_steps, rerender=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from noisesmith.pipeline.noise import NoiseKey
-from noisesmith.pipeline.records import NoiseStats, Question
+from noisesmith.pipeline.records import NoiseStats, Question, Recipe
 
 T = TypeVar("T")
 
@@ -43,7 +43,10 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class GenerateTask:
-    """One row's position in a generator's batch; ``score`` is that of the image it starts from, absent at first."""
+    """One row's position in a generator's batch; ``score`` is that of the image it starts from, absent at first.
+
+    ``begins`` rebuilds the noise of the first image, where a row continues the search of another one.
+    """
 
     prompt: str
     subjects: tuple[str, ...]
@@ -51,6 +54,7 @@ class GenerateTask:
     steps: int
     score: float | None = None
     rerender: bool = False
+    begins: Recipe | None = None
 
 
 @dataclass(frozen=True)

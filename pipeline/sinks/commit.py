@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import DoneRows
+from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.layout import staging_dir
-from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Header, append_entry
+from noisesmith.pipeline.sinks.manifest import DataFile, Entry, append_entry
 from noisesmith.pipeline.sinks.shards import write_parquet, write_tar
 from noisesmith.pipeline.storage import files
 

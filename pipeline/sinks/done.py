@@ -1,4 +1,4 @@
-"""Which rows of a run are done, read from the disk."""
+"""Which rows of a part of a run are done, read from the disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noisesmith.pipeline.sinks import staging
+from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.layout import (
     DATA_FILE,
     EXTENSIONS,
@@ -25,7 +26,7 @@ from noisesmith.pipeline.storage import files
 
 @dataclass
 class DoneRows(Collection[int]):
-    """Indices of rows that need no more work: committed, staged or dead.
+    """Indices of a part's rows that need no more work: committed, staged or dead.
 
     Only the rows of open shards are held one by one, so a run of millions of rows fits in memory.
     """
@@ -63,7 +64,7 @@ class DoneRows(Collection[int]):
         self.dead.pop(entry.shard, None)
 
     def __contains__(self, index: object) -> bool:
-        if not isinstance(index, int) or not 0 <= index < self.layout.size:
+        if not isinstance(index, int) or not 0 <= index - self.layout.first_row < self.layout.size:
             return False
         shard = self.layout.shard_of(index)
         if shard in self.committed:
@@ -81,10 +82,13 @@ class DoneRows(Collection[int]):
         return sorted({*self.committed, *self.open_shards()})
 
 
-def recover(run_dir: Path) -> DoneRows:
-    """Remove what a crash left below the run directory, then read which rows are done.
+def recover(run_dir: Path, first_row: int = 0) -> DoneRows:
+    """Remove what a crash left below the run directory, then read which rows of a part are done.
 
     Files directly in the directory are left alone: when a writer starts, its driver may be writing there.
+
+    Args:
+        first_row: where the part begins.
 
     Raises:
         UserError: the manifest or a file of dead letters is damaged.
@@ -95,21 +99,29 @@ def recover(run_dir: Path) -> DoneRows:
     _sweep(run_dir, manifest)
     for shard in shards_in(run_dir / "failed"):
         files.drop_half_line(letters_file(run_dir, shard))
-    return read_done(run_dir, manifest)
+    return read_done(run_dir, manifest, manifest.part_of_row(first_row))
 
 
-def read_done(run_dir: Path, manifest: Manifest) -> DoneRows:
-    """Read from the disk which rows are done, and write nothing.
+def read_done(run_dir: Path, manifest: Manifest, part: Header) -> DoneRows:
+    """Read from the disk which rows of a part are done, and write nothing.
 
     Raises:
         UserError: a file of dead letters is damaged.
     """
-    done = DoneRows(manifest.header.layout, manifest.entries)
-    for shard in shards_in(staging_root(run_dir)) - done.committed.keys():
+    layout = part.layout
+    committed = {shard: entry for shard, entry in manifest.entries.items() if shard in layout.numbers}
+    done = DoneRows(layout, committed)
+    open_shards = set(layout.numbers) - committed.keys()
+    for shard in shards_in(staging_root(run_dir)) & open_shards:
         done.staged[shard] = set(staging.staged_rows(run_dir, shard))
-    for shard in shards_in(run_dir / "failed") - done.committed.keys():
+    for shard in shards_in(run_dir / "failed") & open_shards:
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
     return done
+
+
+def read_all_done(run_dir: Path, manifest: Manifest) -> list[DoneRows]:
+    """Read which rows of each part of a run are done, like :func:`read_done`."""
+    return [read_done(run_dir, manifest, part) for part in manifest.parts]
 
 
 def shards_in(folder: Path) -> set[int]:
@@ -148,7 +160,7 @@ def _sweep_side(run_dir: Path, manifest: Manifest) -> None:
         # A shard that was opened again may be committed with the same rows.
         is_open = entry.shard not in manifest.entries and entry.shard_sha256 != ""
         if is_open or manifest.is_current(entry):
-            kept.add(run_dir / manifest.header.layout.side_file(entry.shard, entry.table))
+            kept.add(run_dir / manifest.part_of(entry.shard).layout.side_file(entry.shard, entry.table))
     for path in list(side_root(run_dir).glob("*/*")):
         is_orphan = SIDE_FILE.fullmatch(path.name) is not None and path not in kept
         if is_orphan or files.is_temporary(path):

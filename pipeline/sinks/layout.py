@@ -1,4 +1,4 @@
-"""Which rows form which shard, and the names of a run's files. Both follow from corpus size and config alone."""
+"""Which rows form which shard, and the names of a run's files. Both follow from corpus sizes and configs alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Shard k holds the corpus rows [k·S, (k+1)·S) for S = ``rows_per_shard``.
+    """The shards of a part of a run: of S = ``rows_per_shard`` rows each, the last one may have fewer.
+
+    The part has ``size`` rows from ``first_row`` on, and its shards are numbered from ``first_shard`` on.
 
     Parquet files are in ``data/``. Tars are in ``tar_folder``: readers of a whole folder expect one kind of file in it.
     """
@@ -26,29 +28,37 @@ class ShardLayout:
     size: int
     rows_per_shard: int
     tar_folder: str = "tars"
+    first_row: int = 0
+    first_shard: int = 0
 
     @property
     def shards(self) -> int:
+        """How many shards the part has."""
         return -(-self.size // self.rows_per_shard)
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the part's shards."""
+        return range(self.first_shard, self.first_shard + self.shards)
 
     def shard_of(self, index: int) -> int:
         """Return the shard of a row.
 
         Raises:
-            IndexError: the corpus has no such row.
+            IndexError: the part has no such row.
         """
-        if not 0 <= index < self.size:
-            raise IndexError(f"row {index} of {self.size}")
-        return index // self.rows_per_shard
+        if not 0 <= index - self.first_row < self.size:
+            raise IndexError(f"row {index} of {self.size} from {self.first_row} on")
+        return self.first_shard + (index - self.first_row) // self.rows_per_shard
 
     def rows(self, shard: int) -> range:
         """Return the indices of a shard's rows."""
-        start = shard * self.rows_per_shard
-        return range(start, min(start + self.rows_per_shard, self.size))
+        start = self.first_row + (shard - self.first_shard) * self.rows_per_shard
+        return range(start, min(start + self.rows_per_shard, self.first_row + self.size))
 
     def data_file(self, shard: int, kind: str) -> str:
         """Return the name of a shard's file, relative to the run directory; ``kind`` is a key of ``EXTENSIONS``."""
-        return f"{self.folder(kind)}/train-{shard:05d}-of-{self.shards:05d}.{EXTENSIONS[kind]}"
+        return f"{self.folder(kind)}/{self._name(shard)}.{EXTENSIONS[kind]}"
 
     def folder(self, kind: str) -> str:
         """Return the folder of a format's files, relative to the run directory."""
@@ -60,7 +70,11 @@ class ShardLayout:
 
     def side_file(self, shard: int, table: str) -> str:
         """Return the name of a shard's file of a side table, relative to the run directory."""
-        return f"side/{table}/train-{shard:05d}-of-{self.shards:05d}.parquet"
+        return f"side/{table}/{self._name(shard)}.parquet"
+
+    def _name(self, shard: int) -> str:
+        # The second number counts the shards up to the end of this part, so a further part renames no file.
+        return f"train-{shard:05d}-of-{self.first_shard + self.shards:05d}"
 
 
 def unopenable(run_dir: Path) -> str | None:

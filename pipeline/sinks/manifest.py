@@ -1,77 +1,20 @@
-"""The manifest of a run: a header line, then one line per committed shard or file of a side table.
+"""The manifest of a run: a line with the header of each part, then one per committed shard or file of a side table.
 
 Only what it lists is the dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.schema import LISTED
-from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file
-from noisesmith.pipeline.sinks.samples import text_columns
+from noisesmith.pipeline.records import index_of, with_index
+from noisesmith.pipeline.sinks.header import NEWEST, Header, header_record, read_headers
+from noisesmith.pipeline.sinks.layout import manifest_file
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.home import shell_word
-
-# 2: tars hold every column that may be null as JSON text. 5: tars are in a folder of their own, without first images
-# unless the config asks for them; images are marked as synthetic.
-VERSION = 5
-# What its first side table makes of a run's version: an older program would take its lines for damage and drop them.
-# Programs that know version 5 know side tables.
-WITH_SIDE_TABLES = {1: 3, 2: 4}
-_ROWS_AS_IN = {with_tables: version for version, with_tables in WITH_SIDE_TABLES.items()}
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a run is, written once when it starts.
-
-    ``version`` is the format of the run's files; a resumed run keeps it, and an older program refuses a newer one.
-    ``config`` holds the config fields that decide its rows, ``columns`` the name of each column's Arrow type, in the
-    order of the columns. A resumed run keeps this layout, these columns and these types, also under a newer version.
-    """
-
-    version: int
-    config: dict[str, Any]
-    config_digest: str
-    corpus_digest: str
-    rows: int
-    rows_per_shard: int
-    shards: int
-    formats: tuple[str, ...]
-    columns: dict[str, str]
-
-    @property
-    def layout(self) -> ShardLayout:
-        tar_folder = "tars" if self.version_of_rows >= 5 else "data"
-        return ShardLayout(self.rows, self.rows_per_shard, tar_folder)
-
-    @property
-    def version_of_rows(self) -> int:
-        """The version that says how the run's rows are stored, whether it has side tables or not."""
-        return _ROWS_AS_IN.get(self.version, self.version)
-
-    @property
-    def marks_images(self) -> bool:
-        """Whether the run's images are marked as synthetic (``noisesmith.pipeline.xmp``)."""
-        return self.version_of_rows >= 5
-
-    @property
-    def tar_columns(self) -> tuple[str, ...]:
-        """The columns that tars hold: all but the images of rounds and, unless asked for, the first images."""
-        left_out = {LISTED}
-        if self.version_of_rows >= 5 and not self.config.get("output.tar_image_initial"):
-            left_out.add("image_initial")
-        return tuple(name for name in self.columns if name not in left_out)
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The columns that tars hold as JSON text."""
-        return text_columns(self.columns, self.version_of_rows)
 
 
 @dataclass(frozen=True)
@@ -130,11 +73,69 @@ SideKey = tuple[str, int]  # a table and a shard
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole manifest. Where something was committed again, ``entries`` and ``side`` hold its latest entry."""
+    """A whole manifest. Where something was committed again, ``entries`` and ``side`` hold its latest entry.
+
+    ``header`` is that of the first part, ``later`` those of the others.
+    """
 
     header: Header
     entries: dict[int, Entry]
     side: dict[SideKey, SideEntry] = field(default_factory=dict)
+    later: tuple[Header, ...] = ()
+
+    @property
+    def parts(self) -> list[Header]:
+        """The headers of all parts, in order."""
+        return [self.header, *self.later]
+
+    @property
+    def rows(self) -> int:
+        """How many rows all parts have."""
+        return self.parts[-1].first_row + self.parts[-1].rows
+
+    @property
+    def shards(self) -> int:
+        """How many shards all parts have."""
+        return self.parts[-1].first_shard + self.parts[-1].shards
+
+    @property
+    def continues_searches(self) -> bool:
+        """Whether a part has rows that go on from others."""
+        return any(part.parents for part in self.later)
+
+    def part_of(self, shard: int) -> Header:
+        """Return the part of a shard."""
+        return next(part for part in reversed(self.parts) if part.first_shard <= shard)
+
+    def part_of_row(self, index: int) -> Header:
+        """Return the part of a row."""
+        return next(part for part in reversed(self.parts) if part.first_row <= index)
+
+    def shard_of(self, index: int) -> int:
+        """Return the shard of a row."""
+        return self.part_of_row(index).layout.shard_of(index)
+
+    def search_id(self, row: str) -> str:
+        """Return the id of the row that began a row's search: noises are drawn with it.
+
+        It is the row itself, except where the row goes on from another one.
+        """
+        return with_index(row, self.search_index(index_of(row)))
+
+    def search_index(self, index: int) -> int:
+        """Return the index of the row that began a row's search."""
+        while (parent := self.parent_index(index)) is not None:
+            index = parent
+        return index
+
+    def parent_index(self, index: int) -> int | None:
+        """Return the index of the row from which a row goes on; ``None`` where it began its search.
+
+        Raises:
+            IndexError: the run has no such row.
+        """
+        part = self.part_of_row(index)
+        return part.parents[index - part.first_row] if part.parents else None
 
     @property
     def side_columns(self) -> dict[str, dict[str, str]]:
@@ -142,9 +143,17 @@ class Manifest:
         return {entry.table: entry.columns for entry in self.side.values()}
 
     @property
+    def types(self) -> dict[str, str]:
+        """The name and type of each column that a part has of its own."""
+        types: dict[str, str] = {}
+        for part in self.parts:
+            types |= part.columns
+        return types
+
+    @property
     def columns(self) -> list[str]:
         """The names of all columns: the run's own, then those of its side tables."""
-        names = list(self.header.columns)
+        names = list(self.types)
         for columns in self.side_columns.values():
             names.extend(columns)
         return names
@@ -160,13 +169,11 @@ class Manifest:
         return entry is not None and bool(entry.files) and entry.files[0].sha256 == side.shard_sha256
 
 
-def write_manifest(
-    run_dir: Path, header: Header, entries: Iterable[Entry] = (), side: Iterable[SideEntry] = ()
-) -> None:
+def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Create a run's manifest, or replace all of it."""
-    records = [{"kind": "run", **asdict(header)}]
-    records.extend(_record(entry) for entry in entries)
-    records.extend(_side_record(entry) for entry in side)
+    records = [header_record(manifest.parts)]
+    records.extend(_record(entry) for _, entry in sorted(manifest.entries.items()))
+    records.extend(_side_record(entry) for entry in manifest.side.values())
     files.write_atomic(manifest_file(run_dir), b"".join(map(files.json_line, records)))
 
 
@@ -215,15 +222,15 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     line = lines[0] if lines else None
     version = (line or {}).get("version")
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and version > NEWEST:
         raise UserError(
-            f"{path}: is of version {version}, and this noisesmith reads up to version {VERSION}; install a newer one"
+            f"{path}: is of version {version}, and this noisesmith reads up to version {NEWEST}; install a newer one"
         )
     try:
-        header = _header(line)
+        header, *later = read_headers(line)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from error
-    manifest = Manifest(header, {}, {})
+    manifest = Manifest(header, {}, {}, tuple(later))
     damage = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -247,19 +254,12 @@ def _side_record(entry: SideEntry) -> dict[str, Any]:
     return {"kind": "side", **asdict(entry)}
 
 
-def _header(line: dict[str, Any] | None) -> Header:
-    if line is None or line.pop("kind", None) != "run" or line.get("version") not in range(1, VERSION + 1):
-        raise ValueError(f"line 1 is no header of version 1 to {VERSION}")
-    formats = tuple(line.pop("formats"))
-    return Header(formats=formats, **line)
-
-
 def _add_line(manifest: Manifest, line: dict[str, Any] | None) -> None:
     """Add what one line commits, or take out what it removes."""
     if line is None:
         raise _EntryError("holds no JSON object")
     kind = line.pop("kind")
-    if line["shard"] not in range(manifest.header.shards):
+    if line["shard"] not in range(manifest.shards):
         raise _EntryError("is no entry of a shard of this run")
     if kind == "shard":
         entry = _entry(line)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.schema import LISTED, column_types, with_image_bytes
-from noisesmith.pipeline.sinks.manifest import Entry, Header, Manifest, read_manifest
+from noisesmith.pipeline.sinks.header import Header
+from noisesmith.pipeline.sinks.manifest import Entry, Manifest, read_manifest
 from noisesmith.pipeline.sinks.samples import from_sample_json
 from noisesmith.pipeline.storage.home import shell_word
 from noisesmith.pipeline.storage.paths import given_path
@@ -33,7 +34,8 @@ class DamagedFile(Exception):  # noqa: N818
 def read_rows(run_dir: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of committed shards in order, images as PNG bytes, with the columns of side tables.
 
-    A column of a side table is null in the shards for which that table has no file.
+    A column of a side table is null in the shards for which that table has no file, and so is a column that a part of
+    the run does not have.
 
     Args:
         columns: the columns to read, in any order; all when absent. Images are read only when they are among them.
@@ -169,16 +171,17 @@ def _shard_rows(
     if not entry.files:  # all of its rows have failed
         return
     first = entry.readable
-    if not tables:
-        yield from _explained(run_dir, first, columns, manifest.header)
+    header = manifest.part_of(entry.shard)
+    own = [name for name in columns if name in header.columns]
+    if own == columns:
+        yield from _explained(run_dir, first, columns, header)
         return
-    own = [name for name in columns if name in manifest.header.columns]
-    rows = _explained(run_dir, first, list(dict.fromkeys(["id", *own])), manifest.header)
+    rows = _explained(run_dir, first, list(dict.fromkeys(["id", *own])), header)
     sides = {}
     for table, names in tables.items():
         if manifest.current(table, entry.shard) is not None:
-            path = manifest.header.layout.side_file(entry.shard, table)
-            sides[path] = _explained(run_dir, path, ["id", *names], manifest.header)
+            path = header.layout.side_file(entry.shard, table)
+            sides[path] = _explained(run_dir, path, ["id", *names], header)
     unknown = dict.fromkeys(columns)
     for row in rows:
         joined = unknown | row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,13 +19,14 @@ from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file
+from noisesmith.pipeline.sinks.rows import check_row, replays
 from noisesmith.pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
-from noisesmith.pipeline.sinks.verify import Findings, check_file, check_row, examine, replays
+from noisesmith.pipeline.sinks.verify import Findings, check_file, examine
 from noisesmith.pipeline.storage.lock import hold
 
 
 def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) -> tuple[RunState, int]:
-    """Let the dead rows of an opened run be tried again. This session must be the run's only writer.
+    """Let the dead rows of an opened part be tried again. This session must be the run's only writer.
 
     Returns:
         The run opened again, and how many rows that were done are to be made now.
@@ -36,10 +37,13 @@ def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) ->
     run_dir = before.run_dir
     with writing(run_dir):
         manifest = read_manifest(run_dir)
-        with_letters = shards_in(run_dir / "failed")
+        part = manifest.part_of_row(corpus.first)
+        numbers = part.layout.numbers
+        with_letters = shards_in(run_dir / "failed") & set(numbers)
         if not with_letters:
             return before, 0
-        reopen(config, corpus, manifest, [shard for shard, entry in manifest.entries.items() if entry.failed])
+        failed = [shard for shard, entry in manifest.entries.items() if entry.failed and shard in numbers]
+        reopen(config, corpus, manifest, failed)
         for shard in with_letters:
             staging.retry_letters(run_dir, shard)
     state = replace(open_run(config, corpus), lock=before.lock)
@@ -47,7 +51,11 @@ def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) ->
 
 
 def repair_run(
-    config: RunConfig, corpus: CheckedCorpus, note: Callable[[str], None], replayed: Collection[int] = ()
+    config: RunConfig,
+    corpus: CheckedCorpus,
+    note: Callable[[str], None],
+    replayed: Collection[int] = (),
+    later: Sequence[tuple[RunConfig, CheckedCorpus]] = (),
 ) -> tuple[Findings, RunState]:
     """Open the damaged shards of a run again, and remove what cannot be read, as the run's only writer.
 
@@ -57,21 +65,24 @@ def repair_run(
     Args:
         note: as for :func:`hold`.
         replayed: as for :func:`verify_run`.
+        later: config and corpus of each further part of the run.
 
     Returns:
-        What was wrong, and the run without it; the next run generates the missing rows.
+        What was wrong, and the first part without it; the next run generates the missing rows.
 
     Raises:
         UserError: the manifest's header is damaged, the run belongs to another config or corpus, or another session
             writes it.
     """
     run_dir = config.run_dir
-    refuse_other_run(config, corpus, salvage_manifest(run_dir)[0].header)
+    parts = [(config, corpus), *later]
+    for (settings, prompts), header in zip(parts, salvage_manifest(run_dir)[0].parts, strict=True):
+        refuse_other_run(settings, prompts, header)
     with hold(run_dir, note), writing(run_dir):
         found = examine(run_dir, replayed)
         damaged = set(found.shards)
         if found.lines:  # a damaged line does not say whose entry it was, so every shard without an entry is suspect
-            damaged |= set(range(found.manifest.header.shards)) - found.manifest.entries.keys()
+            damaged |= set(range(found.manifest.shards)) - found.manifest.entries.keys()
         for path in found.files:
             path.unlink()
         for shard in shards_in(run_dir / "failed") & damaged:
@@ -80,25 +91,33 @@ def repair_run(
             except UserError:
                 letters_file(run_dir, shard).unlink()
         side = {key: entry for key, entry in found.manifest.side.items() if key not in found.side}
-        reopen(config, corpus, replace(found.manifest, side=side), damaged)
-        return found, open_run(config, corpus)
+        manifest = replace(found.manifest, side=side)
+        for (settings, prompts), header in zip(parts, manifest.parts, strict=True):
+            manifest = reopen(settings, prompts, manifest, damaged & set(header.layout.numbers))
+        states = [open_run(settings, prompts) for settings, prompts in parts]
+        return found, states[0]
 
 
-def reopen(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Iterable[int]) -> None:
-    """Take shards out of the manifest, with the intact rows of their files staged.
+def reopen(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Iterable[int]) -> Manifest:
+    """Take shards of the corpus's part out of the manifest, with the intact rows of their files staged.
 
     Once such a shard is complete, it is committed again. No row is lost at any moment: until the manifest is replaced,
     the files are the truth and the staged rows are removed by the next opening; afterwards it is the other way round.
+
+    Returns:
+        The manifest as it is now.
     """
     run_dir = config.run_dir
-    layout = manifest.header.layout
+    layout = manifest.part_of_row(corpus.first).layout
     wanted_shards = set(shards)
     if wanted_shards:
         for shard, rows in groupby(corpus.rows(), lambda row: layout.shard_of(row.index)):
             if shard in wanted_shards:
                 _stage_intact_rows(config, corpus, manifest, shard, rows)
-    kept = [entry for shard, entry in sorted(manifest.entries.items()) if shard not in wanted_shards]
-    write_manifest(run_dir, manifest.header, kept, manifest.side.values())
+    kept = {shard: entry for shard, entry in manifest.entries.items() if shard not in wanted_shards}
+    manifest = replace(manifest, entries=kept)
+    write_manifest(run_dir, manifest)
+    return manifest
 
 
 def _stage_intact_rows(
@@ -118,7 +137,8 @@ def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
     for file in entry.files if entry else ():
         if check_file(run_dir, file) is None:
             intact.add(file.path)
-    names = [manifest.header.layout.data_file(shard, kind) for kind in manifest.header.formats]
+    header = manifest.part_of(shard)
+    names = [header.layout.data_file(shard, kind) for kind in header.formats]
     names.sort(key=lambda name: name not in intact)
     return [run_dir / name for name in names]
 
@@ -130,24 +150,25 @@ def _intact_rows(
 
     The corpus's own columns are taken from the corpus: a tar has no types for them.
     """
-    schema = schema_of(manifest.header.columns, corpus.extra_schema)
+    header = manifest.part_of_row(corpus.first)
+    schema = schema_of(header.columns, corpus.extra_schema)
     columns = [name for name in schema.names if name not in corpus.extra_schema.names]
     left = dict(missing)
     for path in paths:
         if not left:
             return
         try:
-            for row in read_file(path, columns, manifest.header):
+            for row in read_file(path, columns, header):
                 wanted = left.get(row["id"])
-                if wanted is not None and _is_intact(row, config):
+                if wanted is not None and _is_intact(row, config, manifest):
                     yield wanted.id, row_table({**row, **wanted.extra}, schema)
                     del left[wanted.id]
         except DamagedFile:
             continue  # the rows behind the damage cannot be read, but another file may have them
 
 
-def _is_intact(row: Mapping[str, Any], config: RunConfig) -> bool:
+def _is_intact(row: Mapping[str, Any], config: RunConfig, manifest: Manifest) -> bool:
     """Return whether a row agrees with itself and its noise can be rebuilt."""
     if any(check_row(row)):
         return False
-    return replays(row) if config.replayable else True
+    return replays(row, manifest) if config.replayable else True

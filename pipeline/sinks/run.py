@@ -1,4 +1,4 @@
-"""A run directory: created, resumed, or refused."""
+"""A part of a run in its directory: created, resumed, or refused."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisesmith.pipeline.config import RunConfig, dump_config, load_config
+from noisesmith.pipeline.config import RunConfig, dump_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover, shards_in
+from noisesmith.pipeline.sinks.header import VERSION, Header
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, staging_root, unopenable
-from noisesmith.pipeline.sinks.manifest import (
-    VERSION,
-    Header,
-    Manifest,
-    read_manifest,
-    salvage_manifest,
-    write_manifest,
-)
+from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, write_manifest
 from noisesmith.pipeline.sinks.reader import read_shard
 from noisesmith.pipeline.sinks.staging import read_staged, staged_rows
 from noisesmith.pipeline.storage import files
-from noisesmith.pipeline.storage.home import location_of
 from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
 from noisesmith.pipeline.storage.paths import is_remote
 
@@ -36,7 +29,9 @@ MODEL_COLUMNS = ["generator", "generator_revision", "scorer", "scorer_revision"]
 
 @dataclass(frozen=True)
 class RunState:
-    """An opened run: whether it existed before, and which rows are done. Once all are, every shard is committed.
+    """An opened part of a run: whether it existed before, and which of its rows are done.
+
+    Once all are, each of its shards is committed.
 
     ``lock`` is held by a session that goes on to write; a state without it is only for reading.
     """
@@ -72,7 +67,7 @@ def hold_run(config: RunConfig, corpus: CheckedCorpus, note: Callable[[str], Non
 
 
 def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
-    """Create or resume the run directory of a config.
+    """Create the run directory of a config, or resume the part of it that begins at the corpus's first row.
 
     Raises:
         UserError: the directory cannot be written, is no run, or belongs to a run of another config or corpus.
@@ -84,16 +79,17 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
         if manifest is None:
             files.make_dir(run_dir)
             manifest = Manifest(_header(config, corpus), {})
-            write_manifest(run_dir, manifest.header)
-        for kind in manifest.header.formats:
-            files.make_dir(run_dir / manifest.header.layout.folder(kind))
-        files.write_atomic(run_dir / "config.yaml", dump_config(config).encode())
+            write_manifest(run_dir, manifest)
+        part = manifest.part_of_row(corpus.first)
+        for kind in part.formats:
+            files.make_dir(run_dir / part.layout.folder(kind))
+        files.write_atomic(run_dir / part.config_file, dump_config(config).encode())
         for path in list(run_dir.iterdir()):
             if files.is_temporary(path):
                 path.unlink(missing_ok=True)  # the lock's heartbeat thread may have renamed its own by now
-        done = recover(run_dir)
-        schema = schema_of(manifest.header.columns, corpus.extra_schema)
-        commit_complete(run_dir, done, manifest.header, schema)
+        done = recover(run_dir, corpus.first)
+        schema = schema_of(part.columns, corpus.extra_schema)
+        commit_complete(run_dir, done, part, schema)
     return RunState(run_dir, resumed, done)
 
 
@@ -101,7 +97,7 @@ def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
     """Refuse what :func:`open_run` would refuse, and write nothing.
 
     Returns:
-        How many rows are done already.
+        How many rows of the part are done already.
 
     Raises:
         UserError: as for :func:`open_run`.
@@ -109,13 +105,36 @@ def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
     manifest = _resumable(config, corpus)
     if manifest is None:
         return 0
-    return len(read_done(config.run_dir, manifest))
+    return len(read_done(config.run_dir, manifest, manifest.part_of_row(corpus.first)))
 
 
 def begun_corpus(config: RunConfig) -> str | None:
-    """Return the digest of the corpus with which the run of a config began; ``None`` where there is none to resume."""
+    """Return the digest of the corpus of the part that a config resumes; ``None`` where there is none to resume."""
+    part = begun_part(config)
+    return None if part is None else part.corpus_digest
+
+
+def begun_part(config: RunConfig) -> Header | None:
+    """Return the part that a config resumes; ``None`` where there is no run to resume.
+
+    Where the config is that of no part, it is the first one, for :func:`open_run` to refuse.
+    """
     manifest = begun_manifest(config)
-    return None if manifest is None else manifest.header.corpus_digest
+    if manifest is None:
+        return None
+    return part_with(manifest, config) or manifest.header
+
+
+def part_with(manifest: Manifest, config: RunConfig, below: float | None = None) -> Header | None:
+    """Return the part that was made with a config.
+
+    Args:
+        below: that of a part which continues searches.
+    """
+    for part in manifest.parts:
+        if part.below == below and not config.differences(part.config):
+            return part
+    return None
 
 
 def begun_manifest(config: RunConfig) -> Manifest | None:
@@ -172,7 +191,7 @@ def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:
         _check_location(run_dir)
         if manifest_file(run_dir).exists():
             manifest = read_manifest(run_dir)
-            refuse_other_run(config, corpus, manifest.header)
+            refuse_other_run(config, corpus, manifest.part_of_row(corpus.first))
             return manifest
         if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
             raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
@@ -220,7 +239,7 @@ def _header(config: RunConfig, corpus: CheckedCorpus) -> Header:
 
 
 def refuse_other_run(config: RunConfig, corpus: CheckedCorpus, old: Header) -> None:
-    """Refuse to resume a run that another config or corpus has started.
+    """Refuse to resume a run, or a part of it, that another config or corpus has started.
 
     An older version may have started the run. A config field that it did not have, and that is left at its default, is
     no difference; so the fields are compared, and not the digests.
@@ -228,14 +247,17 @@ def refuse_other_run(config: RunConfig, corpus: CheckedCorpus, old: Header) -> N
     Raises:
         UserError: the config or corpus differs; the message names the fields.
     """
-    run_dir = config.run_dir
+    what = f"output.dir: {config.run_dir}"
     remedy = "restore it, or choose another output.dir"
+    if old.number:
+        what = f"{config.run_dir}: the part of {old.config_file}"
+        remedy = "restore it, and add further prompts with a file of their own"
     changes = config.differences(old.config)
     if changes:
-        raise UserError(f"output.dir: {run_dir} was started with another config: {'; '.join(changes)}; {remedy}")
+        raise UserError(f"{what} was started with another config: {'; '.join(changes)}; {remedy}")
     if old.corpus_digest != corpus.digest:
         raise UserError(
-            f"output.dir: {run_dir} was started with another corpus: corpus digest was {old.corpus_digest[:12]} of "
+            f"{what} was started with another corpus: corpus digest was {old.corpus_digest[:12]} of "
             f"{old.rows} rows and is now {corpus.digest[:12]} of {corpus.size}; {remedy}"
         )
 
@@ -264,13 +286,3 @@ def _remedy(run_dir: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "renew the credentials in the environment, or choose an output.dir they may write to"
     return "check the store's address and the network"
-
-
-def config_of_run(run_dir: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The config that a run was started with; its ``output.dir`` is where the run lies now.
-
-    Raises:
-        UserError: the directory is no run, or its config or an override is wrong.
-    """
-    salvage_manifest(run_dir)
-    return load_config(run_dir / "config.yaml", overrides, {"output.dir": location_of(run_dir)})

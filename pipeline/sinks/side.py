@@ -20,8 +20,8 @@ import pyarrow as pa
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.schema import column_types
 from noisesmith.pipeline.sinks.done import recover
+from noisesmith.pipeline.sinks.header import WITH_SIDE_TABLES
 from noisesmith.pipeline.sinks.manifest import (
-    WITH_SIDE_TABLES,
     Manifest,
     SideEntry,
     append_side,
@@ -139,7 +139,7 @@ class SideWriter:
     def _replace(self, shard: int, table: pa.Table) -> tuple[int, str]:
         """Write a file under its final name; returns its size and SHA-256. Until it is listed it is an orphan."""
         self._refuse_older_programs()
-        target = self._run_dir / self.manifest.header.layout.side_file(shard, self.name)
+        target = self._run_dir / self.manifest.part_of(shard).layout.side_file(shard, self.name)
         files.make_dir(target.parent)
         part = files.temporary(target)
         with files.durable(part) as file:
@@ -161,7 +161,7 @@ class SideWriter:
         header = manifest.header
         if header.version in WITH_SIDE_TABLES:
             header = replace(header, version=WITH_SIDE_TABLES[header.version])
-            write_manifest(self._run_dir, header, manifest.entries.values(), manifest.side.values())
+            write_manifest(self._run_dir, replace(manifest, header=header))
         self.manifest = replace(self.manifest, header=header)
 
 
@@ -183,7 +183,7 @@ def refuse_table(manifest: Manifest, name: str, schema: pa.Schema) -> None:
             f"side table {name}: the run has a table of this name with other columns ({', '.join(tables[name])}); "
             "choose another name"
         )
-    taken = {"id": "the run", **dict.fromkeys(manifest.header.columns, "the run")}
+    taken = {"id": "the run", **dict.fromkeys(manifest.types, "the run")}
     for table, table_columns in tables.items():
         if table != name:
             taken |= dict.fromkeys(table_columns, f"its side table {table}")

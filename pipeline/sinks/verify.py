@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
-
-import PIL.Image
 
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.records import Recipe, index_of, row_id
-from noisesmith.pipeline.schema import IMAGE_HASHES, IMAGES, LISTED, NOISE_BYTES, image_hashes
+from noisesmith.pipeline.records import index_of, with_index
+from noisesmith.pipeline.schema import IMAGE_HASHES, IMAGES, LISTED, NOISE_BYTES, PARENT
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
+from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
-from noisesmith.pipeline.sinks.manifest import (
-    DataFile,
-    Entry,
-    Header,
-    Manifest,
-    SideEntry,
-    SideKey,
-    salvage_manifest,
-)
+from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Manifest, SideEntry, SideKey, salvage_manifest
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file, read_types
+from noisesmith.pipeline.sinks.rows import check_row, index_in, replays
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import to_path
 
-CHECKED = ("id", "prompt", "width", "height", "score", "score_initial", "scores", "recipe", NOISE_BYTES, *IMAGES)
+CHECKED = (
+    "id",
+    "prompt",
+    PARENT,
+    "width",
+    "height",
+    "score",
+    "score_initial",
+    "scores",
+    "recipe",
+    NOISE_BYTES,
+    *IMAGES,
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
     """
     found = examine(to_path(run_dir), replayed)
     problems = found.problems
-    shards = found.manifest.header.shards
+    shards = found.manifest.shards
     missing = shards - len(found.manifest.entries)
     if missing:
-        problems.append(f"{missing} of {shards} shards are not committed yet: run the config again")
+        problems.append(f"{missing} of {shards} shards are not committed yet: finish the run with noisesmith retry")
     return problems
 
 
@@ -96,7 +98,7 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
         entry = manifest.entries.get(shard)
         problems = list(_check_letters(run_dir, shard, entry))
         if entry is not None:
-            problems += _check_shard(run_dir, manifest.header, entry, replayed)
+            problems += _check_shard(run_dir, manifest, entry, replayed)
         if problems:
             shards[shard] = problems
     unread: dict[Path, str] = {}
@@ -114,7 +116,7 @@ def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
     manifest, _ = salvage_manifest(run_dir)
     rows: list[int] = []
     for _, entry in sorted(manifest.entries.items()):
-        rows.extend(_written(manifest.header, entry))
+        rows.extend(_written(manifest.part_of(entry.shard), entry))
     return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
 
 
@@ -132,8 +134,9 @@ def _check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[s
         yield f"shard {shard}: dead letters {letters} where the manifest names {list(entry.failed)}"
 
 
-def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
+def _check_shard(run_dir: Path, manifest: Manifest, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
     """Check the files of a committed shard, and yield one sentence per problem."""
+    header = manifest.part_of(entry.shard)
     whole = []
     for file in entry.files:
         problem = check_file(run_dir, file)
@@ -148,7 +151,7 @@ def _check_shard(run_dir: Path, header: Header, entry: Entry, replayed: Collecti
     for path in whole:
         try:
             problems = [
-                *_check_rows(run_dir / path, header, entry, replayed),
+                *_check_rows(run_dir / path, manifest, entry, replayed),
                 *_check_same(run_dir, header, whole[0], path),
             ]
         except DamagedFile as error:
@@ -163,7 +166,7 @@ def _check_side(run_dir: Path, manifest: Manifest) -> dict[SideKey, str]:
     for key, entry in sorted(manifest.side.items()):
         if not manifest.is_current(entry):
             continue
-        path = manifest.header.layout.side_file(entry.shard, entry.table)
+        path = manifest.part_of(entry.shard).layout.side_file(entry.shard, entry.table)
         problem = check_file(run_dir, DataFile(path, entry.bytes, entry.sha256, entry.rows))
         if problem is None:
             problem = _check_side_rows(run_dir / path, manifest, entry)
@@ -178,7 +181,7 @@ def _check_side_rows(path: Path, manifest: Manifest, entry: SideEntry) -> str | 
         columns = read_types(path)
         if columns != {"id": "string", **entry.columns}:
             return f"has columns {columns} where the manifest says {entry.columns}"
-        ids = "".join(f"{row['id']}\n" for row in read_file(path, ["id"], manifest.header))
+        ids = "".join(f"{row['id']}\n" for row in read_file(path, ["id"], manifest.part_of(entry.shard)))
     except DamagedFile as error:
         return f"cannot be read ({error})"
     digest = hashlib.sha256(ids.encode()).hexdigest()
@@ -203,8 +206,9 @@ def check_file(run_dir: Path, file: DataFile) -> str | None:
     return None
 
 
-def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
+def _check_rows(path: Path, manifest: Manifest, entry: Entry, replayed: Collection[int]) -> Iterator[str]:
     """Check one file's schema, ids, images and noises, and yield one sentence per problem."""
+    header = manifest.part_of(entry.shard)
     if path.suffix == ".parquet":
         columns = read_types(path)
         if columns != header.columns:
@@ -216,12 +220,23 @@ def _check_rows(path: Path, header: Header, entry: Entry, replayed: Collection[i
         ids.append(row["id"])
         for problem in check_row(row):
             yield f"row {row['id']}: {problem}"
-        if _index_of(row["id"]) in replayed and not replays(row):
+        if index_in(row["id"]) in replayed and not replays(row, manifest):
             yield f"row {row['id']}: its rebuilt noise has another digest"
-    if [_index_of(name) for name in ids] != expected or len(ids) != entry.rows:
+        if header.parents and row[PARENT] != _parent_id(row["id"], manifest):
+            yield f"row {row['id']}: goes on from another row than the manifest says"
+    if [index_in(name) for name in ids] != expected or len(ids) != entry.rows:
         yield f"holds {len(ids)} rows that are not the {len(expected)} of its shard, once each and in order"
     elif hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest() != entry.ids_sha256:
         yield "holds other ids than the manifest says"
+
+
+def _parent_id(name: str, manifest: Manifest) -> str | None:
+    """Return the id of the row from which a row goes on; ``None`` where a damaged file has no such row."""
+    index = index_in(name)
+    if index is None or index >= manifest.rows:
+        return None
+    parent = manifest.parent_index(index)
+    return None if parent is None else with_index(name, parent)
 
 
 def _checked(path: Path, header: Header) -> list[str]:
@@ -230,45 +245,6 @@ def _checked(path: Path, header: Header) -> list[str]:
     if header.version_of_rows >= 5:
         names += [hashed for image, hashed in IMAGE_HASHES.items() if image in held]
     return names
-
-
-def check_row(row: Mapping[str, Any]) -> Iterator[str]:
-    """Check that a row agrees with itself: its prompt, its scores, and those of its images that were read."""
-    index = _index_of(row["id"])
-    if index is None or row["id"] != row_id(index, row["prompt"] or ""):
-        yield "the prompt is not the one of that id"
-    scores = row["scores"]
-    if not scores or row["score"] not in scores or row["score_initial"] != scores[0]:
-        yield "its score is none of its scores, or its first score not the first of them"
-    images = {name: row[name] for name in IMAGES if name in row}
-    listed = {f"{LISTED}[{number}]": image for number, image in enumerate(row.get(LISTED) or ()) if image is not None}
-    for name, content in (images | listed).items():
-        problem = _check_image(content, (row["width"], row["height"]))
-        if problem is not None:
-            yield f"{name} {problem}"
-    for column, digest in image_hashes(images).items():
-        if column in row and row[column] != digest:
-            yield f"{column} is not that of the image"
-
-
-def replays(row: Mapping[str, Any]) -> bool:
-    """Return whether a row's noise, rebuilt from its recipe or read from its column, has the digest it had."""
-    from noisesmith.pipeline.noise import digest, rebuild  # imports torch, which nothing else here needs
-
-    try:
-        recipe = Recipe.from_row(row["recipe"])
-        noise = rebuild(recipe, row["id"], row.get(NOISE_BYTES))
-    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):  # values that only damage can have caused
-        return False
-    return digest(noise) == recipe.digest
-
-
-def _index_of(name: str | None) -> int | None:
-    """Return the index in an id, or ``None`` where a damaged file gives something else."""
-    try:
-        return index_of(name or "")
-    except ValueError:
-        return None
 
 
 def _written(header: Header, entry: Entry) -> list[int]:
@@ -286,15 +262,3 @@ def _check_same(run_dir: Path, header: Header, first: str, second: str) -> Itera
     for one, other in zip_longest(rows, read_file(run_dir / second, columns, header)):
         if one != other:
             yield f"differs from {first} in row {(one or other)['id']}"
-
-
-def _check_image(content: bytes, size: tuple[int, int]) -> str | None:
-    try:
-        PIL.Image.open(io.BytesIO(content)).verify()
-        image = PIL.Image.open(io.BytesIO(content))
-        image.load()
-    except Exception as error:  # noqa: BLE001 (on damaged bytes Pillow raises many classes, SyntaxError among them)
-        return f"does not decode ({reason(error)})"
-    if image.size != size:
-        return f"is {image.size} where the row says {size}"
-    return None

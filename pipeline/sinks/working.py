@@ -8,7 +8,7 @@ from typing import Any
 
 from noisesmith.pipeline.schema import with_image_bytes
 from noisesmith.pipeline.sinks import staging
-from noisesmith.pipeline.sinks.done import read_done
+from noisesmith.pipeline.sinks.done import read_all_done
 from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.sinks.reader import read_shard
 
@@ -30,7 +30,7 @@ def read_finished(
     for shard, entry in sorted(manifest.entries.items()):
         if shards is None or shard in shards:
             yield from read_shard(run_dir, manifest, entry, columns)
-    staged = read_done(run_dir, manifest).staged
+    staged = [shard for done in read_all_done(run_dir, manifest) for shard in done.staged]
     for shard in sorted(staged):
         if shards is None or shard in shards:
             yield from _staged_rows(run_dir, shard, columns)

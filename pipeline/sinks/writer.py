@@ -1,4 +1,4 @@
-"""The writer of a run: stages every finished row at once, and commits a shard as soon as its last row arrives."""
+"""The writer of a part of a run: stages every finished row, and commits a shard as soon as its last row arrives."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from noisesmith.pipeline.xmp import with_marks
 
 
 class RunWriter:
-    """Writes the rows of one opened run, with the columns, types and formats of its manifest.
+    """Writes the rows of one part of an opened run, with the columns, types and formats of its manifest.
 
     All its state is on disk, so it can be killed and created again at any time. Only one may exist per run directory.
+
+    Args:
+        size: the number of the part's rows.
+        first_row: where the part begins.
     """
 
-    def __init__(self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance) -> None:
+    def __init__(
+        self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance, first_row: int = 0
+    ) -> None:
         self.run_dir = run_dir
         self.provenance = provenance
-        self.done = recover(self.run_dir)
-        self.header = read_manifest(run_dir).header
+        self.done = recover(self.run_dir, first_row)
+        self.header = read_manifest(run_dir).part_of_row(first_row)
         self.layout = self.header.layout
         self.schema = schema_of(self.header.columns, extra_schema)
         if self.layout.size != size:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from noisesmith.pipeline.sinks.done import read_done
+from noisesmith.pipeline.sinks.done import read_all_done
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.lock import STALE, Owner, read_owner
 from noisesmith.pipeline.telemetry.failures import read_dead_letters
@@ -63,19 +63,19 @@ def read_status(run_dir: Path) -> Status:
     # The owner is read first: a run that ends in the meantime then shows as running, not as dead.
     owner = read_owner(run_dir)
     manifest = read_manifest(run_dir)
-    done = read_done(run_dir, manifest)
+    done = read_all_done(run_dir, manifest)
     errors = Counter(letter["error"] for letter in read_dead_letters(run_dir, done))
     session = _session_figures(run_dir, owner)
-    is_complete = len(done.committed) == manifest.header.shards
+    is_complete = len(manifest.entries) == manifest.shards
     return Status(
         run=str(run_dir),
         state=_state(owner, session.get("state"), is_complete),
         owner=str(owner) if owner else None,
         message=session.get("message", ""),
-        rows=manifest.header.rows,
-        rows_done=len(done),
-        shards=manifest.header.shards,
-        shards_committed=len(done.committed),
+        rows=manifest.rows,
+        rows_done=sum(map(len, done)),
+        shards=manifest.shards,
+        shards_committed=len(manifest.entries),
         failed=dict(errors.most_common()),
         images_done=session.get("images_done"),
         images_planned=session.get("images_planned"),

@@ -294,7 +294,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     writer = made.writer()
     for row in made.rows[:5]:
         writer.put(result(row))
-    with pytest.raises(UserError, match="2 of 3 shards are not committed yet; finish the run with noisesmith run"):
+    with pytest.raises(UserError, match="2 of 3 shards are not committed yet; finish the run with noisesmith retry"):
         make_plan(made.dir, NAME)
     for row in made.rows[5:]:
         writer.put(result(row))

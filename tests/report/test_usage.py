@@ -104,7 +104,14 @@ def test_the_card_names_the_columns_that_are_json_text(make_run: MakeRun, format
         assert sentence is None
         return
     assert sentence is not None
-    assert sentence[1].split(", ") == ["judge_eye_initial", "judge_eye", "recipe", "prompt_tokens_cut", "topic"]
+    assert sentence[1].split(", ") == [
+        "judge_eye_initial",
+        "judge_eye",
+        "parent_id",
+        "recipe",
+        "prompt_tokens_cut",
+        "topic",
+    ]
     assert not NEVER_NULL & set(sentence[1].split(", "))
 
 

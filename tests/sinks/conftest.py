@@ -53,6 +53,7 @@ COLUMNS = [
     "stop_reason",
     "judge_eye_initial",
     "judge_eye",
+    "parent_id",
     "run_seed",
     "recipe",
     "noise",

@@ -76,11 +76,11 @@ class TestVerify:
         assert output == (
             f"{damaged[0]}: is missing\n{damaged[1]}: is missing\n{damaged[2]}: is missing\n"
             "3 problems repaired: sound rows were kept\n"
-            f"run the same config again to make 4 missing rows, or: noisesmith retry {run.dir}\n"
+            f"to make 4 missing rows again: noisesmith retry {run.dir}\n"
         )
         assert command("verify", run.dir) == (
             1,
-            "1 of 3 shards are not committed yet: run the config again\n1 problem\n",
+            "1 of 3 shards are not committed yet: finish the run with noisesmith retry\n1 problem\n",
         )
 
     def test_repair_without_its_corpus_says_so_and_writes_nothing(

@@ -26,7 +26,7 @@ from noisesmith.pipeline.prompts.columns import plain_type
 from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.schema import column_types, row_schema, to_table
 from noisesmith.pipeline.sinks import shards
-from noisesmith.pipeline.sinks.manifest import VERSION
+from noisesmith.pipeline.sinks.header import VERSION
 from noisesmith.pipeline.sinks.reader import read_tar
 from noisesmith.pipeline.sinks.samples import from_sample_json, sample_json, text_columns
 from tests.sinks.conftest import COLUMNS, PROVENANCE, WITH_FIRST, Run, png, result

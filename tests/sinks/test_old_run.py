@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from noisesmith.pipeline.preflight import check_run
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
-from noisesmith.pipeline.schema import SINCE_VERSION_5, column_types, row_schema, schema_of
+from noisesmith.pipeline.schema import PARENT, SINCE_VERSION_5, column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
     RunWriter,
     begun_corpus,
@@ -34,7 +33,8 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks import run as opening_module
-from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
+from noisesmith.pipeline.sinks.header import NEWEST, VERSION
+from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.reader import read_tar
 from noisesmith.pipeline.sinks.run import refuse_other_run
 from tests.runs import noisesmith
@@ -71,7 +71,7 @@ class TestRunOfAnOlderVersion:
         assert header.config_digest == old.digest() == CONFIG_DIGEST
         assert header.corpus_digest == corpus.digest == CORPUS_DIGEST
         now = column_types(row_schema(old, corpus.extra_schema))
-        for name in ("prompt_tokens_cut", *SINCE_VERSION_5):  # newer than the run
+        for name in ("prompt_tokens_cut", PARENT, *SINCE_VERSION_5):  # newer than the run
             del now[name]
         assert header.columns == now | {"seed": "int64"}
 
@@ -89,7 +89,8 @@ class TestRunOfAnOlderVersion:
         state = open_run(old, _corpus(old))
         assert (state.resumed, list(state.done)) == (True, [0, 1, 2, 3, 4])
         sample = sample_rows(old.run_dir, 4)
-        assert verify_run(old.run_dir, sample) == ["1 of 2 shards are not committed yet: run the config again"]
+        (problem,) = verify_run(old.run_dir, sample)
+        assert problem == "1 of 2 shards are not committed yet: finish the run with noisesmith retry"
         assert _hashes(old.run_dir) == before
 
     def test_is_replayed_and_reported(self, old: RunConfig) -> None:
@@ -167,7 +168,7 @@ def _with_columns(change: Callable[[dict[str, pa.DataType]], dict[str, pa.DataTy
 
 def _without_version_5(config: RunConfig, extra_schema: pa.Schema) -> pa.Schema:
     """The columns of a run of version 2."""
-    own = [column for column in row_schema(config, pa.schema([])) if column.name not in SINCE_VERSION_5]
+    own = [column for column in row_schema(config, pa.schema([])) if column.name not in (PARENT, *SINCE_VERSION_5)]
     return pa.schema([*own, *extra_schema])
 
 
@@ -314,13 +315,12 @@ def test_a_manifest_has_the_fields_that_older_versions_read(make_run: Callable[.
     old, _ = map(json.loads, (OLD / "run" / "manifest.jsonl").read_text().splitlines())
     line, *_ = map(json.loads, (run.dir / "manifest.jsonl").read_text().splitlines())
     assert list(line) == list(old)
-    assert list(asdict(read_manifest(run.dir).header)) == [name for name in old if name != "kind"]
     assert (old["version"], line["version"]) == (1, VERSION)
 
 
 def test_a_run_of_a_newer_version_is_refused_and_not_called_damaged(make_run: Callable[..., Run]) -> None:
     run = make_run().write_all()
     manifest = run.dir / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION + 1}', 1))
-    with pytest.raises(UserError, match=rf"is of version {VERSION + 1}, .* reads up to version {VERSION}; install"):
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', f'"version": {NEWEST + 1}', 1))
+    with pytest.raises(UserError, match=rf"is of version {NEWEST + 1}, .* reads up to version {NEWEST}; install"):
         read_manifest(run.dir)

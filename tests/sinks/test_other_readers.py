@@ -171,7 +171,7 @@ def test_tars_hold_the_same_values_as_json_text(run: Run, read: Callable[[Run], 
     samples = read(run)
     assert [sample["txt"] for sample in samples] == [row.prompt for row in run.rows]
     names = read_manifest(run.dir).header.text_columns
-    own = {"recipe", "prompt_tokens_cut"}
+    own = {"recipe", "prompt_tokens_cut", "parent_id"}
     assert set(names) == {*own, "judge_eye_initial", "judge_eye", *COLUMN_TYPES}
     for sample, values in zip(samples, expected(run), strict=True):
         for name in set(names) - own:

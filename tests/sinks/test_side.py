@@ -26,7 +26,8 @@ from noisesmith.pipeline.sinks import (
     repair_run,
     verify_run,
 )
-from noisesmith.pipeline.sinks.manifest import VERSION, read_manifest
+from noisesmith.pipeline.sinks.header import VERSION
+from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.reader import read_tar
 from tests.s3 import S3
 from tests.sinks.conftest import WITH_FIRST, Run, failure, result
@@ -275,7 +276,8 @@ def test_a_run_of_an_older_version_takes_one_and_keeps_its_form(
     assert read_manifest(old.run_dir).header.version == 3
     state = open_run(old, open_corpus(old, begun_corpus(old)))
     assert len(state.done) == 5
-    assert verify_run(old.run_dir, range(4)) == ["1 of 2 shards are not committed yet: run the config again"]
+    (problem,) = verify_run(old.run_dir, range(4))
+    assert problem == "1 of 2 shards are not committed yet: finish the run with noisesmith retry"
     tar = old.run_dir / "data" / "train-00000-of-00002.tar"
     for row in read_tar(tar, ["image_id"], read_manifest(old.run_dir).header.text_columns):
         assert type(row["image_id"]) is int

@@ -69,7 +69,7 @@ def test_an_unfinished_run_says_so(make_run: Callable[..., Run]) -> None:
     writer = run.writer()
     for row in run.rows[:5]:
         writer.put(result(row))
-    assert verify_run(run.dir) == ["2 of 3 shards are not committed yet: run the config again"]
+    assert verify_run(run.dir) == ["2 of 3 shards are not committed yet: finish the run with noisesmith retry"]
 
 
 @pytest.mark.parametrize("name", [PARQUET, TAR])

@@ -11,7 +11,7 @@ from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, read_ac
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.duplicates import BITS, NEAR, near_duplicates
 from noisesmith.pipeline.records import Provenance, index_of
-from noisesmith.pipeline.report.card import settings_of
+from noisesmith.pipeline.report.card import notes_of, settings_of
 from noisesmith.pipeline.report.figures import figures_of, read_operations
 from noisesmith.pipeline.report.page.embed import to_json
 from noisesmith.pipeline.report.page.failures import Failures, read_failures
@@ -20,7 +20,7 @@ from noisesmith.pipeline.report.page.private import without_places
 from noisesmith.pipeline.report.page.rows import RowColumns, columns_of_page, page_row, plain
 from noisesmith.pipeline.report.page.thumbnails import LEAST, LIMIT
 from noisesmith.pipeline.report.sample import SeededSample
-from noisesmith.pipeline.report.summary import Row, Summary, labelled, notes, summarise
+from noisesmith.pipeline.report.summary import Row, Summary, labelled, summarise
 from noisesmith.pipeline.sinks import config_of_run
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.working import read_finished
@@ -99,8 +99,7 @@ class Collector:
         """Yield these rows' images, reading only shards that have one."""
         if not missing:
             return
-        layout = found.manifest.header.layout
-        shards = {layout.shard_of(index_of(row_id)) for row_id in missing}
+        shards = {found.manifest.shard_of(index_of(row_id)) for row_id in missing}
         for row in read_finished(self._run_dir, found.manifest, ["id", *found.columns.images()], shards):
             if row["id"] in missing:
                 yield row
@@ -151,7 +150,7 @@ def _read(run_dir: Path) -> _Found:
     manifest = read_manifest(run_dir)
     columns = columns_of_page(config, manifest)
     figures = figures_of(config, manifest)
-    shared = Provenance.columns_in(manifest.header.columns)
+    shared = Provenance.columns_in(manifest.types)
     names = list(dict.fromkeys([*columns.small(), *figures.columns, *shared]))
     sample = SeededSample(ROWS)
 
@@ -187,7 +186,7 @@ def _data(found: _Found, location: str) -> dict[str, Any]:
         "name": config.name,
         "state": found.status.state,
         "message": without_places(found.status.message, found.failures.hosts),
-        "wanted": found.manifest.header.rows,
+        "wanted": found.manifest.rows,
         "done": summary.rows,
         "sampled": summary.rows > len(found.rows),
         "method": config.optimizer.method,
@@ -197,7 +196,7 @@ def _data(found: _Found, location: str) -> dict[str, Any]:
         "curve": plain(summary.curve),
         "stops": summary.stop_reasons,
         "rounds": plain(summary.mean_rounds),
-        "notes": notes(summary),
+        "notes": notes_of(summary, found.manifest),
         "acceptance": _acceptance(found.acceptance),
         "settings": _settings(found),
         "columns": found.columns.extra,

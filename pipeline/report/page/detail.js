@@ -73,7 +73,8 @@ function trajectoryNote(row) {
   const kept = keptImage(row);
   const images = `${counted(row.trajectory.length, "image", "images")}, ${counted(row.rounds, "round", "rounds")}, stopped: ${stopText(row.stop)}.`;
   const place = kept === null ? "" : ` Kept (ring): image ${kept}.`;
-  return el("p", {class: "note"}, `${images}${place}${row.steps ? " Squares are previews." : ""}`);
+  const parent = row.parent ? ` The first image has the noise that row ${row.parent} has kept.` : "";
+  return el("p", {class: "note"}, `${images}${place}${parent}${row.steps ? " Squares are previews." : ""}`);
 }
 
 function scoresPart(row) {

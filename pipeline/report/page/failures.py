@@ -9,7 +9,7 @@ from typing import Any
 
 from noisesmith.pipeline.report.page.private import without_places
 from noisesmith.pipeline.report.page.rows import TEXT_LIMIT, shortened
-from noisesmith.pipeline.sinks.done import read_done
+from noisesmith.pipeline.sinks.done import read_all_done
 from noisesmith.pipeline.sinks.manifest import Manifest
 from noisesmith.pipeline.telemetry.failures import read_dead_letters
 
@@ -43,7 +43,7 @@ def read_failures(run_dir: Path, manifest: Manifest) -> Failures:
     errors: Counter[str] = Counter()
     listed: list[dict[str, Any]] = []
     hosts: set[str] = set()
-    for letter in read_dead_letters(run_dir, read_done(run_dir, manifest)):
+    for letter in read_dead_letters(run_dir, read_all_done(run_dir, manifest)):
         errors[letter["error"]] += 1
         for attempt in letter["attempts"]:
             host, _, _ = str(attempt.get("actor", "")).rpartition(":")

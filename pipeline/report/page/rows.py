@@ -11,7 +11,7 @@ from noisesmith.pipeline.acceptance import ACCEPTED
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.report.figures import figures_of
 from noisesmith.pipeline.report.meanings import is_own_column
-from noisesmith.pipeline.schema import ATOMS, IMAGES, NOISE_BYTES, TOKENS_CUT
+from noisesmith.pipeline.schema import ATOMS, IMAGES, NOISE_BYTES, PARENT, TOKENS_CUT
 from noisesmith.pipeline.sinks.manifest import Manifest
 
 TEXT_LIMIT = 2000  # characters of a prompt
@@ -34,6 +34,7 @@ class RowColumns:
     has_atoms: bool
     has_verdicts: bool
     has_first: bool
+    has_parents: bool
     has_cut: bool
 
     def small(self) -> list[str]:
@@ -48,6 +49,8 @@ class RowColumns:
             names += ["accepted", "accept_reason"]
         if self.has_cut:
             names.append(TOKENS_CUT)
+        if self.has_parents:
+            names.append(PARENT)
         return [*names, *self.extra]
 
     def images(self) -> list[str]:
@@ -72,6 +75,7 @@ def columns_of_page(config: RunConfig, manifest: Manifest) -> RowColumns:
         has_atoms=ATOMS in names,
         has_verdicts=ACCEPTED in manifest.side_columns,
         has_first="image_initial" in names,
+        has_parents=manifest.continues_searches,
         has_cut=TOKENS_CUT in names,
     )
 
@@ -107,6 +111,8 @@ def page_row(row: Mapping[str, Any], columns: RowColumns) -> dict[str, Any]:
         record["reason"] = row["accept_reason"]
     if columns.has_cut:
         record["cut"] = row[TOKENS_CUT]
+    if columns.has_parents:
+        record["parent"] = row[PARENT]
     return record
 
 
