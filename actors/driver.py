@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.assembly import Assembly
 from noisesmith.actors.inbox import Answer
-from noisesmith.actors.pool import AnyPool, Surroundings
+from noisesmith.actors.pool import MAX_QUEUED, AnyPool, Surroundings
 from noisesmith.actors.retry import FailureLimit, cause_of, fault_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
@@ -230,11 +230,11 @@ class Driver:
 
 
 def _rows_in_flight(config: RunConfig) -> int:
-    """Enough rows that every worker has a batch, and one more batch waits.
+    """Enough rows that every worker has a batch at work and one waiting, whichever side is behind at the moment.
 
     All groups of scorers look at the same rows.
     """
     generators = config.generators
     scorers = [placed for placed, *_ in config.groups]
-    at_work = generators.count * generators.batch_size + max(side.count * side.batch_size for side in scorers)
-    return at_work + max(generators.batch_size, *(side.batch_size for side in scorers))
+    largest_side = max(side.count * side.batch_size for side in scorers)
+    return MAX_QUEUED * (generators.count * generators.batch_size + largest_side)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pytest
 
 from noisesmith.actors.packs import Pack, Stored
@@ -15,6 +17,7 @@ from noisesmith.pipeline.telemetry.events import (
 from tests.actors.world import (
     POSITION,
     Reference,
+    TimedWorld,
     World,
     config,
     driver,
@@ -50,6 +53,17 @@ def test_a_worker_holds_at_most_two_batches() -> None:
     world = World()
     run(world, 40, rows_in_flight=40)
     assert len(world.at_start("generate")) == 2
+
+
+def test_by_default_both_sides_are_busy_although_calls_differ_in_time() -> None:
+    workers, rows, rounds, seconds = 8, 2048, 2, 2.0
+    world = TimedWorld(seconds, spread=0.3, seed=0)
+    side = {"batch_size": 8, "count": workers}
+    run(world, rows, generators=side, scorers=side, optimizer={"rounds": rounds})
+    for stage in ("generate", "score"):
+        assert fmean(world.batches(stage)) > 7.8
+    ideal = rows * (rounds + 1) / 8 * seconds / workers
+    assert ideal / world.now > 0.95
 
 
 def test_rows_of_other_sampler_steps_are_batched_apart() -> None:

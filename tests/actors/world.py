@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import pickle
+import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -207,6 +209,43 @@ class World(Inbox):
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class TimedWorld(World):
+    """A world whose generate and score calls take different times; all others take none."""
+
+    def __init__(self, seconds: float, spread: float, seed: int) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._spread = spread
+        self._random = random.Random(seed)
+        self._ends: list[tuple[float, int, FakeWorker]] = []
+        self._begun = 0  # orders calls that end at the same moment
+
+    def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
+        was_idle = not worker.busy
+        reference = super().receive(worker, stage, arguments)
+        if was_idle and worker.busy:
+            self._begin(worker)
+        return reference
+
+    def handle(self, seconds: float) -> None:
+        """Let time pass until the next call ends."""
+        if not self._ends:
+            self.now += seconds + 1e-6
+        else:
+            self.now, _, worker = heapq.heappop(self._ends)
+            self._answer(worker)
+            if worker.busy:
+                self._begin(worker)
+        Inbox.handle(self, 0.0)
+
+    def _begin(self, worker: FakeWorker) -> None:
+        takes = self._random.uniform(1 - self._spread, 1 + self._spread) * self._seconds
+        if worker.busy[0].stage not in ("generate", "score"):
+            takes = 0.0
+        self._begun += 1
+        heapq.heappush(self._ends, (self.now + takes, self._begun, worker))
 
 
 def _prompts(stage: str, arguments: tuple[Any, ...]) -> list[str]:
