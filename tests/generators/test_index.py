@@ -33,7 +33,7 @@ def test_a_text_encoder_without_a_class(
 
 
 def test_a_tokenizer_that_panics_is_named_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = Path(shutil.copytree(weights("sd"), tmp_path / "model"))
+    folder = Path(shutil.copytree(weights("v1/sd"), tmp_path / "model"))
     path = folder / "tokenizer" / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     tokenizer["post_processor"]["special_tokens"] = {}
