@@ -255,7 +255,7 @@ class RunConfig(Section):
         """Return how this config differs from that of a run, as one sentence part per field.
 
         A field that an older version did not have is no difference where it is left at its default. Nor is the name of
-        a built-in model of an older version, where the run was begun when that was the newest.
+        a built-in model of an older version, where the run started while that version was the newest.
 
         Args:
             old: :meth:`semantic` of the config that has started the run.

@@ -82,10 +82,10 @@ def find_parents(run_dir: Path, manifest: Manifest, below: float, rounds: int) -
     """
     parents: dict[int, Parent] = {}
     for row in read_rows(run_dir, _READ):
-        begun = manifest.search_index(index_of(row["id"]))
-        parents.pop(begun, None)
+        search = manifest.search_index(index_of(row["id"]))
+        parents.pop(search, None)
         if row["score"] < below and row["rounds"] < rounds:
-            parents[begun] = _parent(row, manifest)
+            parents[search] = _parent(row, manifest)
     return dict(sorted(parents.items()))
 
 

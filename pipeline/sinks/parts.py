@@ -11,9 +11,8 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import PARENT, column_types, reserved_columns, schema_of
 from noisesmith.pipeline.sinks.header import EXTENDED, STOP_RULES, Header
-from noisesmith.pipeline.sinks.layout import ShardLayout
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, write_manifest
-from noisesmith.pipeline.sinks.run import RunState, open_run, part_with, writing
+from noisesmith.pipeline.sinks.run import RunState, new_header, open_run, part_with, writing
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import hold
 
@@ -113,15 +112,9 @@ def _begin(
     columns = dict(first.columns)
     if parents:
         columns.setdefault(PARENT, "string")
-    layout = ShardLayout(corpus.size, config.output.rows_per_shard)
-    part = Header(
+    part = replace(
+        new_header(config, corpus),
         version=first.version_of_rows,
-        config=config.semantic(),
-        config_digest=config.digest(),
-        corpus_digest=corpus.digest,
-        rows=corpus.size,
-        rows_per_shard=layout.rows_per_shard,
-        shards=layout.shards,
         formats=first.formats,
         columns=columns,
         number=len(manifest.parts),

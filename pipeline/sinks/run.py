@@ -78,7 +78,7 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
     with writing(run_dir):
         if manifest is None:
             files.make_dir(run_dir)
-            manifest = Manifest(_header(config, corpus), {})
+            manifest = Manifest(new_header(config, corpus), {})
             write_manifest(run_dir, manifest)
         part = manifest.part_of_row(corpus.first)
         for kind in part.formats:
@@ -223,7 +223,8 @@ def _is_foreign(path: Path) -> bool:
     return not files.is_temporary(path) and path != lock_file(path.parent)
 
 
-def _header(config: RunConfig, corpus: CheckedCorpus) -> Header:
+def new_header(config: RunConfig, corpus: CheckedCorpus) -> Header:
+    """Return the header of a new run of these prompts."""
     layout = ShardLayout(corpus.size, config.output.rows_per_shard)
     return Header(
         version=VERSION,

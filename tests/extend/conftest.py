@@ -74,10 +74,15 @@ def made(row: Row) -> Result:
 
 def extend(run: Run, overrides: Sequence[str], below: float | None = None, rows: int = 100) -> Extension:
     """Extend a run by a part, or go on with it, and make at most so many of its rows."""
-    found = find_extension(run.dir, overrides, below)
+    return extend_dir(run.dir, overrides, below, rows)
+
+
+def extend_dir(run_dir: Path, overrides: Sequence[str], below: float | None = None, rows: int = 100) -> Extension:
+    """The same for a run in any directory."""
+    found = find_extension(run_dir, overrides, below)
     with found.hold(print) as state:
         corpus = found.corpus
-        writer = RunWriter(run.dir, corpus.extra_schema, corpus.size, PROVENANCE, corpus.first)
+        writer = RunWriter(run_dir, corpus.extra_schema, corpus.size, PROVENANCE, corpus.first)
         writer.finish()
         for row in list(corpus.rows(skip=state.done))[:rows]:
             writer.put(made(row))

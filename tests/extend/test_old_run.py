@@ -9,13 +9,13 @@ import datasets
 import pytest
 
 from noisesmith.pipeline.config import RunConfig, load_config
-from noisesmith.pipeline.extend import find_extension, open_parts
+from noisesmith.pipeline.extend import open_parts
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.report import rewrite_report
 from noisesmith.pipeline.sinks import RunWriter, begun_corpus, open_run, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.files import sha256_of
-from tests.extend.conftest import made
+from tests.extend.conftest import extend_dir, made
 from tests.sinks.conftest import PROVENANCE
 from tests.sinks.test_old_run import MODELS
 
@@ -36,22 +36,13 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return config
 
 
-def extend(run_dir: Path, *overrides: str, below: float | None = None) -> None:
-    found = find_extension(run_dir, overrides, below)
-    corpus = found.corpus
-    with found.hold(print) as state:
-        writer = RunWriter(run_dir, corpus.extra_schema, corpus.size, PROVENANCE, corpus.first)
-        for row in corpus.rows(skip=state.done):
-            writer.put(made(row))
-
-
 def test_it_keeps_its_format_and_files(old: RunConfig) -> None:
     run_dir = old.run_dir
     before = {path: sha256_of(path) for path in run_dir.glob("data/*")}
     rows = list(read_rows(run_dir))
     Path("more.csv").write_text("image_id,prompt,weight,caption_id\n21,a blue door,0.25,1007\n")
-    extend(run_dir, "corpus.source=more.csv")
-    extend(run_dir, "optimizer.rounds=9", below=1)
+    extend_dir(run_dir, ["corpus.source=more.csv"])
+    extend_dir(run_dir, ["optimizer.rounds=9"], below=1)
 
     assert before.items() <= {path: sha256_of(path) for path in run_dir.glob("data/*")}.items()
     manifest = read_manifest(run_dir)
@@ -69,14 +60,14 @@ def test_its_models_are_named_as_today(old: RunConfig) -> None:
     """A run of version 1 of the built-in models goes on with these, under the names that they have now."""
     Path("more.csv").write_text("image_id,prompt,weight,caption_id\n21,a blue door,0.25,1007\n")
     for _ in range(2):
-        extend(old.run_dir, "corpus.source=more.csv", *MODELS)
+        extend_dir(old.run_dir, ["corpus.source=more.csv", *MODELS])
     assert [part.rows for part in read_manifest(old.run_dir).parts] == [6, 1]
     assert len(open_parts(old.run_dir)) == 2
     assert verify_run(old.run_dir, range(7)) == []
 
 
 def test_its_dataset_has_the_new_column_in_all_parts(old: RunConfig) -> None:
-    extend(old.run_dir, "optimizer.rounds=9", below=1)
+    extend_dir(old.run_dir, ["optimizer.rounds=9"], below=1)
     rewrite_report(old.run_dir, old)
     loaded = datasets.load_dataset(str(old.run_dir))["train"]
     assert loaded["parent_id"][:] == [None] * 6 + loaded["id"][:6]

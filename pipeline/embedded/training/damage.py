@@ -21,7 +21,7 @@ from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 
 CELL = 8  # pixels per latent cell
-# What the eye tells from others of the same outline by what is inside.
+# Objects that cannot be named by their outline alone: other things have the same one.
 KNOWN_BY_INSIDE = ("clock", "cat", "dog", "bear", "lion", "monkey", "frog", "mouse")
 
 

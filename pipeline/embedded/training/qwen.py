@@ -1,7 +1,6 @@
 """The second scorer: a small Qwen2-VL, whose vision tower has rotary positions and no class token.
 
 It differs from the first scorer in every part: tower, projector, language model, chat format, seed and order of data.
-So the two rarely make the same mistake.
 """
 
 from __future__ import annotations
