@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForCondi
 
 from noisesmith.pipeline.embedded.geometry import SIZE
 from noisesmith.pipeline.embedded.training.architectures import declare_float32, half
-from noisesmith.pipeline.embedded.training.vision_tower import OFFSETS, PATCH
+from noisesmith.pipeline.embedded.training.vision_tower import OFFSETS, PATCH, whitening_filters
 from noisesmith.pipeline.embedded.training.vocabulary import chat_tokenizer
 
 WIDTH = 96
@@ -108,12 +108,8 @@ def whiten_qwen_patches(vlm: Qwen2VLForConditionalGeneration, pixels: Tensor, fl
         pixels: normalised pictures, float [B, 3, 64, 64]; flat patches are left out.
     """
     weight = vlm.model.visual.patch_embed.proj.weight  # [width, 3, frames, 8, 8]
-    patches = torch.nn.functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
-    patches = patches[patches.std(1) > 0.3]
-    centred = patches - patches.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
-    count = min(weight.shape[0], vectors.shape[1])
-    filters = (vectors[:, -count:] / (values[-count:] + floor).sqrt()).T * 0.4
+    filters, _ = whitening_filters(pixels, weight.shape[0], floor)
+    count = len(filters)
     frames = weight.shape[2]
     weight[:count] = filters.reshape(count, 3, 1, PATCH, PATCH).expand(-1, -1, frames, -1, -1) / frames
 

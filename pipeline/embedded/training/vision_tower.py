@@ -78,12 +78,20 @@ def whiten_patches(tower: CLIPVisionModel, pixels: Tensor, skip: int = 16, floor
         floor: added to every variance, so that components with little signal are not amplified without limit.
     """
     weight = tower.embeddings.patch_embedding.weight
+    filters, mean = whitening_filters(pixels, weight.shape[0] - skip, floor)
+    weight[skip:] = filters.reshape(-1, 3, PATCH, PATCH)
+    tower.embeddings.position_embedding.weight[1:, skip:] = -(filters @ mean)
+
+
+def whitening_filters(pixels: Tensor, count: int, floor: float) -> tuple[Tensor, Tensor]:
+    """At most ``count`` whitened principal components [N, 192] of patches, and the patches' mean [192].
+
+    Args:
+        pixels, floor: as for :func:`whiten_patches`.
+    """
     patches = nn.functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
     patches = patches[patches.std(1) > 0.3]
     mean = patches.mean(0)
     covariance = (patches - mean).T @ (patches - mean) / len(patches)
     values, vectors = torch.linalg.eigh(covariance)
-    count = weight.shape[0] - skip
-    filters = (vectors[:, -count:] / (values[-count:] + floor).sqrt()).T * 0.4
-    weight[skip:] = filters.reshape(count, 3, PATCH, PATCH)
-    tower.embeddings.position_embedding.weight[1:, skip:] = -(filters @ mean)
+    return (vectors[:, -count:] / (values[-count:] + floor).sqrt()).T * 0.4, mean
