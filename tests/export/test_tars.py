@@ -77,7 +77,7 @@ def test_ray_data_reads_the_folder(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(run, "webdataset", out / "tars", rows_per_shard=10)
     write(run, "dpo", out / "pairs")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         tars = ray.data.read_webdataset(str(out / "tars" / "train")).take_all()
         assert {row["__key__"] for row in tars} == {row["id"] for row in read_rows(run.dir, ["id"])}
