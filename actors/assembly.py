@@ -97,10 +97,16 @@ class Assembly:
         return (self.generators, *self.scorers, self.writers)
 
     def start_models(self) -> None:
-        """Create the generators and scorers, and let them load."""
-        self.generators.start()
-        for pool in self.scorers:
-            pool.start()
+        """Create the generators and scorers, and let them load.
+
+        They are created in turn, because Ray places them in this order: so each side has its share of a cluster that is
+        too small for all of them.
+        """
+        pools: tuple[AnyPool, ...] = (self.generators, *self.scorers)
+        for number in range(max(pool.count for pool in pools)):
+            for pool in pools:
+                if number < pool.count:
+                    pool.start_one()
 
     @property
     def models_loaded(self) -> bool:

@@ -68,6 +68,7 @@ class Driver:
         self._draining = False
         self._deadline: float | None = None
         self._next_snapshot = 0.0
+        self._loaded_before: dict[str, float] = {}  # worker-seconds before the first row, by pool
 
     def run(self) -> Outcome:
         """Work until the corpus is done, or, after :meth:`drain`, until the rows in flight are.
@@ -81,7 +82,8 @@ class Driver:
         """
         self._load_models()
         provenance = self._assembly.start_writing(self._state)
-        self._started = self._around.clock()
+        for pool in self._assembly.pools:
+            self._loaded_before[pool.name] = pool.loaded_seconds()
         self._emit(RunStarted(self._corpus.size, len(self._state.done)))
         rows = self._corpus.rows(skip=self._state.done)
         while True:
@@ -224,8 +226,8 @@ class Driver:
         )
 
     def _busy_share(self, pools: Sequence[AnyPool]) -> float:
-        """The share of their time that the workers of one side have worked."""
-        seconds = (self._around.clock() - self._started) * sum(pool.count for pool in pools)
+        """The share of their time that the loaded workers of one side have worked."""
+        seconds = sum(pool.loaded_seconds() - self._loaded_before[pool.name] for pool in pools)
         return min(1.0, sum(pool.seconds for pool in pools) / seconds) if seconds > 0 else 0.0
 
 

@@ -16,7 +16,7 @@ from noisesmith.actors.judge import JudgeInfo, Verdicts
 from noisesmith.actors.packs import Reference
 from noisesmith.actors.pool import Method, Pool, Slot, Surroundings, Worker
 from noisesmith.actors.retry import FailureLimit, Fault, RowFaults, cause_of, fault_of
-from noisesmith.pipeline.config.run import FaultsConfig
+from noisesmith.pipeline.config.cluster import FaultsConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.sinks import SideWriter
 

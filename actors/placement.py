@@ -54,7 +54,12 @@ def _connect(config: RunConfig, folder: Path | None, note: Callable[[str], None]
     elif folder is not None:
         check(machine_resources(), "this machine")
         _start_cluster(config, folder, note)
-    check(ray.cluster_resources(), "the cluster")
+    try:
+        check(ray.cluster_resources(), "the cluster")
+    except UserError as error:
+        if not config.ray.elastic:
+            raise
+        note(f"ray.elastic: actors without a place wait for nodes to join ({error})")
 
 
 def _set_environment() -> None:

@@ -102,15 +102,21 @@ class Pool(Generic[W, Info]):
         self._open: list[dict[Slot[W], None]] = [{} for _ in range(MAX_QUEUED)]
         self._waiting: dict[Slot[W], None] = {}  # for the time at which their next worker is started
         self._loaded = 0
-        self._idle_since = around.clock()
+        self._loaded_seconds = 0.0  # up to when the number of loaded workers last changed
+        self._changed_at = around.clock()
 
     def start(self) -> None:
         """Create all workers and let each load."""
         for _ in range(self.count):
-            slot = Slot(self._make())
-            self.slots.append(slot)
-            self._load(slot)
-        self._idle_since = self._around.clock()
+            self.start_one()
+
+    def start_one(self) -> None:
+        """Create the next worker and let it load."""
+        if not self.slots:
+            self._changed_at = self._around.clock()
+        slot = Slot(self._make())
+        self.slots.append(slot)
+        self._load(slot)
 
     def stop(self) -> None:
         """End all workers, so that others can have their GPUs and cores."""
@@ -126,7 +132,11 @@ class Pool(Generic[W, Info]):
 
     def missing_seconds(self) -> float:
         """For how long no worker of this side has been loaded; 0 while one is."""
-        return 0.0 if self._loaded else self._around.clock() - self._idle_since
+        return 0.0 if self._loaded else self._around.clock() - self._changed_at
+
+    def loaded_seconds(self) -> float:
+        """The time for which workers of this side have been loaded, in worker-seconds."""
+        return self._loaded_seconds + self._loaded * (self._around.clock() - self._changed_at)
 
     def sent(self, slot: Slot[W], alone: bool) -> None:
         """Account for a batch given to a worker."""
@@ -198,7 +208,7 @@ class Pool(Generic[W, Info]):
         self.info = loaded.info
         slot.where = loaded.where
         slot.loaded = True
-        self._loaded += 1
+        self._count_loaded(1)
         self._sort(slot)
 
     def _returned(self, slot: Slot[W]) -> None:
@@ -225,8 +235,7 @@ class Pool(Generic[W, Info]):
         )
         self._around.kill(slot.worker)
         if slot.loaded:
-            self._loaded -= 1
-            self._idle_since = self._around.clock()
+            self._count_loaded(-1)
         slot.loaded = False
         slot.queued = 0
         slot.alone = False
@@ -236,6 +245,11 @@ class Pool(Generic[W, Info]):
             self._waiting[slot] = None
         else:
             self._start(slot)
+
+    def _count_loaded(self, change: int) -> None:
+        self._loaded_seconds = self.loaded_seconds()
+        self._changed_at = self._around.clock()
+        self._loaded += change
 
     def _start(self, slot: Slot[W]) -> None:
         slot.due = None

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.accept import AcceptConfig
+from noisesmith.pipeline.config.cluster import FaultsConfig, RayConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
 from noisesmith.pipeline.config.flat import flatten, left_at_default, with_versions, without_positions
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
@@ -75,42 +76,6 @@ class OutputConfig(Section):
     def stores_first(self) -> bool:
         """Whether a new run has a format that holds first images."""
         return self.image_initial and ("parquet" in self.formats or bool(self.tar_image_initial))
-
-
-class RayConfig(Section):
-    """Which Ray cluster to use."""
-
-    address: str | None = Field(None, description="auto, HOST:PORT, ray://…; absent starts a local cluster")
-    metrics_port: int | None = Field(
-        None,
-        ge=1,
-        le=65535,
-        description="Prometheus port of a local cluster, on 127.0.0.1; absent takes a free one",
-    )
-
-
-class FaultsConfig(Section):
-    """How many faults a run tolerates before it drops a row, or stops."""
-
-    retries: int = Field(2, ge=0, le=100, description="attempts after the first before a row is a dead letter")
-    backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        le=3600,
-        description="wait before a row's first retry; doubles with each retry, up to a minute or to this if it is more",
-    )
-    failed_share: float = Field(
-        0.5, gt=0, le=1, description="the run stops when more than this share of its rows, at least 20, have failed"
-    )
-    grace_seconds: float = Field(
-        25.0,
-        ge=0,
-        le=86400,
-        description="how long rows in flight may go on after SIGTERM (a Spot machine gives 30 s or more)",
-    )
-    placement_seconds: float = Field(
-        1800.0, gt=0, description="how long generators or scorers may have no loaded actor before the run stops"
-    )
 
 
 class RunConfig(Section):

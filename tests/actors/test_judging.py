@@ -17,7 +17,7 @@ from noisesmith.actors.judging import JudgeTable, JudgeWorker, Judging
 from noisesmith.actors.pool import Loaded, Pool, Surroundings
 from noisesmith.actors.rescore import judge_columns, rescore
 from noisesmith.pipeline.config import JudgeConfig
-from noisesmith.pipeline.config.run import FaultsConfig
+from noisesmith.pipeline.config.cluster import FaultsConfig
 from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.errors import MemoryExhausted, RunError, UserError
 from noisesmith.pipeline.images import decode_png

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import ray
+from pydantic import ValidationError
 
 from noisesmith.actors.placement import cluster
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.errors import RunError
+from noisesmith.pipeline.errors import RunError, UserError
 from tests.actors.world import config
 
 
@@ -57,6 +58,28 @@ def test_a_free_metrics_port_is_used(started: list[dict[str, Any]], taken: int) 
         pass
     assert started[0]["_metrics_export_port"] == port
     assert said == []
+
+
+def test_an_elastic_run_starts_in_a_cluster_that_is_too_small(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    sides: dict[str, Any] = {"generators": {"count": 4}, "scorers": {"count": 2}}
+    said: list[str] = []
+    with cluster(config(**sides, ray={"address": "auto", "elastic": True}), said.append):
+        pass
+    assert said == [
+        "ray.elastic: actors without a place wait for nodes to join (generators.num_cpus, scorers.num_cpus: 4 × 1 for "
+        "generators + 2 × 1 for scorers make 6 CPU cores but the cluster has 2; lower count or num_cpus)"
+    ]
+    fixed = config(**sides, ray={"address": "auto"})
+    with pytest.raises(UserError, match="6 CPU cores but the cluster has 2"), cluster(fixed, said.append):
+        pass
+
+
+def test_a_cluster_of_our_own_cannot_be_elastic() -> None:
+    with pytest.raises(ValidationError, match=r"elastic: needs ray\.address"):
+        config(ray={"elastic": True})
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from noisesmith.pipeline.telemetry.events import (
     Snapshot,
 )
 from tests.actors.world import (
+    CALL_SECONDS,
     POSITION,
     Reference,
+    Sent,
     TimedWorld,
     World,
     config,
@@ -53,6 +55,40 @@ def test_a_worker_holds_at_most_two_batches() -> None:
     world = World()
     run(world, 40, rows_in_flight=40)
     assert len(world.at_start("generate")) == 2
+
+
+class SmallCluster(World):
+    """A world in which only the first ``places`` workers load at once; the others do when nodes join at ``joined``."""
+
+    def __init__(self, places: int, joined: float) -> None:
+        super().__init__()
+        self._places = places
+        self._without_place: list[Sent] = []
+        self.at.append((joined, self._join))
+
+    def _answer_at_once(self, sent: Sent) -> None:
+        if sent.stage == "load" and sent.worker in self.workers[self._places :] and sent.worker.kind != "writer":
+            self._without_place.append(sent)
+        else:
+            super()._answer_at_once(sent)
+
+    def _join(self) -> None:
+        self._places = len(self.workers)
+        while self._without_place:
+            super()._answer_at_once(self._without_place.pop())
+
+
+def test_workers_that_find_a_place_start_and_the_others_join_them() -> None:
+    joined = 20 * CALL_SECONDS
+    world = SmallCluster(places=3, joined=joined)
+    sides = {"generators": {"count": 4}, "scorers": {"count": 2}}
+    assert run(world, 200, **sides).complete
+    before = {sent.worker.name for sent in world.sent if sent.time < joined} - {"writer-6"}
+    after = {sent.worker.name for sent in world.sent if sent.time > joined}
+    assert before == {"generator-0", "scorer-1", "generator-2"}, "both sides share what places there are"
+    assert after > {"scorer-3", "generator-4", "generator-5"}
+    shares = [event.busy_generators for event in world.events if isinstance(event, Snapshot)]
+    assert shares[1] == 1.0, "workers without a place do not count as idle ones"
 
 
 def test_by_default_both_sides_are_busy_although_calls_differ_in_time() -> None:
