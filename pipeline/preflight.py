@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
@@ -18,7 +18,7 @@ from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
-from noisesmith.pipeline.sinks import begun_part, made_with
+from noisesmith.pipeline.sinks import made_with, started_part
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
         UserError: a model, the corpus, a core or a GPU is missing, or the config does not suit them.
     """
     models = check_models(config)
-    part = begun_part(config)
-    corpus = open_corpus(config, None if part is None else part.corpus_digest)
+    part = started_part(config)
+    corpus = open_corpus(config) if part is None else open_corpus(config, part.corpus_digest, part.first_row)
     check_lengths(config, models.generator, corpus)
-    return models, corpus if part is None else replace(corpus, first=part.first_row)
+    return models, corpus
 
 
 def check_models(config: RunConfig) -> FoundModels:

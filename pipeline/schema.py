@@ -98,17 +98,17 @@ def schema_of(columns: Mapping[str, str], extra_schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
-def reserved_columns(config: RunConfig, *, begun: bool = False) -> frozenset[str]:
+def reserved_columns(config: RunConfig, *, started: bool = False) -> frozenset[str]:
     """Return the names that a corpus column cannot have, whichever images and noises this run keeps.
 
     ``seed`` is among them because a reader would take it for the seed of the image.
 
     Args:
-        begun: whether the run exists, so that an older version may have written it.
+        started: whether the run exists, so that an older version may have written it.
     """
     names = frozenset(row_schema(config, pa.schema([])).names)
     names |= {*IMAGES, LISTED, *IMAGE_HASHES.values(), NOISE_BYTES, "seed"}
-    return names - SINCE_VERSION_5 - {LISTED, PARENT} if begun else names
+    return names - SINCE_VERSION_5 - {LISTED, PARENT} if started else names
 
 
 def image_columns(schema: pa.Schema) -> list[str]:

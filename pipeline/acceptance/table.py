@@ -17,7 +17,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.schema import ATOMS, row_schema
 from noisesmith.pipeline.sinks import CheckLock, SideWriter, read_rows
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
-from noisesmith.pipeline.sinks.run import begun_manifest
+from noisesmith.pipeline.sinks.run import started_manifest
 
 ACCEPTED = "accepted"
 COLUMNS = pa.schema([("accepted", pa.bool_()), ("accept_reason", pa.string())])
@@ -73,7 +73,7 @@ def check_config(config: RunConfig) -> None:
     if config.accept is None:
         return
     columns: Collection[str] = row_schema(config, pa.schema([])).names
-    manifest = begun_manifest(config)
+    manifest = started_manifest(config)
     if manifest is not None:
         columns = manifest.columns
     check_rule(config.accept, columns)

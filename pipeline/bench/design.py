@@ -14,7 +14,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.preflight import FoundModels, check_machine, check_resources, find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.schema import reserved_columns
-from noisesmith.pipeline.sinks import begun_corpus, check_run_dir, open_run
+from noisesmith.pipeline.sinks import check_run_dir, open_run, started_corpus
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from noisesmith.pipeline.storage.home import location_of
@@ -129,8 +129,8 @@ def make_design(
     # All trials have the same corpus. A method that reads attention also checks the prompts' subjects, so the corpus
     # is opened for such a trial where there is one.
     strictest = max(trials, key=lambda trial: trial.config.optimizer.reads_attention)
-    begun = (begun_corpus(trial.config) for trial in trials)
-    corpus = open_corpus(strictest.config, next(filter(None, begun), None))
+    started = (started_corpus(trial.config) for trial in trials)
+    corpus = open_corpus(strictest.config, next(filter(None, started), None))
     _check_columns(first_seed, corpus)
     design = Design(kind, out, rounds, seeds, tuple(variants), trials, corpus, models)
     for trial in trials:

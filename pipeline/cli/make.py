@@ -143,6 +143,6 @@ def _hint(run_dir: Path) -> None:
     from noisesmith.pipeline.report.usage import open_command
     from noisesmith.pipeline.sinks.layout import unopenable
 
-    problem = unopenable(run_dir)  # a run that an earlier version has begun may be in such a folder
+    problem = unopenable(run_dir)  # a run that an earlier version has started may be in such a folder
     first = open_command(run_dir) if problem is None else f"rename the folder: {problem}"
     console.print(f"dataset: {run_dir}\nnext: {first}\n      noisesmith verify {shell_word(run_dir)}")

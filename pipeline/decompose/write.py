@@ -64,7 +64,7 @@ def write_questions(
         on_row: called after each row that was asked.
 
     Raises:
-        UserError: the output cannot hold the corpus, or has been begun with another one.
+        UserError: the output cannot hold the corpus, or has been started with another one.
         RunError: the server does not answer; the same command goes on from here.
     """
     _check(corpus, column, out)
@@ -103,7 +103,7 @@ class _Journal:
             return {}
         if lines[0] != self._header:
             raise UserError(
-                f"{self.path}: was begun with another corpus or model; remove the file, or give another --out"
+                f"{self.path}: was started with another corpus or model; remove the file, or give another --out"
             )
         return {line["index"]: Decomposed(question_list(line["questions"]), line["origin"]) for line in lines[1:]}
 

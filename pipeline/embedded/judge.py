@@ -132,17 +132,19 @@ class Judge(PreTrainedModel):  # type: ignore[misc]  # untyped here
         return features
 
     @torch.no_grad()
-    def detect(self, images: Tensor | Sequence[Image.Image]) -> list[list[Detection]]:
+    def detect(self, images: Tensor | Sequence[Image.Image], threshold: float | None = None) -> list[list[Detection]]:
         """The objects in each picture, the most confident first.
 
         Args:
             images: float [B, 3, 64, 64] in 0..1, or PIL images of any size (resized to 64×64).
+            threshold: least confidence of an object; that of the config when absent.
         """
+        least = self.config.threshold if threshold is None else threshold
         pixels = images if isinstance(images, Tensor) else _to_pixels(images)
         logits, colour, place = self(pixels.to(self.device, self.dtype).clamp(0, 1))
         heat = logits.float().sigmoid()
         local_maxima = heat == F.max_pool2d(heat, 3, 1, 1)
-        peaks = local_maxima & (heat >= self.config.threshold)
+        peaks = local_maxima & (heat >= least)
         found: list[list[Detection]] = [[] for _ in range(len(pixels))]
         for image, index, row, column in peaks.nonzero().tolist():
             noun = NOUNS[index]

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig
@@ -23,7 +23,7 @@ from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 
 @dataclass(frozen=True)
 class Extension:
-    """A part of a run, begun or not: its config and rows, and for continued searches ``parents`` and ``below``."""
+    """A part of a run, started or not: its config and rows, and for continued searches ``parents`` and ``below``."""
 
     config: RunConfig
     corpus: CheckedCorpus
@@ -38,7 +38,7 @@ class Extension:
 def find_extension(run_dir: Path, overrides: Sequence[str], below: float | None = None) -> Extension:
     """Return the part that a run is to be extended by, with everything checked that needs no model loaded.
 
-    A part that the same overrides have begun is returned as it is, also where it is finished.
+    A part that the same overrides have started is returned as it is, also where it is finished.
 
     Args:
         overrides: changes of the config of the first part, such as ``corpus.source=more.txt``.
@@ -84,9 +84,8 @@ def _with_one_source(first: RunConfig, overrides: Sequence[str]) -> list[str]:
 
 def _more_prompts(config: RunConfig, manifest: Manifest) -> Extension:
     models = check_models(config)
-    corpus = open_corpus(config)
+    corpus = open_corpus(config, first=manifest.rows)
     check_lengths(config, models.generator, corpus)
-    corpus = replace(corpus, first=manifest.rows)
     check_part(config, corpus, manifest, continues=False)
     return Extension(config, corpus)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig
@@ -51,7 +50,7 @@ def parts_to_make(run_dir: Path, overrides: Sequence[str]) -> Iterator[tuple[Run
 
 
 def open_part(config: RunConfig, manifest: Manifest, part: Header) -> CheckedCorpus:
-    """Return the corpus of a part that was begun with a config.
+    """Return the corpus of a part that was started with a config.
 
     Raises:
         UserError: as for :func:`open_parts`.
@@ -64,7 +63,7 @@ def _open(config: RunConfig, manifest: Manifest, part: Header, parents: Mapping[
     if part.parents:
         corpora = prompts_of(config.run_dir, manifest)
         return continue_rows(corpora, manifest, part.parents, parents, part.first_row)
-    return replace(open_corpus(config, part.corpus_digest), first=part.first_row)
+    return open_corpus(config, part.corpus_digest, part.first_row)
 
 
 def prompts_of(run_dir: Path, manifest: Manifest) -> list[Corpus]:
@@ -77,7 +76,7 @@ def prompts_of(run_dir: Path, manifest: Manifest) -> list[Corpus]:
     for part in manifest.parts:
         if not part.parents:
             settings = config_of_run(run_dir, number=part.number)
-            corpus = replace(open_corpus(settings, part.corpus_digest), first=part.first_row)
+            corpus = open_corpus(settings, part.corpus_digest, part.first_row)
             refuse_other_run(settings, corpus, part)
             corpora.append(corpus)
     return corpora

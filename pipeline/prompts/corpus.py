@@ -66,7 +66,7 @@ class Corpus:
 
     ``digest`` is the SHA-256 over prompts, extra columns, their types and the order. ``sections`` has the source,
     number of rows and format of each corpus section, and ``as_json`` the columns that are written as JSON text.
-    ``first`` is the index of the first row in its run, which may have begun with other prompts.
+    ``first`` is the index of the first row in its run, which may have started with other prompts.
     """
 
     digest: str

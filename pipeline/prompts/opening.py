@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -24,43 +25,48 @@ from noisesmith.pipeline.schema import reserved_columns
 from noisesmith.pipeline.text.subjects import occurrences
 
 
-def open_corpus(config: RunConfig, begun: str | None = None) -> Corpus:
+def open_corpus(config: RunConfig, started: str | None = None, first: int = 0) -> Corpus:
     """Read every source of ``config.corpus`` once, and refuse what cannot become a row.
 
     Args:
-        begun: the digest of the corpus with which a run began that is resumed. Where this version reads another corpus,
-            but the reading of earlier versions gives this one, that is used: a run keeps its columns and types.
+        started: the digest of the corpus with which a run started that is resumed. Where this version reads another
+            corpus, but the reading of earlier versions gives this one, that is used: a run keeps its columns and types.
+        first: the index of its first row in the run.
 
     Raises:
         UserError: there is no source, or a source, a row or a column is unusable; the message names file and line.
     """
     if not config.corpus:
         raise UserError("corpus: is required; name a source of prompts, such as corpus.source=prompts.txt")
+    return replace(_as_started(config, started), first=first)
+
+
+def _as_started(config: RunConfig, started: str | None) -> Corpus:
     try:
-        corpus = _read(config, earlier=False, begun=begun is not None)
+        corpus = _read(config, earlier=False, started=started is not None)
     except UserError:
-        earlier = _read_as_begun(config, begun)
+        earlier = _read_as_started(config, started)
         if earlier is None:
             raise
         return earlier
-    if begun in (None, corpus.digest):
+    if started in (None, corpus.digest):
         return corpus
-    return _read_as_begun(config, begun) or corpus
+    return _read_as_started(config, started) or corpus
 
 
-def _read_as_begun(config: RunConfig, begun: str | None) -> Corpus | None:
+def _read_as_started(config: RunConfig, started: str | None) -> Corpus | None:
     """Return the corpus as earlier versions read it, if that is the one with which the run began."""
-    if begun is None:
+    if started is None:
         return None
     try:
-        corpus = _read(config, earlier=True, begun=True)
+        corpus = _read(config, earlier=True, started=True)
     except UserError:
         return None
-    return corpus if corpus.digest == begun else None
+    return corpus if corpus.digest == started else None
 
 
-def _read(config: RunConfig, *, earlier: bool, begun: bool) -> Corpus:
-    scan = _Scan(config, earlier, reserved_columns(config, begun=begun))
+def _read(config: RunConfig, *, earlier: bool, started: bool) -> Corpus:
+    scan = _Scan(config, earlier, reserved_columns(config, started=started))
     for number, section in enumerate(config.corpus):
         scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")
     return scan.corpus()

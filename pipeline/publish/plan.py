@@ -85,12 +85,10 @@ def _check_repository(repository: str) -> None:
 
 
 def _check_finished(run_dir: Path, manifest: Manifest) -> None:
-    shards = manifest.shards
-    missing = shards - len(manifest.entries)
-    if missing:
+    if manifest.missing:
         raise UserError(
-            f"{run_dir}: {missing} of {shards} shards are not committed yet; finish the run with noisesmith retry, "
-            "then publish it"
+            f"{run_dir}: {manifest.missing} of {manifest.shards} shards are not committed yet; finish the run with "
+            "noisesmith retry, then publish it"
         )
     if not any(entry.files for entry in manifest.entries.values()):
         raise UserError(f"{run_dir}: holds no rows, since all have failed; see noisesmith retry")

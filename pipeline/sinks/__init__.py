@@ -7,13 +7,13 @@ from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.reopen import reopen_failed, repair_run
 from noisesmith.pipeline.sinks.run import (
     RunState,
-    begun_corpus,
-    begun_part,
     check_run_dir,
     hold_run,
     made_with,
     open_run,
     part_with,
+    started_corpus,
+    started_part,
 )
 from noisesmith.pipeline.sinks.side import CheckLock, SideWriter, hold_side
 from noisesmith.pipeline.sinks.verify import sample_rows, verify_run
@@ -25,8 +25,6 @@ __all__ = [
     "RunState",
     "RunWriter",
     "SideWriter",
-    "begun_corpus",
-    "begun_part",
     "check_part",
     "check_run_dir",
     "config_of_row",
@@ -43,5 +41,7 @@ __all__ = [
     "reopen_failed",
     "repair_run",
     "sample_rows",
+    "started_corpus",
+    "started_part",
     "verify_run",
 ]

@@ -8,13 +8,13 @@ from pathlib import Path
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.records import index_of
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest
-from noisesmith.pipeline.sinks.run import begun_manifest
+from noisesmith.pipeline.sinks.run import started_manifest
 from noisesmith.pipeline.storage.home import location_of
 
 
 def first_config(config: RunConfig) -> RunConfig:
     """Return the config of the first part of a run, which its report describes; ``config`` is that of any part."""
-    manifest = begun_manifest(config)
+    manifest = started_manifest(config)
     if manifest is None or not manifest.later:
         return config
     return config_of_run(config.run_dir)

@@ -99,6 +99,11 @@ class Manifest:
         return self.parts[-1].first_shard + self.parts[-1].shards
 
     @property
+    def missing(self) -> int:
+        """How many shards are not committed yet."""
+        return self.shards - len(self.entries)
+
+    @property
     def continues_searches(self) -> bool:
         """Whether a part has rows that go on from others."""
         return any(part.parents for part in self.later)

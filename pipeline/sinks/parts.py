@@ -30,7 +30,7 @@ def hold_part(
     """Open the part of a run with this config, or begin it, as the directory's only writer while the block runs.
 
     Args:
-        corpus: its rows come after those of the run, or are those of the part that was begun.
+        corpus: its rows come after those of the run, or are those of the part that was started.
         note: called with one sentence when this waits for a lock or takes one over.
         parents, below: as in the part's header.
 
@@ -55,11 +55,10 @@ def check_part(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, *, 
         UserError: the run is not finished, or the config or the columns of the corpus do not fit those of the run.
     """
     run_dir = config.run_dir
-    missing = manifest.shards - len(manifest.entries)
-    if missing:
+    if manifest.missing:
         raise UserError(
-            f"{run_dir}: {missing} of {manifest.shards} shards are not committed yet; finish the run with noisesmith "
-            "retry, then extend it"
+            f"{run_dir}: {manifest.missing} of {manifest.shards} shards are not committed yet; finish the run with "
+            "noisesmith retry, then extend it"
         )
     for change in config.differences(manifest.header.config):
         if not change.startswith(_MAY_DIFFER):
@@ -75,7 +74,7 @@ def check_part(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, *, 
 def _check_columns(config: RunConfig, corpus: CheckedCorpus, header: Header) -> None:
     """Refuse prompts whose own columns are not among those of the run; missing ones are null."""
     run_dir = config.run_dir
-    reserved = reserved_columns(config, begun=header.version_of_rows < 5)
+    reserved = reserved_columns(config, started=header.version_of_rows < 5)
     for name, kind in column_types(corpus.extra_schema).items():
         if name not in header.columns or name in reserved:
             raise UserError(

@@ -108,18 +108,18 @@ def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
     return len(read_done(config.run_dir, manifest, manifest.part_of_row(corpus.first)))
 
 
-def begun_corpus(config: RunConfig) -> str | None:
+def started_corpus(config: RunConfig) -> str | None:
     """Return the digest of the corpus of the part that a config resumes; ``None`` where there is none to resume."""
-    part = begun_part(config)
+    part = started_part(config)
     return None if part is None else part.corpus_digest
 
 
-def begun_part(config: RunConfig) -> Header | None:
+def started_part(config: RunConfig) -> Header | None:
     """Return the part that a config resumes; ``None`` where there is no run to resume.
 
     Where the config is that of no part, it is the first one, for :func:`open_run` to refuse.
     """
-    manifest = begun_manifest(config)
+    manifest = started_manifest(config)
     if manifest is None:
         return None
     return part_with(manifest, config) or manifest.header
@@ -137,7 +137,7 @@ def part_with(manifest: Manifest, config: RunConfig, below: float | None = None)
     return None
 
 
-def begun_manifest(config: RunConfig) -> Manifest | None:
+def started_manifest(config: RunConfig) -> Manifest | None:
     """Return the manifest of the run of a config; ``None`` where there is none to resume.
 
     What is wrong with the directory is left for :func:`open_run` to refuse.
@@ -161,7 +161,7 @@ def made_with(config: RunConfig) -> dict[str, str] | None:
         that can be read.
     """
     run_dir = config.run_dir
-    manifest = begun_manifest(config)
+    manifest = started_manifest(config)
     if manifest is None:
         return None
     with suppress(UserError, OSError):

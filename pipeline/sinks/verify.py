@@ -79,10 +79,12 @@ def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
     """
     found = examine(to_path(run_dir), replayed)
     problems = found.problems
-    shards = found.manifest.shards
-    missing = shards - len(found.manifest.entries)
-    if missing:
-        problems.append(f"{missing} of {shards} shards are not committed yet: finish the run with noisesmith retry")
+    manifest = found.manifest
+    if manifest.missing:
+        problems.append(
+            f"{manifest.missing} of {manifest.shards} shards are not committed yet: finish the run with noisesmith "
+            "retry"
+        )
     return problems
 
 

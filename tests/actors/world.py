@@ -220,7 +220,7 @@ class TimedWorld(World):
         self._spread = spread
         self._random = random.Random(seed)
         self._ends: list[tuple[float, int, FakeWorker]] = []
-        self._begun = 0  # orders calls that end at the same moment
+        self._started = 0  # orders calls that end at the same moment
 
     def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
         was_idle = not worker.busy
@@ -244,8 +244,8 @@ class TimedWorld(World):
         takes = self._random.uniform(1 - self._spread, 1 + self._spread) * self._seconds
         if worker.busy[0].stage not in ("generate", "score"):
             takes = 0.0
-        self._begun += 1
-        heapq.heappush(self._ends, (self.now + takes, self._begun, worker))
+        self._started += 1
+        heapq.heappush(self._ends, (self.now + takes, self._started, worker))
 
 
 def _prompts(stage: str, arguments: tuple[Any, ...]) -> list[str]:

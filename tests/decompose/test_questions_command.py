@@ -146,7 +146,7 @@ def test_questions_of_another_corpus_are_not_mixed_in(
     write(tmp_path / "asked.jsonl.partial.jsonl", '{"corpus": "another", "model": "tiny-llm"}\n')
     code, printed = command(source, "--out", out, "--server", serve("good"))
     assert code == 2
-    assert "was begun with another corpus or model; remove the file, or give another --out" in printed
+    assert "was started with another corpus or model; remove the file, or give another --out" in printed
 
 
 def test_a_config_chooses_and_renames_columns(command: Command, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_killed_at_any_step(make_run: MakeRun, below: float | None, stride: int)
     steps = extend_until_killed(run, overrides, below, 10**6)
     whole = list(read_rows(run.dir))
     assert len(whole) > len(before)
-    begun = 0
+    started = 0
     tried = range(0, steps, stride)
     for step in tried:
         shutil.rmtree(run.dir)
@@ -43,11 +43,11 @@ def test_killed_at_any_step(make_run: MakeRun, below: float | None, stride: int)
         extend_until_killed(run, overrides, below, step)
         assert list(read_rows(run.dir))[:5] == before, f"killed at {step}: a row of the finished run is lost"
         assert not [line for line in verify_run(run.dir) if "not committed yet" not in line]
-        begun += len(read_manifest(run.dir).parts) > 1
+        started += len(read_manifest(run.dir).parts) > 1
         extend(run, overrides, below)
         assert list(read_rows(run.dir)) == whole
         assert verify_run(run.dir) == []
-    assert 0 < begun < len(tried), "some were killed before the part began, and some after"
+    assert 0 < started < len(tried), "some were killed before the part began, and some after"
 
 
 def extend_until_killed(run: Run, overrides: Sequence[str], below: float | None, step: int) -> int:

@@ -12,7 +12,7 @@ from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.extend import open_parts
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.report import rewrite_report
-from noisesmith.pipeline.sinks import RunWriter, begun_corpus, open_run, read_rows, verify_run
+from noisesmith.pipeline.sinks import RunWriter, open_run, read_rows, started_corpus, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.files import sha256_of
 from tests.extend.conftest import extend_dir, made
@@ -28,7 +28,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     config = load_config("config.yaml")
-    corpus = open_corpus(config, begun_corpus(config))
+    corpus = open_corpus(config, started_corpus(config))
     state = open_run(config, corpus)
     writer = RunWriter(config.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
     for row in corpus.rows(skip=state.done):

@@ -23,13 +23,13 @@ from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.schema import PARENT, SINCE_VERSION_5, column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
     RunWriter,
-    begun_corpus,
     check_run_dir,
     open_run,
     read_rows,
     reopen_failed,
     repair_run,
     sample_rows,
+    started_corpus,
     verify_run,
 )
 from noisesmith.pipeline.sinks import run as opening_module
@@ -57,7 +57,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 def _corpus(config: RunConfig) -> Corpus:
     """The corpus as a command opens it to resume a run."""
-    return open_corpus(config, begun_corpus(config))
+    return open_corpus(config, started_corpus(config))
 
 
 def _hashes(run_dir: Path) -> dict[str, str]:
@@ -230,10 +230,10 @@ def test_an_old_run_keeps_a_corpus_column_that_new_runs_write_themselves(
     with monkeypatch.context() as older_version:
         older_version.setattr(opening_module, "row_schema", _without_version_5)
         older_version.setattr(opening_module, "VERSION", 2)
-        begun = open_corpus(_config_of(tmp_path, lines), "the digest of an older version")
-        open_run(_config_of(tmp_path, lines), begun)
+        started = open_corpus(_config_of(tmp_path, lines), "the digest of an older version")
+        open_run(_config_of(tmp_path, lines), started)
     config = _config_of(tmp_path, lines)
-    corpus = open_corpus(config, begun_corpus(config))
+    corpus = open_corpus(config, started_corpus(config))
     open_run(config, corpus)
     writer = RunWriter(config.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
     for row in corpus.rows():

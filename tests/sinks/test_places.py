@@ -67,7 +67,7 @@ def test_what_is_refused_is_what_datasets_cannot_open(
         (tmp_path / name).rename(run.dir)
 
 
-def test_a_run_that_was_begun_in_such_a_folder_goes_on(make_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_run_that_was_started_in_such_a_folder_goes_on(make_run: Callable[..., Run], tmp_path: Path) -> None:
     run = make_run(6)
     run.writer().put(result(run.rows[0]))
     run.dir.rename(tmp_path / "run[1]")

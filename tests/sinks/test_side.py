@@ -18,12 +18,12 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.sinks import (
     SideWriter,
-    begun_corpus,
     hold_side,
     open_run,
     read_rows,
     reopen_failed,
     repair_run,
+    started_corpus,
     verify_run,
 )
 from noisesmith.pipeline.sinks.header import VERSION
@@ -274,7 +274,7 @@ def test_a_run_of_an_older_version_takes_one_and_keeps_its_form(
     old = load_config("config.yaml")
     write_table(old.run_dir)
     assert read_manifest(old.run_dir).header.version == 3
-    state = open_run(old, open_corpus(old, begun_corpus(old)))
+    state = open_run(old, open_corpus(old, started_corpus(old)))
     assert len(state.done) == 5
     (problem,) = verify_run(old.run_dir, range(4))
     assert problem == "1 of 2 shards are not committed yet: finish the run with noisesmith retry"

@@ -35,7 +35,8 @@ from noisesmith.pipeline.embedded.grammar import (
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches, pictures
 from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_images, read_labels
-from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Segment, Words, pack, packed_logits, words
+from noisesmith.pipeline.embedded.training.packing import Segment, about, pack, packed_logits, words
+from noisesmith.pipeline.embedded.training.pool import drawn
 from noisesmith.pipeline.embedded.training.questions import NEGATIVES, Question, possible, question
 from noisesmith.pipeline.embedded.training.scenes import Scene, sample
 from noisesmith.pipeline.embedded.training.student import patch_tokens
@@ -46,7 +47,6 @@ PANEL = "panel"  # the geometric mean of both scorers
 STEPS = 20
 GUIDANCE = 3.0  # a usual one; 1 is none
 ALONE = 22  # images of every noun alone, so that every colour comes twice
-UNKNOWN = 3  # the chat tokenizer's <unk>
 BATCH = 32
 
 
@@ -89,18 +89,13 @@ def answers(vlm: PreTrainedModel, images: Tensor, asked: Sequence[Sequence[Scene
         tokens = patch_tokens(vlm, part)
         rows: list[list[Segment]] = []
         for prompts_of_one in asked[start : start + BATCH]:
-            rows.append([_segment(prompt, known_words) for prompt in prompts_of_one])
+            # "Yes" is the target of the last token: the place to read the answer.
+            rows.append([about(prompt, known_words, known_words.yes) for prompt in prompts_of_one])
         packed = pack(rows)
         chances = packed_logits(vlm, tokens, known_words, packed).softmax(-1)[..., known_words.yes]
         for chance, target in zip(chances, packed.target, strict=True):
             found.append(chance[target == known_words.yes].tolist())
     return found
-
-
-def _segment(prompt: ScenePrompt, words: Words) -> Segment:
-    """A prompt's question, with "Yes" as the target after its last token: the place to read the answer."""
-    ids = [words.vocabulary.get(word, UNKNOWN) for word in str(prompt).split()] + words.closing
-    return ids, [NO_TARGET] * (len(ids) - 1) + [words.yes]
 
 
 def sheet(rng: random.Random, count: int) -> list[tuple[Scene, list[Question]]]:
@@ -187,16 +182,8 @@ def paint(pipe: StableDiffusionPipeline, asked: Sequence[ScenePrompt], seed: int
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     for start in range(0, len(asked), BATCH):
-        images = pipe(
-            [str(prompt) for prompt in asked[start : start + BATCH]],
-            height=64,
-            width=64,
-            num_inference_steps=STEPS,
-            guidance_scale=guidance,
-            generator=generator,
-            output_type="pt",
-        ).images
-        parts.append(images)
+        part = [str(prompt) for prompt in asked[start : start + BATCH]]
+        parts.append(drawn(pipe, part, STEPS, guidance, generator))
     return torch.cat(parts).float()
 
 

@@ -24,6 +24,7 @@ from noisesmith.pipeline.embedded.training.vocabulary import chat_tokenizer
 
 NO_TARGET = -100  # what torch's cross-entropy ignores
 PADDING = -1  # segment number of padding
+UNKNOWN = 3  # the chat tokenizers' <unk>
 PREFIX = -2  # segment number of the shared prefix
 SPOKEN = ("a", "and", "on", "above", "under", "below", "with")  # the word that each direction is pulled towards
 
@@ -47,6 +48,12 @@ class Words:
     yes: int
     no: int
     vocabulary: dict[str, int]
+
+
+def about(prompt: ScenePrompt, words: Words, verdict: int) -> Segment:
+    """The question whether a picture shows a prompt, with a verdict, "Yes" or "No", as its only target."""
+    ids = [words.vocabulary.get(word, UNKNOWN) for word in str(prompt).split()] + words.closing
+    return ids, [NO_TARGET] * (len(ids) - 1) + [verdict]
 
 
 def words(kind: str = "llava") -> Words:

@@ -22,7 +22,7 @@ from noisesmith.pipeline.embedded.grammar import ANIMALS, GRAMMARS, WEARABLES, S
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches
 from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_seen
-from noisesmith.pipeline.embedded.training.packing import NO_TARGET, Segment, Words, segments
+from noisesmith.pipeline.embedded.training.packing import Segment, Words, about, segments
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.scorers.base import ImageScorer
@@ -52,17 +52,26 @@ def paint(sd: Path, seed: int, path: Path, count: int = PAINTED) -> None:
     generator = torch.Generator().manual_seed(SEED + seed)
     parts: list[Tensor] = []
     for number, start in enumerate(range(0, count, BATCH)):
-        images = pipe(
-            asked[start : start + BATCH],
-            height=64,
-            width=64,
-            num_inference_steps=STEPS,
-            guidance_scale=(1.0, 2.0)[number % 2],
-            generator=generator,
-            output_type="pt",
-        ).images
+        images = drawn(pipe, asked[start : start + BATCH], STEPS, (1.0, 2.0)[number % 2], generator)
         parts.append((images * 255).round().to(torch.uint8))
     _write(path, torch.cat(parts), asked)
+
+
+def drawn(
+    pipe: StableDiffusionPipeline, asked: list[str], steps: int, guidance: float, generator: torch.Generator
+) -> Tensor:
+    """The pipeline's own pictures of B prompts: float [B, 3, 64, 64] in 0..1."""
+    made = pipe(
+        asked,
+        height=64,
+        width=64,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=generator,
+        output_type="pt",
+    )
+    images: Tensor = made.images
+    return images
 
 
 def search(sd: Path, scorers: Sequence[Path], seed: int, path: Path, count: int = SEARCHED) -> None:
@@ -144,12 +153,9 @@ class Pool:
         stored = [torch.load(path, weights_only=True) for path in paths]
         images = torch.cat([part["images"] for part in stored])
         asked = [parse(text) for part in stored for text in part["prompts"]]
-        usual = detector.config.threshold
-        detector.config.threshold = DOUBTFUL
         found: list[list[Detection]] = []
         for part in batches(images, 100):
-            found += detector.detect(part.float() / 255)
-        detector.config.threshold = usual
+            found += detector.detect(part.float() / 255, DOUBTFUL)
         sure: list[int] = []
         for number, detections in enumerate(found):
             if all(detection.confidence >= SURE for detection in detections):
@@ -177,9 +183,7 @@ def labelled(
     asked = [prompt, *near(prompt, rng)]
     rows: list[Segment] = []
     for one in asked:
-        ids = [words.vocabulary[word] for word in str(one).split()] + words.closing
-        verdict = words.yes if truth(found, one) else words.no
-        rows.append((ids, [NO_TARGET] * (len(ids) - 1) + [verdict]))
+        rows.append(about(one, words, words.yes if truth(found, one) else words.no))
     scene = as_scene(found)
     if scene is not None and len(rows) < count:
         rows += segments(scene, rng, words, count - len(rows))
