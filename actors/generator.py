@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import time
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from noisesmith.actors.packs import Located, Position, pack_tensors, unpack_tens
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec, find_generator, load_generator
-from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Slope, Start
 
@@ -40,7 +40,10 @@ class GenerateOrder:
 
 @dataclass(frozen=True)
 class GenerateReport:
-    """What the driver learns of a call; ``states`` and ``latents`` are the positions of the rows' tensors."""
+    """What the driver learns of a call.
+
+    ``seconds`` is how long it used the model; ``states`` and ``latents`` are the positions of the rows' tensors.
+    """
 
     seconds: float
     records: list[ImageRecord]
@@ -54,6 +57,7 @@ class GeneratorActor:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
+        self._models = threading.Lock()
 
     def load(self) -> Loaded[GeneratorInfo]:
         """Load the diffusion model."""
@@ -77,16 +81,16 @@ class GeneratorActor:
             the report, and the pack of the rows' new optimizer states ``[1 + K, C, H, W]`` and z_0 ``[C, H, W]``. They
             share one pack because every further object costs the driver more than reading both costs a worker.
         """
-        started = time.perf_counter()
+        use = ExclusiveUse(self._models)
         orders: list[GenerateOrder] = pickle.loads(encoded)
         tasks = [order.task for order in orders]
         starts = [_start(order, packs) for order in orders]
         with memory_guard():
-            made = generate(self._config.optimizer, self._generator, tasks, starts)
+            made = generate(self._config.optimizer, self._generator, tasks, starts, use)
         pack, positions = pack_tensors([*made.states, *made.latents])
         states = positions[: len(orders)]
         latents = positions[len(orders) :]
-        return GenerateReport(time.perf_counter() - started, made.records, states, latents), pack
+        return GenerateReport(use.seconds, made.records, states, latents), pack
 
 
 def _start(order: GenerateOrder, packs: tuple[NDArray[np.float32], ...]) -> Start[torch.Tensor] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from dataclasses import dataclass
 
 import ray
@@ -11,7 +11,7 @@ import torch
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.images import decode_png
-from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
 from noisesmith.pipeline.scorers import FoundScorer, Judge, Trial, load_judge
 
 
@@ -24,7 +24,10 @@ class JudgeInfo:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Each judge's scores of the images of a call, by the judge's name; null where it cannot tell."""
+    """Each judge's scores of the images of a call, by the judge's name; null where it cannot tell.
+
+    ``seconds`` is how long the call used the judges.
+    """
 
     seconds: float
     scores: dict[str, list[float | None]]
@@ -43,6 +46,7 @@ class JudgeActor:
         self._found = found
         self._placement = placement
         self._size = size
+        self._models = threading.Lock()
 
     def load(self) -> Loaded[JudgeInfo]:
         """Load the judges, and let each look at one image.
@@ -64,8 +68,8 @@ class JudgeActor:
         Raises:
             MemoryExhausted: the batch is too large for the device.
         """
-        started = time.perf_counter()
+        use = ExclusiveUse(self._models)
         images = torch.stack([decode_png(picture) for picture in pictures])
-        with memory_guard():
+        with memory_guard(), use:
             scores = {name: self._judges[name].judge(prompts, images) for name in names}
-        return Verdicts(time.perf_counter() - started, scores)
+        return Verdicts(use.seconds, scores)

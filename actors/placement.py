@@ -16,6 +16,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from noisesmith.actors.pool import MAX_QUEUED
 from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.machine import machine_resources, ray_folder
@@ -176,8 +177,17 @@ def _private_cluster() -> Iterator[None]:
 
 
 def actor_options(side: Actors) -> dict[str, float]:
-    """Ray options of a worker with models. The driver replaces dead workers, so Ray must not restart them."""
-    return {"num_gpus": side.num_gpus, "num_cpus": side.num_cpus, "max_restarts": 0}
+    """Ray options of a worker with models.
+
+    The driver replaces dead workers, so Ray must not restart them. A worker runs every call that it holds in a thread
+    of its own: while one uses the models, the other does the work before or after its own turn.
+    """
+    return {
+        "num_gpus": side.num_gpus,
+        "num_cpus": side.num_cpus,
+        "max_restarts": 0,
+        "max_concurrency": MAX_QUEUED,
+    }
 
 
 def writer_options() -> dict[str, object]:

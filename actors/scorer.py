@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import time
+import threading
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,7 @@ from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors,
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder
-from noisesmith.pipeline.models.runtime import device_for, memory_guard, threads_for
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
 from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_group, load_judge, reads_overshoot
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.render import Verdicts, render
@@ -50,7 +50,10 @@ class RenderOrder:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What the driver learns of a call: what the group says of each row, and where its gradient lies in the pack."""
+    """What the driver learns of a call: what the group says of each row, and where its gradient lies in the pack.
+
+    ``seconds`` is how long the call used the models.
+    """
 
     seconds: float
     opinions: list[Opinion[Position]]
@@ -60,7 +63,8 @@ class ScoreReport:
 class RenderReport:
     """What the driver learns of a call: the positions of each row's PNG files, and the judges' scores.
 
-    ``pictures`` has as many per row as the order, in the same sequence.
+    ``seconds`` is how long the call used the models. ``pictures`` has as many per row as the order, in the same
+    sequence.
     """
 
     seconds: float
@@ -79,6 +83,7 @@ class ScorerActor:
     def __init__(self, config: RunConfig, group: int) -> None:
         self._config = config
         self._index = group
+        self._models = threading.Lock()
 
     def load(self) -> Loaded[ScorerInfo]:
         """Load the decoder, the scorers and the judges, and try these two on one image.
@@ -118,14 +123,14 @@ class ScorerActor:
         Returns:
             the report, and the pack of the rows' gradients ``[C, h, w]``, if any was asked for.
         """
-        started = time.perf_counter()
+        use = ExclusiveUse(self._models)
         orders: list[ScoreOrder] = pickle.loads(encoded)
         tasks = [order.task for order in orders]
         batch = torch.stack([unpack_tensor(packs, order.latents) for order in orders])
         with memory_guard():
-            opinions = score(self._decoder, self._group, tasks, batch)
+            opinions = score(self._decoder, self._group, tasks, batch, use)
         gradients, located = _pack_gradients(opinions)
-        return ScoreReport(time.perf_counter() - started, located), gradients
+        return ScoreReport(use.seconds, located), gradients
 
     @ray.method(num_returns=2)
     def render(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[RenderReport, NDArray[np.uint8]]:
@@ -140,19 +145,19 @@ class ScorerActor:
         Returns:
             the report, and the pack of the rows' PNG files.
         """
-        started = time.perf_counter()
+        use = ExclusiveUse(self._models)
         orders: list[RenderOrder] = pickle.loads(encoded)
         prompts = [order.prompt for order in orders]
         latents = [[unpack_tensor(packs, located) for located in order.latents] for order in orders]
         with memory_guard():
-            rendered = render(self._decoder, self._judges, prompts, latents)
+            rendered = render(self._decoder, self._judges, prompts, latents, use)
         files: list[bytes] = []
         for row in rendered:
             files += row.pictures
         pack, positions = pack_files(files)
         remaining = iter(positions)
         pictures = [list(islice(remaining, len(row.pictures))) for row in rendered]
-        return RenderReport(time.perf_counter() - started, pictures, [row.judges for row in rendered]), pack
+        return RenderReport(use.seconds, pictures, [row.judges for row in rendered]), pack
 
 
 def _pack_gradients(

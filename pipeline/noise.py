@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from noisesmith.pipeline.records import NoiseStats, Recipe
 
 BISECTIONS = 40  # halve an interval of length 1 to below float32 resolution
 CHUNK = 256  # candidates held in memory at once: 16 MiB of SD 1.5 latents
+# Error of float32 sums over a noise, as a share of what Cauchy and Schwarz allow; five times the largest found.
+SUM_ERROR = 2.0**-17
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,16 @@ class NoiseKey:
 
         A candidate costs the same whatever its index, so a recipe rebuilds σ* without drawing the ones before it.
         """
+        return torch.from_numpy(self._generator(index).standard_normal(tuple(shape), dtype=np.float32))
+
+    def draw_into(self, index: int, noise: Tensor) -> None:
+        """Candidate ``index`` as :meth:`draw` gives it, written over ``noise``, contiguous float32."""
+        self._generator(index).standard_normal(dtype=np.float32, out=noise.numpy())
+
+    def _generator(self, index: int) -> np.random.Generator:
         text = f"{self.seed}/{self.row_id}/{self.round}/{index}"
         key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-        generator = np.random.Generator(np.random.Philox(key=key))
-        return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+        return np.random.Generator(np.random.Philox(key=key))
 
 
 def step_size(score: float) -> float:
@@ -74,7 +83,23 @@ def select(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candida
 
     Any positive multiple of ∇s gives the same answer, so ∇_{z_0} s stands for ∇_{z_T} s. Where the gradient is zero
     all candidates tie and the first is taken.
+
+    v_i is a sum of z_T and σ_i, so the products of these three tensors give the values without any v_i. Rounding may
+    hide which of nearly equal candidates is the best. Then, about once in 100 times, :func:`select_by_changes` decides.
     """
+    if candidates == 1 or not gradient.any():
+        return 0
+    values, errors = _estimate_alignments(noise, gamma, gradient, key, candidates)
+    best = int(values.argmax())
+    # NaN compares as false, so an overflow leaves no certain winner either.
+    others_are_worse = values + errors < values[best] - errors[best]
+    if others_are_worse.sum() == candidates - 1:
+        return best
+    return select_by_changes(noise, gamma, gradient, key, candidates)
+
+
+def select_by_changes(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candidates: int) -> int:
+    """What :func:`select` returns, from every change v_i itself: takes twice as long."""
     best = 0
     best_value = -math.inf
     for start in range(0, candidates, CHUNK):
@@ -87,6 +112,38 @@ def select(noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candida
             best = start + position
             best_value = value
     return best
+
+
+def _estimate_alignments(
+    noise: Tensor, gamma: float, gradient: Tensor, key: NoiseKey, candidates: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """⟨∇s, v_i⟩ / ‖v_i‖² of every candidate ``[N]``, and by how much each may differ from :func:`alignment`.
+
+    With v = a·z_T + b·σ: ⟨∇s, v⟩ = a·⟨∇s, z_T⟩ + b·⟨∇s, σ⟩ and ‖v‖² = a²·‖z_T‖² + 2ab·⟨z_T, σ⟩ + b²·‖σ‖².
+    Each candidate is used while it is in the processor's cache.
+    """
+    both = torch.stack([gradient.flatten(), noise.flatten()])
+    products = torch.empty(candidates, 3)
+    drawn = torch.empty(noise.numel())
+    for index in range(candidates):
+        key.draw_into(index, drawn)
+        products[index, :2] = both @ drawn
+        products[index, 2] = drawn @ drawn
+    (gradient_square, gradient_noise), (_, noise_square) = (both.double() @ both.double().T).tolist()
+    gradient_drawn, noise_drawn, drawn_square = products.double().numpy().T
+
+    a = math.sqrt(1.0 - gamma) - 1.0
+    b = math.sqrt(gamma)
+    with_gradient = a * gradient_noise + b * gradient_drawn
+    squares = a * a * noise_square + 2 * a * b * noise_drawn + b * b * drawn_square
+    longest = abs(a) * math.sqrt(noise_square) + b * np.sqrt(drawn_square)  # ‖v‖ is at most this
+    underflow = noise.numel() * torch.finfo(torch.float32).tiny
+    with_gradient_error = SUM_ERROR * math.sqrt(gradient_square) * longest + underflow
+    square_error = SUM_ERROR * longest**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = with_gradient / squares
+        errors = (with_gradient_error + abs(values) * square_error) / np.maximum(squares - square_error, 0.0)
+    return values, errors
 
 
 def largest_of(count: int, normal: float) -> float:
@@ -174,7 +231,8 @@ def digest(noise: Tensor) -> str:
 
 def statistics(noise: Tensor) -> NoiseStats:
     """How far a noise is from N(0, I): mean, standard deviation, ‖z‖/√D and the Kolmogorov–Smirnov distance."""
-    values = noise.detach().flatten().double().sort().values
+    # NumPy sorts float32 ten times as fast as torch.
+    values = torch.from_numpy(np.sort(noise.detach().flatten().numpy())).double()
     count = values.numel()
     cumulative = torch.special.ndtr(values)
     above = torch.arange(1, count + 1, dtype=torch.float64) / count - cumulative

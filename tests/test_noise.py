@@ -24,6 +24,7 @@ from noisesmith.pipeline.noise import (
     largest_of,
     replay,
     select,
+    select_by_changes,
     statistics,
     step_size,
     storable,
@@ -98,6 +99,37 @@ def test_selection_is_the_papers_argmax(gamma: float, seed: int, count: int) -> 
         v = (math.sqrt(1 - gamma) - 1) * z + math.sqrt(gamma) * key.draw(index, shape).double().numpy().ravel()
         values.append(g @ v / (v @ v))
     assert values[chosen] == pytest.approx(max(values), rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(gamma=st.floats(1e-6, 1), scale=st.floats(1e-40, 1e30), along=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_selection_by_products_and_by_changes_is_the_same(gamma: float, scale: float, along: float, seed: int) -> None:
+    """Also where the gradient lies along the noise, and where float32 underflows or overflows."""
+    key = NoiseKey(seed, "row", 1)
+    noise, gradient = NoiseKey(seed, "z", 0).draw(0, SHAPE), NoiseKey(seed, "g", 0).draw(0, SHAPE)
+    steering = (along * noise + (1 - along) * gradient) * scale
+    assert select(noise, gamma, steering, key, 20) == select_by_changes(noise, gamma, steering, key, 20)
+
+
+def test_nearly_equal_candidates_are_told_apart_by_their_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates 3 and 7 are equal: which of them is the best, the products cannot say."""
+    drawn = NoiseKey._generator
+    monkeypatch.setattr(NoiseKey, "_generator", lambda key, index: drawn(key, 3 if index == 7 else index))
+    key = NoiseKey(0, "row", 1)
+    noise = NoiseKey(0, "row", 0).draw(0, SHAPE)
+    assert select(noise, 0.5, key.draw(3, SHAPE), key, 10) == 3
+
+
+def test_without_a_gradient_the_first_candidate_is_taken() -> None:
+    key = NoiseKey(0, "row", 1)
+    assert select(key.draw(0, SHAPE), 0.5, torch.zeros(SHAPE), key, 10) == 0
+
+
+def test_a_candidate_is_drawn_over_a_tensor_as_it_is_drawn_alone() -> None:
+    key = NoiseKey(7, "row", 3)
+    noise = torch.empty(math.prod(SHAPE))
+    key.draw_into(5, noise)
+    assert torch.equal(noise.reshape(SHAPE), key.draw(5, SHAPE))
 
 
 @settings(max_examples=20)

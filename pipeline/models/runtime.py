@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from noisesmith.pipeline.errors import MemoryExhausted, reason
 
@@ -45,8 +49,39 @@ def memory_guard() -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not known and "out of memory" not in str(error):
             raise
-    free_memory()  # now that the traceback has let go of the batch
+        # The error's traceback holds the batch in its frames, for as long as anyone handles the error.
+        traceback.clear_frames(error.__traceback__)
+    free_memory()
     raise MemoryExhausted(said)
+
+
+class ExclusiveUse:
+    """One call's use of the models of its process, which serve one call at a time.
+
+    What a call does before and after it has them runs next to the use by another call.
+
+    Args:
+        models: the lock that all calls of the process share.
+
+    Attributes:
+        seconds: how long the call has used the models.
+    """
+
+    def __init__(self, models: threading.Lock) -> None:
+        self._models = models
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._models.acquire()
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if trace is not None:
+            traceback.clear_frames(trace)  # they hold the batch on the device, and the next use needs its memory
+        self.seconds += time.perf_counter() - self._began
+        self._models.release()
 
 
 def free_memory() -> None:

@@ -13,7 +13,7 @@ from noisesmith.pipeline.generators import Generator
 from noisesmith.pipeline.noise import check_finite, digest, statistics
 from noisesmith.pipeline.optimizers import Proposal, build_optimizer
 from noisesmith.pipeline.search.propose import propose, requests_of
-from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Start
+from noisesmith.pipeline.search.tasks import ALONE, GenerateTask, ImageRecord, ModelUse, Start
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,27 @@ def generate(
     generator: Generator,
     tasks: Sequence[GenerateTask],
     starts: Sequence[Start[Tensor] | None],
+    use: ModelUse = ALONE,
 ) -> Generated:
     """Propose every row's next noise with the configured method, and denoise it.
 
     Args:
         tasks: rows at any rounds, all with the same number of sampler steps.
         starts: what each row moves from; ``None`` for a first image.
+        use: entered while the model is used. The noises are drawn, chosen and described outside of it.
 
     Raises:
         FloatingPointError: a z_0 is not finite; the message gives the positions in the batch.
     """
     optimizer = build_optimizer(config)
-    requests = requests_of(config, generator, tasks)
-    proposals = propose(optimizer, generator, tasks, requests, starts)
-    noise = torch.stack([proposal.state[0] for proposal in proposals])
-    latents, evaluations = optimizer.denoise(requests, noise, generator)
+    proposals = propose(optimizer, generator, tasks, starts)
+    with use:
+        requests = requests_of(config, generator, tasks)
+        proposals = optimizer.prepare(requests, proposals, generator)
+        noise = torch.stack([proposal.state[0] for proposal in proposals])
+        latents, evaluations = optimizer.denoise(requests, noise, generator)
+        cut = generator.tokens_cut([request.prompt for request in requests])
     check_finite("z_0", latents)
-    cut = generator.tokens_cut([request.prompt for request in requests])
     records = []
     for proposal, spent, tokens in zip(proposals, evaluations, cut, strict=True):
         records.append(_record(proposal, spent, len(tasks), tokens))

@@ -19,14 +19,12 @@ def propose(
     optimizer: Optimizer,
     generator: Generator,
     tasks: Sequence[GenerateTask],
-    requests: Sequence[Request],
     starts: Sequence[Start[Tensor] | None],
 ) -> list[Proposal]:
-    """Propose the next noise of every row of a batch.
+    """Propose the next noise of every row of a batch, before the method refines it with the model.
 
     Args:
         tasks: rows at any rounds, all with the same number of sampler steps.
-        requests: the same rows as the method sees them, from :func:`requests_of`.
         starts: what each row moves from; ``None`` for a first image.
     """
     proposals = []
@@ -42,7 +40,7 @@ def propose(
                 )
             feedback = Feedback(task.score, _sum(start.slopes), generator.gain(task.steps))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
-    return optimizer.prepare(requests, proposals, generator)
+    return proposals
 
 
 def _first_noise(task: GenerateTask, generator: Generator) -> Tensor:

@@ -9,24 +9,34 @@ from torch import Tensor
 
 from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators import Decoder
-from noisesmith.pipeline.images import to_uint8
+from noisesmith.pipeline.images import extreme_levels
 from noisesmith.pipeline.noise import check_finite
 from noisesmith.pipeline.scorers import Asked, Group, Scores
 from noisesmith.pipeline.search.combine import Opinion
-from noisesmith.pipeline.search.tasks import ScoreTask
+from noisesmith.pipeline.search.tasks import ALONE, ModelUse, ScoreTask
 
 
-def score(decoder: Decoder, group: Group, tasks: Sequence[ScoreTask], latents: Tensor) -> list[Opinion[Tensor]]:
+def score(
+    decoder: Decoder,
+    group: Group,
+    tasks: Sequence[ScoreTask],
+    latents: Tensor,
+    use: ModelUse = ALONE,
+) -> list[Opinion[Tensor]]:
     """What a group of scorers says of a batch of z_0 ``[B, C, h, w]``, row by row.
 
     One row that needs a gradient makes the whole batch compute it.
+
+    Args:
+        use: entered while the models are used.
 
     Raises:
         FloatingPointError, UnusableImage: see :func:`score_latents`.
     """
     asked = Asked([task.prompt for task in tasks], [task.questions for task in tasks], [task.edits for task in tasks])
     needs_gradient = any(task.gradient for task in tasks)
-    result = score_latents(decoder, group, asked, latents, gradient=needs_gradient)
+    with use:
+        result = score_latents(decoder, group, asked, latents, gradient=needs_gradient)
     opinions = []
     for position, log_scores in enumerate(result.log_scores.T.tolist()):
         log_gradient = None if result.log_gradients is None else result.log_gradients[position]
@@ -63,13 +73,13 @@ def score_latents(
     check_finite("score", result.scores.T)
     if log_gradients is not None:
         check_finite("gradient", log_gradients)
-    _refuse_flat(to_uint8(images))
+    _refuse_flat(images)
     return result
 
 
-def _refuse_flat(pixels: Tensor) -> None:
+def _refuse_flat(images: Tensor) -> None:
     """A filter's black, or what an overflow in half precision leaves; no image a model means has a single colour."""
-    first = pixels[:, :1, :1]
-    flat = (pixels == first).flatten(1).all(1).nonzero().flatten().tolist()
+    darkest, brightest = extreme_levels(images)
+    flat = (darkest == brightest).all(1).nonzero().flatten().tolist()
     if flat:
-        raise UnusableImage(f"the image is one flat colour, {first[flat[0]].flatten().tolist()}, at positions {flat}")
+        raise UnusableImage(f"the image is one flat colour, {darkest[flat[0]].tolist()}, at positions {flat}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.records import NoiseStats, Question, Recipe
 
 T = TypeVar("T")
+ModelUse: TypeAlias = AbstractContextManager[object]  # entered while a call uses the models
+ALONE: ModelUse = nullcontext()  # for a process whose calls never overlap
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ if any("default_worker.py" in word for word in sys.orig_argv):
 
     generate = module.generate
 
-    def sabotaged(config, generator, tasks, starts):
+    def sabotaged(config, generator, tasks, starts, use):
         if len(tasks) > 2:
             torch.empty(1 << 60, dtype=torch.uint8)
         for task in tasks:
@@ -45,7 +45,7 @@ if any("default_worker.py" in word for word in sys.orig_argv):
                     file.write("x")
                 if tries.stat().st_size < 3:
                     raise ConnectionError("try again")
-        made = generate(config, generator, tasks, starts)
+        made = generate(config, generator, tasks, starts, use)
         for task, latent in zip(tasks, made.latents):
             if f"fails in {task.key.round}" in task.prompt:
                 latent.fill_(torch.nan)
