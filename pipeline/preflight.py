@@ -60,7 +60,7 @@ def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
     unet: Json = {}
     if generator.source.class_name == "StableDiffusionPipeline":
         unet = generator.source.read_json("unet/config.json")
-    _, height, width = generator.spec.shape
+    height, width = generator.spec.shape[-2:]
     choose_map_size(method.method, method.attention_size, unet, height, width)
 
 

@@ -26,7 +26,7 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 TOKENS = 16
 
 
-def _clip(kind: type, projection: int, act: str) -> Any:
+def clip(kind: type, projection: int, act: str) -> Any:
     return kind(
         CLIPTextConfig(
             vocab_size=len(tiny.tokenizer(TOKENS, template=True)), hidden_size=32, intermediate_size=37,
@@ -36,10 +36,11 @@ def _clip(kind: type, projection: int, act: str) -> Any:
     )  # fmt: skip
 
 
-def _vae(**config: Any) -> AutoencoderKL:
+def vae(**config: Any) -> AutoencoderKL:
+    channels = config.setdefault("block_out_channels", (8, 16))
     return AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16), norm_num_groups=4, sample_size=16,
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels), norm_num_groups=4, sample_size=16,
         **({"latent_channels": 4} | config),
     )  # fmt: skip
 
@@ -53,9 +54,9 @@ def stable_diffusion_xl(folder: Path, **unet: Any) -> Path:
     """``StableDiffusionXLPipeline``: two encoders, time ids, a VAE that overflows in float16; Euler's schedule."""
     torch.manual_seed(2)
     StableDiffusionXLPipeline(
-        vae=_vae(force_upcast=True, scaling_factor=0.13025),
-        text_encoder=_clip(CLIPTextModel, 32, "quick_gelu"),
-        text_encoder_2=_clip(CLIPTextModelWithProjection, 32, "gelu"),
+        vae=vae(force_upcast=True, scaling_factor=0.13025),
+        text_encoder=clip(CLIPTextModel, 32, "quick_gelu"),
+        text_encoder_2=clip(CLIPTextModelWithProjection, 32, "gelu"),
         tokenizer=tiny.tokenizer(TOKENS, template=True),
         tokenizer_2=tiny.tokenizer(TOKENS, template=True),
         unet=UNet2DConditionModel(
@@ -88,11 +89,11 @@ def stable_diffusion_3(folder: Path, *, t5: bool = True, **scheduler: Any) -> Pa
             pos_embed_max_size=12,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
-        vae=_vae(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
+        vae=vae(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
                  use_post_quant_conv=False),
-        text_encoder=_clip(CLIPTextModelWithProjection, 32, "quick_gelu"),
+        text_encoder=clip(CLIPTextModelWithProjection, 32, "quick_gelu"),
         tokenizer=tokens,
-        text_encoder_2=_clip(CLIPTextModelWithProjection, 32, "gelu"),
+        text_encoder_2=clip(CLIPTextModelWithProjection, 32, "gelu"),
         tokenizer_2=tiny.tokenizer(TOKENS, template=True),
         text_encoder_3=encoder if t5 else None,
         tokenizer_3=tiny.tokenizer(TOKENS, template=True) if t5 else None,

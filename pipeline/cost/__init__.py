@@ -9,11 +9,11 @@ from itertools import islice
 from types import TracebackType
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, MemberConfig, RunConfig
-from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
+from noisesmith.pipeline.cost.generator import generate_cost
 from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
 from noisesmith.pipeline.cost.scorer import Weightless, score_cost
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.generators import FoundGenerator, model_parts
+from noisesmith.pipeline.generators import FoundGenerator, model_parts, part_without_weights
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import is_models_fault

@@ -9,40 +9,49 @@ import torch
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.cost.measure import Cost, measure
-from noisesmith.pipeline.generators import FoundGenerator, model_parts
+from noisesmith.pipeline.generators import FoundGenerator
+from noisesmith.pipeline.generators.rehearsal import Rehearsal
 from noisesmith.pipeline.generators.stable_diffusion_3 import T5_TOKENS
 from noisesmith.pipeline.models.libraries import Model
-from noisesmith.pipeline.models.weightless import diffusers_model, transformers_model
 
+PROMPT = " ".join(["word"] * 64)  # what a prompt counts as, where its length counts
 CLIP_TOKENS = 77  # where there is no encoder to say it
 
 
-def part_without_weights(found: FoundGenerator, folder: str) -> Model:
-    """One of the pipeline's models on the ``meta`` device, with the options that sampling gives it.
-
-    Raises:
-        UserError: its ``config.json`` is not here.
-    """
-    library, class_name = model_parts(found)[folder]
-    dtype = getattr(torch, found.config.dtype)
-    if library == "transformers":
-        return transformers_model(found.source, class_name, dtype, folder)
-    model = diffusers_model(found.source, folder, class_name, dtype)
-    if found.config.attention == "sliced" and folder == found.family.denoiser:
-        model.set_attention_slice("auto")
-    return model
-
-
-def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int) -> Cost:
+def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int, prompt: str = PROMPT) -> Cost:
     """The cost of a batch of images: each text encoder's pass, and the denoiser's for every step.
 
-    With guidance each pass is made for the prompt and for the negative prompt: the denoiser's in one doubled batch.
-
     Args:
-        parts: models of :func:`part_without_weights` by folder, the denoiser among them.
+        parts: models of :func:`part_without_weights` by folder, the denoiser among them. They are used up.
+        prompt: that of every row, for a pipeline that does not pad prompts to a fixed length.
 
     Raises:
         NotImplementedError, RuntimeError: a model cannot run without numbers.
+        UserError: a tokenizer cannot be loaded.
+    """
+    if found.family.captured:
+        return _rehearsed_cost(found, parts, [prompt] * batch)
+    return _composed_cost(found, parts, batch)
+
+
+def _rehearsed_cost(found: FoundGenerator, parts: Mapping[str, Model], prompts: list[str]) -> Cost:
+    """The cost of every pass that the pipeline itself makes of its models."""
+    rehearsal = Rehearsal(found, parts)
+    rehearsal.follow(prompts, found.config.steps, found.spec, torch.zeros(len(prompts), *found.spec.shape))
+    flops = 0
+    peak_bytes = 0
+    with torch.no_grad():
+        for one in rehearsal.passes.values():
+            cost = measure(one.work)
+            flops += one.count * cost.flops
+            peak_bytes = max(peak_bytes, cost.peak_bytes)
+    return Cost(flops, peak_bytes)
+
+
+def _composed_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int) -> Cost:
+    """The cost of the passes that the Stable Diffusion families make.
+
+    With guidance each pass is made for the prompt and for the negative prompt: the denoiser's in one doubled batch.
     """
     config = found.config
     denoiser = parts[found.family.denoiser]

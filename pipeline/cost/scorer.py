@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from noisesmith.pipeline.cost.measure import Cost, measure, without_numbers
+from noisesmith.pipeline.cost.measure import Cost, measure
 from noisesmith.pipeline.generators import Decoder, LatentSpec
 from noisesmith.pipeline.models.libraries import Model
+from noisesmith.pipeline.models.shapes import without_numbers
 from noisesmith.pipeline.scorers import FoundScorer
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer
 
@@ -53,7 +54,7 @@ def score_cost(decoder: Decoder, scorers: Sequence[Weightless], spec: LatentSpec
         OSError: the JSON files of a scorer's image processor are not here.
         NotImplementedError, RuntimeError: a model cannot run without numbers.
     """
-    latents = torch.empty(batch, *spec.shape, dtype=decoder.vae.dtype, device="meta")
+    latents = torch.empty(batch, *spec.decoded, dtype=decoder.vae.dtype, device="meta")
     asked = []
     for one in scorers:
         family = one.found.family

@@ -8,15 +8,15 @@ from pkgutil import resolve_name
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator
+from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator, FoundPipeline
+from noisesmith.pipeline.generators.any_pipeline import AnyPipeline, any_pipeline, makes_images_of_text, study
 from noisesmith.pipeline.generators.base import Generator, LatentSpec
-from noisesmith.pipeline.generators.checks import check_components, check_options, components, with_weights
+from noisesmith.pipeline.generators.checks import check_components, check_options
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.lora import check_lora
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
-from noisesmith.pipeline.models.libraries import Tokenizer
-from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.generators.weightless import load_tokenizers, model_parts, part_without_weights
 from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate
 from noisesmith.pipeline.models.weights import is_pointer
 from noisesmith.pipeline.storage.home import user_path
@@ -31,6 +31,7 @@ __all__ = [
     "load_decoder",
     "load_generator",
     "model_parts",
+    "part_without_weights",
     "read_text_limits",
 ]
 
@@ -39,6 +40,14 @@ FAMILIES = {
     "LatentConsistencyModelPipeline": "noisesmith.pipeline.generators.stable_diffusion:StableDiffusion",
     "StableDiffusionXLPipeline": "noisesmith.pipeline.generators.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "noisesmith.pipeline.generators.stable_diffusion_3:StableDiffusion3",
+    "FluxPipeline": "noisesmith.pipeline.generators.flux:Flux",
+    "Flux2KleinPipeline": "noisesmith.pipeline.generators.flux:Flux2Klein",
+    "ChromaPipeline": "noisesmith.pipeline.generators.flux:Chroma",
+    "Lumina2Pipeline": "noisesmith.pipeline.generators.lumina2:Lumina2",
+    "ZImagePipeline": "noisesmith.pipeline.generators.z_image:ZImage",
+    "QwenImagePipeline": "noisesmith.pipeline.generators.qwen_image:QwenImage",
+    "SanaPipeline": "noisesmith.pipeline.generators.sana:Sana",
+    "PixArtSigmaPipeline": "noisesmith.pipeline.generators.pixart:PixArtSigma",
 }
 
 
@@ -54,6 +63,8 @@ def find_generator(config: GeneratorConfig) -> FoundGenerator:
     check_components(source, family, config)
     check_lora(config)
     check_sampler(config, source.read_json("scheduler/scheduler_config.json"), family.flow)
+    if issubclass(family, AnyPipeline):
+        return study(FoundPipeline(config, source, family))
     return FoundGenerator(config, source, family, read_spec(config, source, family))
 
 
@@ -66,38 +77,25 @@ def load_generator(found: FoundGenerator, device: str) -> Generator:
     return found.family(found, device)
 
 
-def model_parts(found: FoundGenerator) -> dict[str, tuple[str, str]]:
-    """The library and class of every part that has weights, by its folder: the denoiser, the VAE, the text encoders."""
-    return with_weights(components(found.source, found.family, found.config), found.family)
-
-
 def read_text_limits(found: FoundGenerator) -> list[TextLimit]:
     """What each text encoder of a generator reads of a prompt, by its tokenizer's files.
 
     Raises:
         UserError: a tokenizer cannot be loaded.
     """
-    import transformers
-
-    source = found.source
-    where = {"revision": source.revision, "local_files_only": source.local}
-    tokenizers: dict[str, Tokenizer] = {}
-    for name, (_, class_name) in components(source, found.family, found.config).items():
-        if name.startswith("tokenizer"):
-            with explained(f"{source.field}: {name} of {source.id!r} cannot be loaded"):
-                tokenizer_class = getattr(transformers, class_name)
-                tokenizers[name] = tokenizer_class.from_pretrained(source.location, subfolder=name, **where)
-    return found.family.text_limits(tokenizers, found.config)
+    return found.family.text_limits(load_tokenizers(found), found.config)
 
 
 def _family(source: ModelSource) -> type[Adapter]:
-    if source.class_name not in FAMILIES:
-        raise UserError(
-            f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
-            f"use one of {', '.join(FAMILIES)}"
-        )
-    family: type[Adapter] = resolve_name(FAMILIES[source.class_name])
-    return family
+    if source.class_name in FAMILIES:
+        family: type[Adapter] = resolve_name(FAMILIES[source.class_name])
+        return family
+    if makes_images_of_text(source.class_name):
+        return any_pipeline(source)
+    raise UserError(
+        f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
+        f"use one of {', '.join(FAMILIES)}, or another of diffusers' text-to-image pipelines"
+    )
 
 
 def _locate(config: GeneratorConfig) -> ModelSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,9 @@ class Adapter(Family):
             self._gains[steps] = sampler_gain(scheduler, steps)
         return self._gains[steps]
 
+    def pull_back(self, slope: Tensor, steps: int) -> Tensor:
+        return slope
+
     def plain(self, text: str) -> str:
         return plain(text, *self._tokenizers.values())
 
@@ -60,28 +64,21 @@ class Adapter(Family):
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
-        config = self.config
-        output = self.pipe(
-            prompt=prompts,
-            negative_prompt=[config.negative_prompt] * len(prompts) if config.negative_prompt else None,
-            latents=noise.to(getattr(self.pipe, self.denoiser).dtype),
-            height=self.spec.height,
-            width=self.spec.width,
-            num_inference_steps=steps,
-            guidance_scale=config.guidance_scale,
-            output_type="latent",
-            **self._call_options(),
-        )
-        latents: Tensor = output.images
-        return latents.float().cpu()
+        dtype = torch.float32 if self.keeps_float32 else getattr(self.pipe, self.denoiser).dtype
+        options: Options = {
+            "prompt": list(prompts),  # some pipelines write into it
+            "latents": noise.to(dtype),
+            "height": self.spec.height,
+            "width": self.spec.width,
+            "num_inference_steps": steps,
+            **self.call_options(self.config, len(prompts)),
+        }
+        return self._denoise(options).float().cpu()
 
-    def _call_options(self) -> Options:
-        """Further options of this family's pipeline call."""
-        return {}
-
-    def _encode_options(self) -> Options:
-        """Further options of this family's ``encode_prompt``."""
-        return {}
+    def _denoise(self, options: Options) -> Tensor:
+        """z_0 of a call of the pipeline."""
+        latents: Tensor = self.pipe(**options, output_type="latent").images
+        return latents
 
     @torch.no_grad()
     def _try_text(self, device: str) -> None:
@@ -102,30 +99,43 @@ class Adapter(Family):
             positions = getattr(encoder.config, "max_position_embeddings", None)
             if positions is not None and padded > positions:
                 raise UserError(f"{problem} ({name} pads to {padded} tokens, {reader} reads {positions}){remedy}")
+        options: Options = {
+            "prompt": "a cat",
+            "prompt_2": None,
+            "prompt_3": None,
+            "device": torch.device(device),
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+            **self.call_options(self.config, 1),
+        }
+        taken = inspect.signature(self.pipe.encode_prompt).parameters
         with explained(problem, remedy):
-            self.pipe.encode_prompt(
-                prompt="a cat",
-                device=torch.device(device),
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-                **self._encode_options(),
-            )
+            self.pipe.encode_prompt(**{name: value for name, value in options.items() if name in taken})
 
 
 @dataclass(frozen=True)
-class FoundGenerator:
-    """A generator that was found and checked, and not loaded yet.
+class FoundPipeline:
+    """A generator that was found, and whose shapes are not known yet.
 
     Attributes:
         config: the config that it was found for.
         source: where its files are.
         family: the adapter that loads and samples it.
-        spec: shape of its latents, and size of its images in pixels.
     """
 
     config: GeneratorConfig
     source: ModelSource
     family: type[Adapter]
+
+
+@dataclass(frozen=True)
+class FoundGenerator(FoundPipeline):
+    """A generator that was found and checked, and not loaded yet.
+
+    Attributes:
+        spec: shape of its latents, and size of its images in pixels.
+    """
+
     spec: LatentSpec
 
     @property

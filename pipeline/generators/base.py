@@ -14,11 +14,19 @@ from noisesmith.pipeline.models.libraries import Pipeline
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """Latent shape ``(C, H/f, W/f)`` of one row, and the image's size in pixels."""
+    """The shapes of one row.
 
-    shape: tuple[int, int, int]
+    Attributes:
+        shape: of z_T ~ N(0, I), as the pipeline's ``latents`` takes it: ``(C, H/f, W/f)``, or ``(tokens, features)``
+            where the family packs its latents into patches.
+        height, width: of the image, in pixels.
+        decoded: of z_0, as the decoder takes it.
+    """
+
+    shape: tuple[int, ...]
     height: int
     width: int
+    decoded: tuple[int, ...]
 
 
 class Generator(Protocol):
@@ -31,7 +39,18 @@ class Generator(Protocol):
     pipe: Pipeline  # the diffusers pipeline
 
     def gain(self, steps: int) -> float:
-        """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant."""
+        """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant.
+
+        1 where :meth:`pull_back` has the factors, one for each number.
+        """
+        ...
+
+    def pull_back(self, slope: Tensor, steps: int) -> Tensor:
+        """∂s/∂z_0 of one row as a slope at z_T, without the factor :meth:`gain`: moved to where z_T has its numbers.
+
+        Raises:
+            UserError: z_0 does not follow z_T number by number.
+        """
         ...
 
     def plain(self, text: str) -> str:
@@ -43,9 +62,8 @@ class Generator(Protocol):
         ...
 
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
-        """Denoise ``noise`` ``[B, C, H, W]`` float32 ~ N(0, I) in ``steps`` into z_0, same shape, float32, on the CPU.
+        """Denoise ``noise`` ``[B, …]`` float32 ~ N(0, I) in ``steps`` into z_0 ``[B, …]`` float32, on the CPU.
 
-        z_0 is in the U-Net's space, as the pipeline's ``output_type="latent"`` gives it: the decoder divides it by
-        the VAE's scaling factor.
+        z_0 is what the decoder takes: the sampler's result, or what the pipeline hands to its VAE.
         """
         ...

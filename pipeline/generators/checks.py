@@ -14,7 +14,10 @@ from noisesmith.pipeline.models.weights import weights_problem
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)
-_SD3_ONLY = ("drop_t5", "max_sequence_length")
+_OWN = {
+    "drop_t5": "has no T5 encoder to do without",
+    "max_sequence_length": "reads a fixed number of tokens",
+}
 
 
 def check_options(config: GeneratorConfig, family: type[Family], source: ModelSource) -> None:
@@ -23,11 +26,9 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
     Raises:
         UserError: names the field.
     """
-    for name in _SD3_ONLY:
+    for name, reason in _OWN.items():
         if getattr(config, name) and name not in family.own_options:
-            raise UserError(
-                f"generators.{name}: {source.id!r} is a {source.class_name} and has no T5 encoder; remove it"
-            )
+            raise UserError(f"generators.{name}: {source.id!r} is a {source.class_name} and {reason}; remove it")
     if config.attention == "sliced" and family.denoiser != "unet":
         raise UserError("generators.attention: sliced is for U-Nets, and this model is a transformer; use sdpa")
     if config.cpu_offload and config.num_gpus == 0:
@@ -35,11 +36,22 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
             "generators.cpu_offload: saves GPU memory, but generators.num_gpus is 0; "
             "remove it, or give each generator a GPU"
         )
+    off = family.no_guidance
+    if config.guidance_scale > off and not family.uses_guidance(source):
+        raise UserError(
+            f"generators.guidance_scale: {source.id!r} is distilled to work without guidance, so that "
+            f"{config.guidance_scale:g} would change nothing; set it to {off:g}"
+        )
     if config.negative_prompt:
-        if config.guidance_scale <= 1:
+        if not family.negative:
+            raise UserError(
+                f"generators.negative_prompt: {source.id!r} has its guidance distilled into it, so it cannot take one; "
+                "remove it"
+            )
+        if config.guidance_scale <= off:
             raise UserError(
                 f"generators.negative_prompt: has no effect at guidance_scale {config.guidance_scale:g}, which turns "
-                "guidance off; raise guidance_scale above 1 or remove it"
+                f"guidance off; raise guidance_scale above {off:g} or remove it"
             )
         if source.read_json(f"{family.denoiser}/config.json").get("time_cond_proj_dim"):
             raise UserError(

@@ -7,37 +7,49 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import FoundGenerator
+from noisesmith.pipeline.generators.checks import components
 from noisesmith.pipeline.generators.loading import check_complete
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import diffusers_model
 
+VIDEO = 5  # axes of a video VAE's images: one frame is decoded
+
 
 class Decoder:
-    """A frozen ``AutoencoderKL``.
+    """A frozen VAE.
 
     Args:
         vae: the model, on any device.
+        scaled: z_0 is the sampler's result, which the VAE's config scales; otherwise the VAE takes it as it is.
         clamp: keep images within [0, 1]; the ``reference`` readout sees the overshoot, as in the official code.
     """
 
-    def __init__(self, vae: Model, *, clamp: bool = True) -> None:
+    def __init__(self, vae: Model, *, scaled: bool = True, clamp: bool = True) -> None:
         self.vae = vae
+        self.scaled = scaled
         self.clamp = clamp
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` in [0, 1] of z_0 ``[B, C, h, w]``; differentiable where not clamped."""
-        config = self.vae.config
+        """Images ``[B, 3, H, W]`` in [0, 1] of z_0 ``[B, …]``; differentiable where not clamped."""
         latents = latents.to(self.vae.device, self.vae.dtype)
+        if self.scaled:
+            latents = self._unscaled(latents)
+        decoded: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        if decoded.ndim == VIDEO:
+            decoded = decoded[:, :, 0]
+        images = decoded / 2 + 0.5
+        return images.clamp(0, 1) if self.clamp else images
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        config = self.vae.config
         if config.latents_mean is not None and config.latents_std is not None:
             mean = latents.new_tensor(config.latents_mean)[:, None, None]
             std = latents.new_tensor(config.latents_std)[:, None, None]
             latents = latents * std / config.scaling_factor + mean
         else:
             latents = latents / config.scaling_factor + (config.shift_factor or 0)
-        decoded: Tensor = self.vae.decode(latents, return_dict=False)[0]
-        images = decoded / 2 + 0.5
-        return images.clamp(0, 1) if self.clamp else images
+        return latents
 
 
 def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> Decoder:
@@ -46,13 +58,14 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
     Raises:
         UserError: it cannot be loaded.
     """
-    from diffusers import AutoencoderKL
+    import diffusers
 
     source = found.source
+    vae_class = getattr(diffusers, _vae_class(found))
     dtype: torch.dtype = getattr(torch, found.config.dtype)
     with explained(f"generators.model: the vae of {source.id!r} cannot be loaded"):
         if source.file:
-            vae: Model = AutoencoderKL.from_single_file(
+            vae: Model = vae_class.from_single_file(
                 str(source.file),
                 config=source.location,
                 subfolder="vae",
@@ -60,10 +73,10 @@ def load_decoder(found: FoundGenerator, device: str, *, clamp: bool = True) -> D
                 local_files_only=source.local,
             )
         else:
-            vae = AutoencoderKL.from_pretrained(source.location, subfolder="vae", dtype=dtype, **source.load_options())
+            vae = vae_class.from_pretrained(source.location, subfolder="vae", dtype=dtype, **source.load_options())
         check_complete("vae", vae)
     vae = with_options(vae, found.config)
-    return Decoder(vae.to(device).eval().requires_grad_(False), clamp=clamp)
+    return Decoder(vae.to(device).eval().requires_grad_(False), scaled=not found.family.captured, clamp=clamp)
 
 
 def decoder_without_weights(found: FoundGenerator) -> Decoder:
@@ -72,13 +85,17 @@ def decoder_without_weights(found: FoundGenerator) -> Decoder:
     Raises:
         UserError: that file is not here.
     """
-    vae = diffusers_model(found.source, "vae", "AutoencoderKL", getattr(torch, found.config.dtype))
-    return Decoder(with_options(vae, found.config))
+    vae = diffusers_model(found.source, "vae", _vae_class(found), getattr(torch, found.config.dtype))
+    return Decoder(with_options(vae, found.config), scaled=not found.family.captured)
+
+
+def _vae_class(found: FoundGenerator) -> str:
+    return components(found.source, found.family, found.config)["vae"][1]
 
 
 def with_options(vae: Model, config: GeneratorConfig) -> Model:
     """The VAE with the options of a config set. One that overflows in float16 (``force_upcast``) becomes float32."""
-    if config.dtype == "float16" and vae.config.force_upcast:
+    if config.dtype == "float16" and getattr(vae.config, "force_upcast", False):
         vae = vae.to(torch.float32)
     if config.vae_slicing:
         vae.enable_slicing()

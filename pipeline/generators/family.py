@@ -11,6 +11,7 @@ from torch import Tensor
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.models.libraries import Model, Options, Tokenizer
+from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 
@@ -23,6 +24,13 @@ class Family:
         flow: whether it is trained by flow matching.
         multiple: pixel sizes must be a multiple of this for the pipeline itself.
         own_options: config fields that only this family has.
+        captured: whether z_0 is what the pipeline hands to its VAE, and not the sampler's result.
+        keeps_float32: whether the pipeline samples in float32 whatever the model's type is.
+        no_guidance: the largest ``guidance_scale`` that the pipeline takes for none.
+        negative: whether it takes a negative prompt.
+        patch: latent cells per side of a patch; the denoiser's ``patch_size`` when ``None``.
+        features: the axis of z_T that the denoiser's ``in_channels`` counts.
+        sample_size: the pipeline's own size in latent cells, where the denoiser's config has none.
     """
 
     pipeline_class: ClassVar[str]
@@ -30,6 +38,34 @@ class Family:
     flow: ClassVar[bool] = False
     multiple: ClassVar[int] = 8
     own_options: ClassVar[tuple[str, ...]] = ()
+    captured: ClassVar[bool] = False
+    keeps_float32: ClassVar[bool] = False
+    no_guidance: ClassVar[float] = 1.0
+    negative: ClassVar[bool] = True
+    patch: ClassVar[int | None] = None
+    features: ClassVar[int] = 0
+    sample_size: ClassVar[int | None] = None
+
+    @classmethod
+    def noise_shape(cls, channels: int, rows: int, columns: int) -> tuple[int, ...]:
+        """The shape of z_T, as the pipeline's ``latents`` takes it, for so many latent cells."""
+        return (channels, rows, columns)
+
+    @classmethod
+    def decoded_shape(cls, channels: int, rows: int, columns: int) -> tuple[int, ...]:
+        """The shape of z_0, as the decoder takes it."""
+        return (channels, rows, columns)
+
+    @classmethod
+    def call_options(cls, config: GeneratorConfig, rows: int) -> Options:
+        """What the pipeline's call takes besides prompts, latents, sizes and steps: guidance, for so many rows."""
+        negative = [config.negative_prompt] * rows if config.negative_prompt else None
+        return {"guidance_scale": config.guidance_scale, "negative_prompt": negative}
+
+    @classmethod
+    def uses_guidance(cls, source: ModelSource) -> bool:
+        """Whether ``guidance_scale`` changes anything for this checkpoint."""
+        return True
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
@@ -49,9 +85,14 @@ class Family:
         limits = []
         for name, tokenizer in tokenizers.items():
             encoder = name.replace("tokenizer", "text_encoder")
-            tokens = cls.own_limits(config).get(encoder) or stated_limit(tokenizer)
+            tokens = cls.own_limits(config).get(encoder) or cls.text_limit(tokenizer, config)
             limits.append(TextLimit(encoder, tokens, tokenizer))
         return limits
+
+    @classmethod
+    def text_limit(cls, tokenizer: Tokenizer, config: GeneratorConfig) -> int | None:
+        """Tokens that an encoder reads which is not among :meth:`own_limits`; ``None`` where no file says it."""
+        return stated_limit(tokenizer)
 
     @classmethod
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:

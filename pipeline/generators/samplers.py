@@ -41,9 +41,11 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
     name = config.scheduler
     steps = config.steps
     trained_class = str(trained.get("_class_name"))
-    flow = flow or "FlowMatch" in trained_class
-    if flow != (name == "flow_euler"):
+    solves_flow = trained.get("prediction_type") == "flow_prediction"  # a solver of noise schedules, set up for a flow
+    flow = flow or solves_flow or "FlowMatch" in trained_class
+    if flow != (name == "flow_euler") and not (solves_flow and name == "dpmsolver++"):
         fitting = "flow_euler" if flow else "ddim, pndm, dpmsolver++ or euler"
+        fitting = "dpmsolver++ or flow_euler" if solves_flow else fitting
         kind = "a flow-matching model" if flow else "no flow-matching model"
         raise UserError(f"generators.scheduler: {name} does not fit, since generators.model is {kind}; use {fitting}")
     prediction = trained.get("prediction_type", "epsilon")
@@ -78,7 +80,10 @@ def build_scheduler(name: str, trained: Json | Settings, timestep_spacing: str |
     """
     import diffusers
 
-    spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    spacing: Options = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    flow_shift = trained.get("flow_shift")  # the shift of a flow in a config of dpmsolver++
+    if name == "flow_euler" and flow_shift is not None:
+        spacing["shift"] = flow_shift
     scheduler_class = getattr(diffusers, CLASSES[name])
     scheduler: Scheduler = scheduler_class.from_config(trained, **_AFFINE.get(name, {}), **spacing)
     return scheduler

@@ -28,6 +28,11 @@ class StableDiffusion3(Adapter):
         return {**super().without(config), **dropped}
 
     @classmethod
+    def call_options(cls, config: GeneratorConfig, rows: int) -> Options:
+        length = config.max_sequence_length or T5_TOKENS
+        return super().call_options(config, rows) | {"max_sequence_length": length}
+
+    @classmethod
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
         return {"text_encoder_3": config.max_sequence_length or T5_TOKENS}
 
@@ -41,9 +46,3 @@ class StableDiffusion3(Adapter):
             "pooled_projections": blank(denoiser, batch, settings.pooled_projection_dim),
             "timestep": torch.ones(batch),
         }
-
-    def _call_options(self) -> Options:
-        return {"max_sequence_length": self.config.max_sequence_length or T5_TOKENS}
-
-    def _encode_options(self) -> Options:
-        return {"prompt_2": None, "prompt_3": None, **self._call_options()}

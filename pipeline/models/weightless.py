@@ -19,7 +19,13 @@ def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: to
     model_class = getattr(diffusers, class_name)
     with torch.device("meta"):
         model = model_class.from_config(source.read_json(f"{folder}/config.json"))
+    kept = []  # a table that no weight file holds stays as its class makes it
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            kept.append((module, name, getattr(module, name)))
     frozen: Model = model.to(dtype).eval().requires_grad_(False)
+    for module, name, table in kept:
+        setattr(module, name, table)
     return frozen
 
 
@@ -32,8 +38,13 @@ def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype,
     import transformers
 
     config = transformers_config(source, class_name, folder)
-    with torch.device("meta"):
-        model = getattr(transformers, class_name)(config)
+    standard = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # as the library loads a model: buffers that name no type follow it
+    try:
+        with torch.device("meta"):
+            model = getattr(transformers, class_name)(config)
+    finally:
+        torch.set_default_dtype(standard)
     return as_loaded(model, dtype)
 
 

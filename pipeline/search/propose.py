@@ -38,7 +38,9 @@ def propose(
                 raise ValueError(
                     f"round {task.key.round} of row {task.key.row_id} starts from an image without a score"
                 )
-            feedback = Feedback(task.score, _sum(start.slopes), generator.gain(task.steps))
+            slope = _sum(start.slopes)
+            at_noise = None if slope is None else generator.pull_back(slope, task.steps)
+            feedback = Feedback(task.score, at_noise, generator.gain(task.steps))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return proposals
 

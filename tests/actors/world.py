@@ -144,7 +144,7 @@ class World(Inbox):
 
     def _answer_at_once(self, sent: Sent) -> None:
         answers = {
-            "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64)),
+            "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64, (4, 8, 8))),
             "scorer": ScorerInfo(("fake",), ("0",)),
             "writer": None,
         }

@@ -19,14 +19,20 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from noisesmith.pipeline.cli import main
 from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
-from noisesmith.pipeline.cost.generator import generate_cost, part_without_weights
+from noisesmith.pipeline.cost.generator import generate_cost
 from noisesmith.pipeline.cost.measure import parameters, weight_bytes
 from noisesmith.pipeline.cost.scorer import TEXT_TOKENS, Weightless, score_cost
-from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, model_parts
+from noisesmith.pipeline.generators import (
+    find_generator,
+    load_decoder,
+    load_generator,
+    model_parts,
+    part_without_weights,
+)
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.loaded import LoadedScorer
-from tests import published, tiny_generators
+from tests import published, tiny_generators, tiny_pipelines
 from tests.runs import write_config
 from tests.tiny_families import SCORERS
 
@@ -72,6 +78,24 @@ def test_a_generators_weights_and_operations_are_those_of_the_loaded_pipeline(fa
             with _real_flops() as flops:
                 real.sample(["a cat", "a dog"], torch.randn(2, *real.spec.shape), 3)
             assert [cost.flops] == flops
+
+
+@pytest.mark.parametrize("name", tiny_pipelines.EVERY)
+def test_a_pipelines_weights_and_operations_are_those_of_the_loaded_one(name: str, tmp_path: Path) -> None:
+    tiny = tiny_pipelines.EVERY[name]
+    model = str(tiny.build(tmp_path))
+    for dtype in ("float32", "bfloat16"):
+        fields = {"model": model, "steps": 3, "height": 64, "width": 32, "dtype": dtype, **tiny.options}
+        found = find_generator(GeneratorConfig.model_validate(fields))
+        real: Any = load_generator(found, "cpu")
+        weightless = {part: part_without_weights(found, part) for part in model_parts(found)}
+        for part, bare in weightless.items():
+            whole = getattr(real.pipe, part)
+            assert (parameters(bare), weight_bytes(bare)) == (parameters(whole), weight_bytes(whole)), (part, dtype)
+        cost = generate_cost(found, weightless, 2, "a cat")
+        with _real_flops() as flops:
+            real.sample(["a cat", "a cat"], torch.randn(2, *real.spec.shape), 3)
+        assert [cost.flops] == flops, dtype
 
 
 @pytest.mark.parametrize("family", SCORERS)

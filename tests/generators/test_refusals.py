@@ -144,7 +144,7 @@ MODELS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "distilled guidance": (
         "sdxl", _edit("unet/config.json", time_cond_proj_dim=16), "generators.negative_prompt: ",
     ),
-    "another pipeline": ("sd1", _edit("model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline"),
+    "another pipeline": ("sd1", _edit("model_index.json", _class_name="WanPipeline"), "is a WanPipeline"),
 }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ WARM_IMAGES = 4 * ROWS
 @ray.remote(num_cpus=0)
 class TrivialGenerator:
     def load(self) -> Loaded[GeneratorInfo]:
-        return Loaded.here(GeneratorInfo("trivial", "0", LatentSpec(SHAPE, 512, 512)))
+        return Loaded.here(GeneratorInfo("trivial", "0", LatentSpec(SHAPE, 512, 512, SHAPE)))
 
     @ray.method(num_returns=2)
     def generate(self, encoded: bytes, *packs: np.ndarray) -> Any:

@@ -1,0 +1,118 @@
+"""Text-to-image pipelines of ``diffusers`` without an adapter of their own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.adapter import FoundGenerator, FoundPipeline
+from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaults
+from noisesmith.pipeline.generators.rehearsal import Rehearsal
+from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
+from noisesmith.pipeline.models.libraries import Options, Tokenizer
+from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.shapes import without_numbers
+from noisesmith.pipeline.text.limits import stated_limit
+
+
+class AnyPipeline(CapturedAdapter):
+    """The library's pipeline with given latents: its signature says what it takes, a rehearsal which shapes."""
+
+    flow = False  # the scheduler's config says it
+
+    @classmethod
+    def call_options(cls, config: GeneratorConfig, rows: int) -> Options:
+        taken = call_defaults(cls.pipeline_class, "__call__")
+        options = super().call_options(config, rows)
+        return {name: value for name, value in options.items() if name in taken}
+
+    @classmethod
+    def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
+        return {}
+
+    @classmethod
+    def text_limit(cls, tokenizer: Tokenizer, config: GeneratorConfig) -> int | None:
+        """The smaller of what the pipeline's call and the tokenizer's files say."""
+        default = call_defaults(cls.pipeline_class, "__call__").get("max_sequence_length")
+        stated = [length for length in (config.max_sequence_length or default, stated_limit(tokenizer)) if length]
+        return min(stated, default=None)
+
+
+def makes_images_of_text(class_name: str) -> bool:
+    """Whether a class is one of the pipelines that ``diffusers`` makes images of text with."""
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING as PIPELINES
+
+    return any(pipeline.__name__ == class_name for pipeline in PIPELINES.values())
+
+
+def any_pipeline(source: ModelSource) -> type[AnyPipeline]:
+    """The adapter of a pipeline that has none of its own.
+
+    Raises:
+        UserError: it takes no latents, or has no VAE that would decode them.
+    """
+    index = source.read_json("model_index.json")
+    taken = call_defaults(source.class_name, "__call__")
+    lacking = None
+    if "latents" not in taken or "prompt" not in taken:
+        lacking = "takes no initial noise"
+    elif "vae" not in index or not {"transformer", "unet"} & set(index):
+        lacking = "is not one denoiser and one VAE"
+    if lacking is not None:
+        raise UserError(
+            f"{source.field}: {source.id!r} is a {source.class_name}, which {lacking}, so that its noise cannot be "
+            "searched; give a model that denoises latents"
+        )
+    facts = {
+        "pipeline_class": source.class_name,
+        "denoiser": "transformer" if "transformer" in index else "unet",
+        "negative": "negative_prompt" in taken,
+        "own_options": ("max_sequence_length",) if "max_sequence_length" in taken else (),
+    }
+    return type(source.class_name, (AnyPipeline,), facts)
+
+
+def study(found: FoundPipeline) -> FoundGenerator:
+    """Run a pipeline without its weights, to see what latents it takes and what it hands to its VAE.
+
+    Raises:
+        UserError: it cannot be run on a prompt alone, it does not start from the latents it is given, or it draws noise
+            besides.
+    """
+    config, source = found.config, found.source
+    what = f"{source.field}: {source.id!r} is a {source.class_name}, which has no adapter of its own here, and"
+    models = {name: part_without_weights(found, name) for name in model_parts(found)}
+    rehearsal = Rehearsal(found, models)
+    prepared: list[Tensor] = []
+    prepare = rehearsal.pipe.prepare_latents
+
+    def watch(*args: object, **kwargs: object) -> object:
+        result = prepare(*args, **kwargs)
+        prepared.append(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    def run(noise: Tensor | None) -> Tensor:
+        return rehearsal.run(["a cat"], config.steps, config.height, config.width, noise)
+
+    pipe: Any = rehearsal.pipe
+    pipe.prepare_latents = watch
+    with explained(f"{what} cannot be run on a prompt and latents alone", "; give a model of another class"):
+        run(None)
+        noise = torch.randn(prepared[0].shape, generator=torch.Generator().manual_seed(0)).to(prepared[0].dtype)
+        first, again, other = run(noise), run(noise), run(-noise)
+        image = without_numbers(partial(models["vae"].decode, first.to("meta"), return_dict=False))[0]
+    if torch.equal(first, other):
+        raise UserError(f"{what} does not start from the latents it is given; give a model of another class")
+    if not torch.equal(first, again):
+        raise UserError(f"{what} draws noise besides its initial noise; choose another scheduler")
+    height, width = image.shape[-2:]
+    spec = LatentSpec(tuple(noise.shape[1:]), height, width, tuple(first.shape[1:]))
+    facts = {"keeps_float32": prepared[0].dtype == torch.float32}
+    return FoundGenerator(config, source, type(source.class_name, (found.family,), facts), spec)

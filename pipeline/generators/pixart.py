@@ -1,0 +1,13 @@
+"""PixArt-Sigma."""
+
+from __future__ import annotations
+
+from noisesmith.pipeline.generators.captured import CapturedAdapter
+
+
+class PixArtSigma(CapturedAdapter):
+    """Predicts the noise; T5 alone reads the prompt."""
+
+    pipeline_class = "PixArtSigmaPipeline"
+    flow = False
+    multiple = 8

@@ -1,0 +1,131 @@
+"""Families whose z_0 is what the pipeline hands to its VAE, against the library's own pipeline."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
+from noisesmith.pipeline.generators.capture import handed_to
+from tests.tiny_pipelines import EVERY
+
+PROMPTS = ["a cat and a red car", "a dog"]
+STEPS = 3
+SIZE = {"height": 64, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    built = functools.cache(lambda name: EVERY[name].build(folder / name))
+
+    class Folders(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            return built(name)
+
+    return Folders()
+
+
+def _config(name: str, folders: Mapping[str, Path], **options: Any) -> GeneratorConfig:
+    fields = {"model": str(folders[name]), "steps": STEPS, **SIZE, **EVERY[name].options}
+    return GeneratorConfig.model_validate(fields | options)
+
+
+def _generator(name: str, folders: Mapping[str, Path], **options: Any) -> Generator:
+    return load_generator(find_generator(_config(name, folders, **options)), "cpu")
+
+
+def _noise(generator: Generator, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, *generator.spec.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _library(name: str, folders: Mapping[str, Path]) -> Any:
+    """The library's pipeline as a user would load it, with the sampler that it was saved with."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folders[name])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@contextmanager
+def _watched(pipe: Any) -> Iterator[tuple[list[Any], list[torch.Tensor]]]:
+    """What the denoiser predicts inside, and what the VAE gets."""
+    predictions: list[Any] = []
+    handed: list[torch.Tensor] = []
+    predict, decode = pipe.transformer.forward, pipe.vae.decode
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        predictions.append(predict(*args, **kwargs))
+        return predictions[-1]
+
+    def receive(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        handed.append(latents)
+        return decode(latents, *args, **kwargs)
+
+    pipe.transformer.forward, pipe.vae.decode = record, receive
+    yield predictions, handed
+    pipe.transformer.forward, pipe.vae.decode = predict, decode
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
+    folders: Mapping[str, Path], name: str, record_property: Any
+) -> None:
+    """The call's predictions, held constant, under autograd through its scheduler, its unpacking and its scaling."""
+    config = _config(name, folders)
+    generator = _generator(name, folders)
+    noise = _noise(generator)
+    ours = generator.sample(PROMPTS, noise, STEPS)
+    pipe = _library(name, folders)
+    options = {"prompt": PROMPTS, "num_inference_steps": STEPS, "output_type": "pt", **SIZE, **EVERY[name].call}
+    with _watched(pipe) as (predictions, handed):
+        images = pipe(**options | {"prompt": list(PROMPTS)}, latents=noise.clone()).images
+    record_property("z_0", _difference(ours, handed[0]))
+    assert ours.shape[1:] == generator.spec.decoded == tuple(handed[0].shape[1:])
+    assert _difference(ours, handed[0]) <= 1e-5
+
+    decoded = load_decoder(find_generator(config), "cpu")(ours)
+    record_property("image", _difference(decoded, images))
+    assert decoded.shape == (2, 3, SIZE["height"], SIZE["width"])
+    assert ours.std() > 0.1
+    assert decoded.std() > 0.01
+    assert _difference(decoded, images) <= 1e-5
+
+    leaf = noise.clone().requires_grad_()
+    replayed = iter(predictions)
+    pipe.transformer.forward = lambda *_, **__: next(replayed)
+    undecorated: Any = inspect.unwrap(type(pipe).__call__)  # without no_grad
+    with handed_to(pipe.vae) as sampled:
+        undecorated(pipe, **options | {"prompt": list(PROMPTS)}, latents=leaf)
+    assert _difference(ours, sampled[0].detach()) <= 1e-5
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (at_noise,) = torch.autograd.grad((sampled[0] * direction).sum(), leaf)
+    pulled = torch.stack([generator.gain(STEPS) * generator.pull_back(one, STEPS) for one in direction])
+    error = float((at_noise - pulled).norm() / at_noise.norm())
+    record_property("gradient", error)
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: str, record_property: Any) -> None:
+    """To 1e-4 of the largest number: sums run in another order for another batch size."""
+    generator = _generator(name, folders)
+    noise = _noise(generator)
+    together = generator.sample(PROMPTS, noise, STEPS)
+    alone = torch.cat([generator.sample([prompt], noise[i : i + 1], STEPS) for i, prompt in enumerate(PROMPTS)])
+    record_property("difference", _difference(together, alone))
+    assert _difference(together, alone) < 1e-4 * float(together.abs().max())
+    assert torch.equal(generator.sample(PROMPTS, noise, STEPS), together)
+    assert _difference(together[0], together[1]) > 1e-2

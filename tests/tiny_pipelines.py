@@ -1,0 +1,401 @@
+"""Tiny pipelines of the newer families: random weights, the true classes, saved as users' checkpoints are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextModel,
+    Gemma2Config,
+    Gemma2Model,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from tests import tiny
+from tests.tiny_generators import TOKENS, clip, vae
+
+SHIFTED = {"use_dynamic_shifting": True, "shift": 3.0}
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
+    """Words, punctuation and line breaks are tokens; the turns of a chat are marked as Qwen marks them."""
+    words = ["<pad>", "<|im_start|>", "<|im_end|>", "[UNK]", "\n", "user", "assistant", "system", *tiny.WORDS]
+    core = Tokenizer(
+        models.WordLevel({word: position for position, word in enumerate(dict.fromkeys(words))}, unk_token="[UNK]")
+    )
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.Split(Regex(" +"), "removed"),
+            pre_tokenizers.Punctuation(),
+        ]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<|im_end|>", unk_token="[UNK]",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=max_length,
+    )  # fmt: skip
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")])
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def flux_vae(**config: Any) -> AutoencoderKL:
+    return vae(
+        latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
+        use_post_quant_conv=False, **config,
+    )  # fmt: skip
+
+
+def _qwen3(vocabulary: int, layers: int = 2) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=vocabulary, hidden_size=8 if layers > 2 else 32, intermediate_size=16, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024,
+    )  # fmt: skip
+
+
+def _pixart() -> PixArtTransformer2DModel:
+    return PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
+        cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32, use_additional_conditions=False,
+        norm_type="ada_norm_single",
+    )  # fmt: skip
+
+
+def t5(vocabulary: int, width: int = 32) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0,
+            eos_token_id=2, decoder_start_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def gemma2(vocabulary: int) -> Gemma2Model:
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=2048, pad_token_id=0, bos_token_id=1,
+            eos_token_id=2,
+        )
+    )  # fmt: skip
+
+
+def flux(folder: Path, *, guidance: bool = False) -> Path:
+    """``FluxPipeline``: packed latents, CLIP and T5; ``guidance`` makes it FLUX.1-dev and not schnell."""
+    torch.manual_seed(11)
+    scheduler = SHIFTED if guidance else {"shift": 1.0}
+    tokens = tiny.tokenizer(TOKENS, template=True)
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
+        vae=flux_vae(),
+        text_encoder=clip(CLIPTextModel, 32, "quick_gelu"),
+        tokenizer=tokens,
+        text_encoder_2=t5(len(tokens)),
+        tokenizer_2=tiny.tokenizer(TOKENS, template=True),
+        transformer=FluxTransformer2DModel(
+            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=guidance, axes_dims_rope=(4, 4, 8),
+        ),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def flux_dev(folder: Path) -> Path:
+    return flux(folder, guidance=True)
+
+
+def z_image(folder: Path) -> Path:
+    """``ZImagePipeline``: a single-stream transformer that takes lists of prompts of their own lengths."""
+    torch.manual_seed(12)
+    tokens = chat_tokenizer(512)
+    transformer = ZImageTransformer2DModel(
+        in_channels=16, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
+        axes_dims=[4, 4, 8], axes_lens=[600, 64, 64],
+    )  # fmt: skip
+    for parameter in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(parameter, 0, 0.02)
+    ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flux_vae(),
+        text_encoder=Qwen3Model(_qwen3(len(tokens))),
+        tokenizer=tokens,
+        transformer=transformer,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def qwen_image(folder: Path) -> Path:
+    """``QwenImagePipeline``: packed latents of a video VAE with a mean and a deviation per channel, true guidance."""
+    torch.manual_seed(13)
+    tokens = chat_tokenizer(1024)
+    text = {
+        "vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    statistics = torch.linspace(0.4, 3.1, 16)
+    QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8, z_dim=16, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+            latents_mean=(statistics - 1).tolist(), latents_std=statistics.tolist(),
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=tokens,
+        transformer=QwenImageTransformer2DModel(
+            in_channels=64, out_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
+        ),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def sana(folder: Path) -> Path:
+    """``SanaPipeline``: a deep-compression VAE, Gemma, and a solver of flows as its own sampler."""
+    torch.manual_seed(14)
+    tokens = tiny.tokenizer(512, template=True)
+    channels = (8,) * 6
+    SanaPipeline(
+        tokenizer=tokens,
+        text_encoder=gemma2(len(tokens)),
+        vae=AutoencoderDC(
+            latent_channels=8, attention_head_dim=4, encoder_block_out_channels=channels,
+            decoder_block_out_channels=channels, encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
+            encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, scaling_factor=0.41407,
+            encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        ),
+        transformer=SanaTransformer2DModel(
+            in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+            num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
+            sample_size=4,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
+        ),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def pixart_sigma(folder: Path) -> Path:
+    """``PixArtSigmaPipeline``: predicts the noise and a variance that the pipeline drops; T5 alone."""
+    torch.manual_seed(15)
+    tokens = tiny.tokenizer(TOKENS, template=True)
+    PixArtSigmaPipeline(
+        tokenizer=tokens,
+        text_encoder=t5(len(tokens)),
+        vae=vae(scaling_factor=0.13025),
+        transformer=_pixart(),
+        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def lumina2(folder: Path) -> Path:
+    """``Lumina2Pipeline``: Gemma after a system prompt, guidance that keeps the prediction's length."""
+    torch.manual_seed(16)
+    tokens = tiny.tokenizer(512, template=True)
+    Lumina2Pipeline(
+        transformer=Lumina2Transformer2DModel(
+            sample_size=8, in_channels=16, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=2,
+            num_kv_heads=1, multiple_of=8, axes_dim_rope=(4, 4, 4), axes_lens=(300, 64, 64), cap_feat_dim=32,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=flux_vae(block_out_channels=(8,) * 4),  # the pipeline takes it for granted that an image is 8 times larger
+        text_encoder=gemma2(len(tokens)),
+        tokenizer=tokens,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def chroma(folder: Path) -> Path:
+    """``ChromaPipeline``: FLUX's latents, T5 alone with a mask, guidance in a second pass."""
+    torch.manual_seed(17)
+    tokens = tiny.tokenizer(TOKENS, template=True)
+    ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=flux_vae(),
+        text_encoder=t5(len(tokens)),
+        tokenizer=tokens,
+        transformer=ChromaTransformer2DModel(
+            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=8,
+            approximator_hidden_dim=16, approximator_layers=1,
+        ),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+    """``Flux2KleinPipeline``: three layers of Qwen3, latents that the VAE's own statistics normalise."""
+    torch.manual_seed(18)
+    tokens = chat_tokenizer(512)
+    autoencoder = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16), latent_channels=8, norm_num_groups=4, layers_per_block=1, sample_size=16,
+    )  # fmt: skip
+    torch.nn.init.normal_(autoencoder.bn.running_mean, 0, 0.5)
+    torch.nn.init.uniform_(autoencoder.bn.running_var, 0.5, 4.0)
+    Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
+        vae=autoencoder,
+        text_encoder=Qwen3ForCausalLM(_qwen3(len(tokens), layers=28)),
+        tokenizer=tokens,
+        transformer=Flux2Transformer2DModel(
+            in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        ),
+        is_distilled=distilled,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def flux2_klein_distilled(folder: Path) -> Path:
+    return flux2_klein(folder, distilled=True)
+
+
+def pixart_alpha(folder: Path) -> Path:
+    """``PixArtAlphaPipeline``, which has no adapter of its own."""
+    torch.manual_seed(19)
+    tokens = tiny.tokenizer(TOKENS, template=True)
+    PixArtAlphaPipeline(
+        tokenizer=tokens,
+        text_encoder=t5(len(tokens)),
+        vae=vae(scaling_factor=0.18215),
+        transformer=_pixart(),
+        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def aura_flow(folder: Path) -> Path:
+    """``AuraFlowPipeline``, which has no adapter of its own."""
+    torch.manual_seed(20)
+    tokens = tiny.tokenizer(TOKENS, template=True)
+    AuraFlowPipeline(
+        tokenizer=tokens,
+        text_encoder=UMT5EncoderModel(
+            UMT5Config(vocab_size=len(tokens), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+        ),
+        vae=vae(scaling_factor=0.13025),
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+            num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pos_embed_max_size=1024,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+def ovis_image(folder: Path) -> Path:
+    """``OvisImagePipeline``, which has no adapter of its own; its latents are packed."""
+    torch.manual_seed(21)
+    tokens = chat_tokenizer(512)
+    OvisImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED),
+        vae=flux_vae(),
+        text_encoder=Qwen3Model(_qwen3(len(tokens))),
+        tokenizer=tokens,
+        transformer=OvisImageTransformer2DModel(
+            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
+        ),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
+@dataclass(frozen=True)
+class TinyPipeline:
+    """A builder, the config fields that the family needs, and what its pipeline is called with for the same images."""
+
+    build: Callable[[Path], Path]
+    options: Mapping[str, Any]
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+FLOW = {"scheduler": "flow_euler"}
+PIPELINES = {
+    "flux-schnell": TinyPipeline(flux, {"scheduler": "flow_euler", "guidance_scale": 0.0}, {"guidance_scale": 0.0}),
+    "flux-dev": TinyPipeline(flux_dev, {"scheduler": "flow_euler", "guidance_scale": 3.5}, {"guidance_scale": 3.5}),
+    "z-image": TinyPipeline(z_image, {"scheduler": "flow_euler", "guidance_scale": 4.0}, {"guidance_scale": 4.0}),
+    "z-image-turbo": TinyPipeline(z_image, {"scheduler": "flow_euler", "guidance_scale": 0.0}, {"guidance_scale": 0.0}),
+    "qwen-image": TinyPipeline(
+        qwen_image,
+        {"scheduler": "flow_euler", "guidance_scale": 4.0},
+        {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]},
+    ),
+    "sana": TinyPipeline(
+        sana,
+        {"scheduler": "dpmsolver++", "guidance_scale": 4.5},
+        {"guidance_scale": 4.5, "use_resolution_binning": False},
+    ),
+    "pixart-sigma": TinyPipeline(
+        pixart_sigma,
+        {"scheduler": "dpmsolver++", "guidance_scale": 4.5},
+        {"guidance_scale": 4.5, "use_resolution_binning": False, "clean_caption": False},
+    ),
+    "lumina2": TinyPipeline(lumina2, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
+    "chroma": TinyPipeline(chroma, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
+    "flux2-klein": TinyPipeline(flux2_klein_distilled, FLOW | {"guidance_scale": 1.0}, {"guidance_scale": 1.0}),
+    "flux2-klein-base": TinyPipeline(flux2_klein, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
+}
+WITHOUT_ADAPTER = {
+    "pixart-alpha": TinyPipeline(
+        pixart_alpha,
+        {"scheduler": "dpmsolver++", "guidance_scale": 4.5},
+        {"guidance_scale": 4.5, "use_resolution_binning": False, "clean_caption": False},
+    ),
+    "aura-flow": TinyPipeline(aura_flow, FLOW | {"guidance_scale": 3.5}, {"guidance_scale": 3.5}),
+    "ovis-image": TinyPipeline(ovis_image, FLOW | {"guidance_scale": 5.0}, {"guidance_scale": 5.0}),
+}
+EVERY = PIPELINES | WITHOUT_ADAPTER
