@@ -96,11 +96,12 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
     found = models.generator
     gaps: list[str] = []
     parts: dict[str, Model] = {}
-    for name in model_parts(found):
+    names = model_parts(found)
+    for name in names:
         with _Noting(gaps, name):
             parts[name] = part_without_weights(found, name)
     cost = None
-    if found.family.denoiser in parts:
+    if len(parts) == len(names):
         with _Noting(gaps, "a batch"):
             cost = generate_cost(found, parts, settings.batch_size)
     if settings.cpu_offload:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from noisesmith.pipeline.config import GeneratorConfig
-from noisesmith.pipeline.generators.base import LatentSpec
-from noisesmith.pipeline.models.libraries import Model, Options, Tokenizer
+from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
@@ -98,27 +94,3 @@ class Family:
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
         """Tokens that the pipeline gives an encoder, where its tokenizer does not say it, by the encoder's name."""
         return {}
-
-    @classmethod
-    def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
-        """What the denoiser's forward takes for one sampler step, as tensors without numbers.
-
-        Args:
-            denoiser: the model on the ``meta`` device.
-            batch: rows of the step, where guidance doubles them.
-            tokens: length of a prompt by the CLIP encoder.
-        """
-        settings = denoiser.config
-        inputs: Options = {
-            "sample": blank(denoiser, batch, *spec.shape),
-            "timestep": torch.ones(batch),
-            "encoder_hidden_states": blank(denoiser, batch, tokens, settings.cross_attention_dim),
-        }
-        if settings.time_cond_proj_dim is not None:  # guidance is distilled into the model, as in LCM
-            inputs["timestep_cond"] = blank(denoiser, batch, settings.time_cond_proj_dim)
-        return inputs
-
-
-def blank(model: Model, *shape: int) -> Tensor:
-    """A tensor without numbers on the ``meta`` device, in the type of a model."""
-    return torch.empty(*shape, dtype=model.dtype, device="meta")

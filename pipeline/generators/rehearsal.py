@@ -60,7 +60,12 @@ class Rehearsal:
                 _standardise(model)
         trained = found.source.read_json("scheduler/scheduler_config.json")
         scheduler = build_scheduler(config.scheduler, trained, config.timestep_spacing)
-        parts: Options = {**models, **load_tokenizers(found), "scheduler": scheduler}
+        parts: Options = {
+            **found.family.without(config),
+            **models,
+            **load_tokenizers(found),
+            "scheduler": scheduler,
+        }
         pipeline_class = getattr(diffusers, found.family.pipeline_class)
         index = found.source.read_json("model_index.json")
         for name, parameter in inspect.signature(pipeline_class.__init__).parameters.items():

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
-from noisesmith.pipeline.generators.base import LatentSpec
-from noisesmith.pipeline.generators.family import blank
-from noisesmith.pipeline.models.libraries import Model, Options
+from noisesmith.pipeline.models.libraries import Options
 
 T5_TOKENS = 256  # a prompt's length for T5, where the config says nothing
 
@@ -35,14 +31,3 @@ class StableDiffusion3(Adapter):
     @classmethod
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
         return {"text_encoder_3": config.max_sequence_length or T5_TOKENS}
-
-    @classmethod
-    def blank_step(cls, denoiser: Model, spec: LatentSpec, batch: int, tokens: int, config: GeneratorConfig) -> Options:
-        settings = denoiser.config
-        tokens += config.max_sequence_length or T5_TOKENS
-        return {
-            "hidden_states": blank(denoiser, batch, *spec.shape),
-            "encoder_hidden_states": blank(denoiser, batch, tokens, settings.joint_attention_dim),
-            "pooled_projections": blank(denoiser, batch, settings.pooled_projection_dim),
-            "timestep": torch.ones(batch),
-        }
