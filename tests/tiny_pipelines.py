@@ -33,7 +33,9 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -201,30 +203,33 @@ def qwen_image(folder: Path) -> Path:
     return folder
 
 
-def sana(folder: Path) -> Path:
-    """``SanaPipeline``: a deep-compression VAE, Gemma, and a solver of flows as its own sampler."""
+def sana(folder: Path, *, sprint: bool = False) -> Path:
+    """``SanaPipeline``: a deep-compression VAE, Gemma, and a solver of flows as its own sampler; or SANA-Sprint."""
     torch.manual_seed(14)
     tokens = tiny.tokenizer(512, template=True)
     channels = (8,) * 6
-    SanaPipeline(
-        tokenizer=tokens,
-        text_encoder=gemma2(len(tokens)),
-        vae=AutoencoderDC(
-            latent_channels=8, attention_head_dim=4, encoder_block_out_channels=channels,
-            decoder_block_out_channels=channels, encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
-            encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, scaling_factor=0.41407,
-            encoder_block_types="ResBlock", decoder_block_types="ResBlock",
-        ),
-        transformer=SanaTransformer2DModel(
-            in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, num_layers=1,
-            num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
-            sample_size=4,
-        ),
-        scheduler=DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
-        ),
+    autoencoder = AutoencoderDC(
+        latent_channels=8, attention_head_dim=4, encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels, encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, scaling_factor=0.41407,
+        encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+    )  # fmt: skip
+    transformer = SanaTransformer2DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
+        sample_size=4, guidance_embeds=sprint,
+    )  # fmt: skip
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    pipeline_class = SanaSprintPipeline if sprint else SanaPipeline
+    pipeline_class(
+        tokenizer=tokens, text_encoder=gemma2(len(tokens)), vae=autoencoder, transformer=transformer,
+        scheduler=SCMScheduler() if sprint else DPMSolverMultistepScheduler(**flow),
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
+
+
+def sana_sprint(folder: Path) -> Path:
+    return sana(folder, sprint=True)
 
 
 def pixart_sigma(folder: Path) -> Path:
@@ -378,6 +383,16 @@ PIPELINES = {
         sana,
         {"scheduler": "dpmsolver++", "guidance_scale": 4.5},
         {"guidance_scale": 4.5, "use_resolution_binning": False},
+    ),
+    "sana-flow-euler": TinyPipeline(
+        sana,
+        FLOW | {"guidance_scale": 4.5},
+        {"guidance_scale": 4.5, "use_resolution_binning": False},
+    ),
+    "sana-sprint": TinyPipeline(
+        sana_sprint,
+        {"scheduler": "scm", "guidance_scale": 4.5, "steps": 1},
+        {"guidance_scale": 4.5, "use_resolution_binning": False, "intermediate_timesteps": None},
     ),
     "pixart-sigma": TinyPipeline(
         pixart_sigma,

@@ -26,6 +26,17 @@ class LoraConfig(Section):
     scale: float = Field(1.0, description="factor on the change; 1 is the strength it was trained for")
 
 
+class SkipLayerConfig(Section):
+    """Skip-layer guidance: away from what the transformer predicts without some of its layers."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="numbers of the layers that are left out, such as [7, 8, 9]"
+    )
+    scale: float = Field(2.8, gt=0, description="weight of the difference")
+    start: float = Field(0.01, ge=0, le=1, description="share of the steps before the first that is guided so")
+    stop: float = Field(0.2, ge=0, le=1, description="share of the steps before the first that is no longer guided so")
+
+
 class GeneratorConfig(Actors):
     """The frozen diffusion model, its sampler, and the actors that hold it."""
 
@@ -43,16 +54,21 @@ class GeneratorConfig(Actors):
     )
     allow_pickle: bool = Field(False, description="also load pickled weights, which can run any code")
     lora: tuple[LoraConfig, ...] = Field((), description="LoRAs merged into the weights, in this order; needs peft")
-    scheduler: Literal["ddim", "pndm", "dpmsolver++", "euler", "flow_euler", "lcm"] = "ddim"
+    scheduler: Literal["ddim", "pndm", "dpmsolver++", "euler", "flow_euler", "lcm", "scm"] = "ddim"
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = Field(
         None, description="which timesteps are used; the model's own setting when absent; few-step models need trailing"
     )
     steps: int = Field(50, ge=1, le=1000, description="denoising steps T")
     guidance_scale: float = Field(7.5, ge=0, description="weight of the prompt; 1 or less turns guidance off")
     negative_prompt: str = ""
-    max_sequence_length: int | None = Field(
-        None, ge=1, le=512, description="tokens of Stable Diffusion 3's T5 encoder; 256 when absent"
+    skip_layer_guidance: SkipLayerConfig | None = Field(
+        None, description="Stable Diffusion 3.5 only; no skip-layer guidance when absent"
     )
+    max_sequence_length: int | None = Field(
+        None, ge=1, le=512,
+        description="tokens that a text encoder other than CLIP reads; the library's default when absent, and 256 for "
+        "Stable Diffusion 3",
+    )  # fmt: skip
     max_prompt_tokens: Literal["cut", "refuse"] = Field(
         "cut", description="a prompt that is longer than the text encoders read is cut there, or refused"
     )

@@ -9,7 +9,13 @@ from pkgutil import resolve_name
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator, FoundPipeline
-from noisesmith.pipeline.generators.any_pipeline import AnyPipeline, any_pipeline, makes_images_of_text, study
+from noisesmith.pipeline.generators.any_pipeline import (
+    AnyPipeline,
+    any_pipeline,
+    check_affine,
+    makes_images_of_text,
+    study,
+)
 from noisesmith.pipeline.generators.base import Generator, LatentSpec
 from noisesmith.pipeline.generators.checks import check_components, check_options
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
@@ -27,6 +33,7 @@ __all__ = [
     "FoundGenerator",
     "Generator",
     "LatentSpec",
+    "check_affine",
     "find_generator",
     "load_decoder",
     "load_generator",
@@ -47,6 +54,7 @@ FAMILIES = {
     "ZImagePipeline": "noisesmith.pipeline.generators.z_image:ZImage",
     "QwenImagePipeline": "noisesmith.pipeline.generators.qwen_image:QwenImage",
     "SanaPipeline": "noisesmith.pipeline.generators.sana:Sana",
+    "SanaSprintPipeline": "noisesmith.pipeline.generators.sana:SanaSprint",
     "PixArtSigmaPipeline": "noisesmith.pipeline.generators.pixart:PixArtSigma",
 }
 

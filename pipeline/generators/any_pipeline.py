@@ -12,8 +12,9 @@ from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import FoundGenerator, FoundPipeline
 from noisesmith.pipeline.generators.base import LatentSpec
-from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaults
+from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaults, measured_selection
 from noisesmith.pipeline.generators.rehearsal import Rehearsal
+from noisesmith.pipeline.generators.samplers import CLASSES
 from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.loading import explained
@@ -87,6 +88,7 @@ def study(found: FoundPipeline) -> FoundGenerator:
             besides.
     """
     config, source = found.config, found.source
+    _check_scheduler(found)
     what = f"{source.field}: {source.id!r} is a {source.class_name}, which has no adapter of its own here, and"
     models = {name: part_without_weights(found, name) for name in model_parts(found)}
     rehearsal = Rehearsal(found, models)
@@ -116,3 +118,30 @@ def study(found: FoundPipeline) -> FoundGenerator:
     spec = LatentSpec(tuple(noise.shape[1:]), height, width, tuple(first.shape[1:]))
     facts = {"keeps_float32": prepared[0].dtype == torch.float32}
     return FoundGenerator(config, source, type(source.class_name, (found.family,), facts), spec)
+
+
+def check_affine(found: FoundGenerator) -> None:
+    """Refuse a pipeline through which no gradient reaches the noise. Those with an adapter of their own are tested.
+
+    Raises:
+        UserError: its z_0 does not follow z_T number by number.
+    """
+    if issubclass(found.family, AnyPipeline):
+        models = {name: part_without_weights(found, name, "float32") for name in model_parts(found)}
+        measured_selection(Rehearsal(found, models), found, found.config.steps)
+
+
+def _check_scheduler(found: FoundPipeline) -> None:
+    """Refuse a sampler that the library does not take for the kind of the model's own."""
+    import diffusers
+
+    name = found.source.read_json("scheduler/scheduler_config.json").get("_class_name")
+    own = getattr(diffusers, str(name), None)
+    chosen = CLASSES[found.config.scheduler]
+    if own is None or (chosen != name and chosen not in own._compatibles):
+        fitting = [one for one, kind in CLASSES.items() if kind == name or kind in getattr(own, "_compatibles", [])]
+        remedy = f"use {', '.join(fitting)}" if fitting else "no sampler here does"
+        raise UserError(
+            f"generators.scheduler: {found.config.scheduler} does not stand in for the {name} of "
+            f"{found.source.id!r}; {remedy}"
+        )

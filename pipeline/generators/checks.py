@@ -17,6 +17,7 @@ _NEVER_LOADED = ("safety_checker",)
 _OWN = {
     "drop_t5": "has no T5 encoder to do without",
     "max_sequence_length": "reads a fixed number of tokens",
+    "skip_layer_guidance": "cannot skip layers",
 }
 
 
@@ -36,6 +37,7 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
             "generators.cpu_offload: saves GPU memory, but generators.num_gpus is 0; "
             "remove it, or give each generator a GPU"
         )
+    _check_skipping(config, family, source)
     off = family.no_guidance
     if config.guidance_scale > off and not family.uses_guidance(source):
         raise UserError(
@@ -58,6 +60,24 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
                 f"generators.negative_prompt: {source.id!r} has its guidance distilled into it, so it cannot take one; "
                 "remove it"
             )
+
+
+def _check_skipping(config: GeneratorConfig, family: type[Family], source: ModelSource) -> None:
+    skipping = config.skip_layer_guidance
+    if skipping is None:
+        return
+    field = "generators.skip_layer_guidance"
+    if config.guidance_scale <= family.no_guidance:
+        raise UserError(
+            f"{field}: has no effect at guidance_scale {config.guidance_scale:g}, which turns guidance off; raise "
+            f"guidance_scale above {family.no_guidance:g} or remove it"
+        )
+    count = source.read_json(f"{family.denoiser}/config.json").get("num_layers")
+    if isinstance(count, int) and max(skipping.layers) >= count:
+        raise UserError(f"{field}.layers: {source.id!r} has the layers 0 to {count - 1}; give some of these")
+    steps = config.steps
+    if not any(steps * skipping.start < step < steps * skipping.stop for step in range(steps)):
+        raise UserError(f"{field}: from start to stop there is none of the {steps} steps; raise stop or lower start")
 
 
 def check_components(source: ModelSource, family: type[Family], config: GeneratorConfig) -> None:

@@ -18,6 +18,7 @@ CLASSES = {
     "euler": "EulerDiscreteScheduler",
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
     "lcm": "LCMScheduler",
+    "scm": "SCMScheduler",
 }
 _AFFINE: dict[str, Options] = {  # whatever the model's own sampler says: no clipping, no fresh noise
     "ddim": {"clip_sample": False, "thresholding": False},
@@ -42,6 +43,9 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
     steps = config.steps
     trained_class = str(trained.get("_class_name"))
     solves_flow = trained.get("prediction_type") == "flow_prediction"  # a solver of noise schedules, set up for a flow
+    _check_few_steps(config, trained_class)
+    if name == "scm":
+        return  # its gain depends on how the pipeline asks the model
     flow = flow or solves_flow or "FlowMatch" in trained_class
     if flow != (name == "flow_euler") and not (solves_flow and name == "dpmsolver++"):
         fitting = "flow_euler" if flow else "ddim, pndm, dpmsolver++ or euler"
@@ -55,13 +59,6 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
             f"generators.model: {config.model!r} {kind}, which no sampler here fits; "
             "give a model that predicts the noise (epsilon), v, or a flow's velocity"
         )
-    if name == "lcm" and steps > 1:
-        raise UserError(
-            f"generators.steps: lcm draws fresh noise after every step but the last, so {steps} steps are random; "
-            "set 1, or use scheduler ddim or euler with timestep_spacing: trailing"
-        )
-    if config.timestep_spacing is not None and name in ("flow_euler", "lcm"):
-        raise UserError(f"generators.timestep_spacing: {name} spaces its steps itself; remove it")
     remedy = "; change steps, timestep_spacing or scheduler"
     with explained(f"generators.scheduler: {name} cannot take {steps} steps with this model", remedy):
         gain = sampler_gain(build_scheduler(name, trained, config.timestep_spacing), steps)
@@ -70,6 +67,25 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
             f"generators.scheduler: with {steps} steps of {name} the image does not follow z_T (gain {gain:g}); "
             "change steps, timestep_spacing or scheduler"
         )
+
+
+def _check_few_steps(config: GeneratorConfig, trained_class: str) -> None:
+    """Refuse the samplers of consistency models where they draw noise, or for other models."""
+    name = config.scheduler
+    if (name == "scm") != (trained_class == CLASSES["scm"]):
+        kind = "samples with scm alone" if name != "scm" else "was not made for it"
+        raise UserError(
+            f"generators.scheduler: {name} does not fit, since generators.model {kind}; use "
+            f"{'scm' if name != 'scm' else 'another'}"
+        )
+    if name in ("lcm", "scm") and config.steps > 1:
+        others = "" if name == "scm" else ", or use scheduler ddim or euler with timestep_spacing: trailing"
+        raise UserError(
+            f"generators.steps: {name} draws fresh noise after every step but the last, so {config.steps} steps are "
+            f"random; set 1{others}"
+        )
+    if config.timestep_spacing is not None and name in ("flow_euler", "lcm", "scm"):
+        raise UserError(f"generators.timestep_spacing: {name} spaces its steps itself; remove it")
 
 
 def build_scheduler(name: str, trained: Json | Settings, timestep_spacing: str | None = None) -> Scheduler:

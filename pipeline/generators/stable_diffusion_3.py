@@ -16,7 +16,7 @@ class StableDiffusion3(Adapter):
     denoiser = "transformer"
     flow = True
     multiple = 1
-    own_options = ("drop_t5", "max_sequence_length")
+    own_options = ("drop_t5", "max_sequence_length", "skip_layer_guidance")
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
@@ -25,8 +25,15 @@ class StableDiffusion3(Adapter):
 
     @classmethod
     def call_options(cls, config: GeneratorConfig, rows: int) -> Options:
-        length = config.max_sequence_length or T5_TOKENS
-        return super().call_options(config, rows) | {"max_sequence_length": length}
+        options = super().call_options(config, rows)
+        options["max_sequence_length"] = config.max_sequence_length or T5_TOKENS
+        skipping = config.skip_layer_guidance
+        if skipping is not None:
+            options["skip_guidance_layers"] = list(skipping.layers)
+            options["skip_layer_guidance_scale"] = skipping.scale
+            options["skip_layer_guidance_start"] = skipping.start
+            options["skip_layer_guidance_stop"] = skipping.stop
+        return options
 
     @classmethod
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:

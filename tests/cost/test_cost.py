@@ -86,7 +86,8 @@ def test_a_pipelines_weights_and_operations_are_those_of_the_loaded_one(name: st
     model = str(tiny.build(tmp_path))
     for dtype in ("float32", "bfloat16"):
         fields = {"model": model, "steps": 3, "height": 64, "width": 32, "dtype": dtype, **tiny.options}
-        found = find_generator(GeneratorConfig.model_validate(fields))
+        config = GeneratorConfig.model_validate(fields)
+        found = find_generator(config)
         real: Any = load_generator(found, "cpu")
         weightless = {part: part_without_weights(found, part) for part in model_parts(found)}
         for part, bare in weightless.items():
@@ -94,7 +95,7 @@ def test_a_pipelines_weights_and_operations_are_those_of_the_loaded_one(name: st
             assert (parameters(bare), weight_bytes(bare)) == (parameters(whole), weight_bytes(whole)), (part, dtype)
         cost = generate_cost(found, weightless, 2, "a cat")
         with _real_flops() as flops:
-            real.sample(["a cat", "a cat"], torch.randn(2, *real.spec.shape), 3)
+            real.sample(["a cat", "a cat"], torch.randn(2, *real.spec.shape), config.steps)
         assert [cost.flops] == flops, dtype
 
 

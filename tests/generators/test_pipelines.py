@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,29 +18,16 @@ from noisesmith.pipeline.generators.capture import handed_to
 from tests.tiny_pipelines import EVERY
 
 PROMPTS = ["a cat and a red car", "a dog"]
-STEPS = 3
 SIZE = {"height": 64, "width": 32}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    folder = tmp_path_factory.mktemp("pipelines")
-    built = functools.cache(lambda name: EVERY[name].build(folder / name))
-
-    class Folders(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            return built(name)
-
-    return Folders()
+def _config(name: str, folders: Mapping[str, Path]) -> GeneratorConfig:
+    fields = {"model": str(folders[name]), "steps": 3, **SIZE, **EVERY[name].options}
+    return GeneratorConfig.model_validate(fields)
 
 
-def _config(name: str, folders: Mapping[str, Path], **options: Any) -> GeneratorConfig:
-    fields = {"model": str(folders[name]), "steps": STEPS, **SIZE, **EVERY[name].options}
-    return GeneratorConfig.model_validate(fields | options)
-
-
-def _generator(name: str, folders: Mapping[str, Path], **options: Any) -> Generator:
-    return load_generator(find_generator(_config(name, folders, **options)), "cpu")
+def _generator(name: str, folders: Mapping[str, Path]) -> Generator:
+    return load_generator(find_generator(_config(name, folders)), "cpu")
 
 
 def _noise(generator: Generator, count: int = 2) -> torch.Tensor:
@@ -49,8 +35,10 @@ def _noise(generator: Generator, count: int = 2) -> torch.Tensor:
 
 
 def _library(name: str, folders: Mapping[str, Path]) -> Any:
-    """The library's pipeline as a user would load it, with the sampler that it was saved with."""
+    """The library's pipeline as a user would load it, with the sampler that it was saved with, or with Euler's."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(folders[name])
+    if name == "sana-flow-euler":
+        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -85,11 +73,12 @@ def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
 ) -> None:
     """The call's predictions, held constant, under autograd through its scheduler, its unpacking and its scaling."""
     config = _config(name, folders)
+    steps = config.steps
     generator = _generator(name, folders)
     noise = _noise(generator)
-    ours = generator.sample(PROMPTS, noise, STEPS)
+    ours = generator.sample(PROMPTS, noise, steps)
     pipe = _library(name, folders)
-    options = {"prompt": PROMPTS, "num_inference_steps": STEPS, "output_type": "pt", **SIZE, **EVERY[name].call}
+    options = {"prompt": PROMPTS, "num_inference_steps": steps, "output_type": "pt", **SIZE, **EVERY[name].call}
     with _watched(pipe) as (predictions, handed):
         images = pipe(**options | {"prompt": list(PROMPTS)}, latents=noise.clone()).images
     record_property("z_0", _difference(ours, handed[0]))
@@ -112,7 +101,7 @@ def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
     assert _difference(ours, sampled[0].detach()) <= 1e-5
     direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     (at_noise,) = torch.autograd.grad((sampled[0] * direction).sum(), leaf)
-    pulled = torch.stack([generator.gain(STEPS) * generator.pull_back(one, STEPS) for one in direction])
+    pulled = torch.stack([generator.gain(steps) * generator.pull_back(one, steps) for one in direction])
     error = float((at_noise - pulled).norm() / at_noise.norm())
     record_property("gradient", error)
     assert error < 1e-4
@@ -121,11 +110,12 @@ def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
 @pytest.mark.parametrize("name", EVERY)
 def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: str, record_property: Any) -> None:
     """To 1e-4 of the largest number: sums run in another order for another batch size."""
+    steps = _config(name, folders).steps
     generator = _generator(name, folders)
     noise = _noise(generator)
-    together = generator.sample(PROMPTS, noise, STEPS)
-    alone = torch.cat([generator.sample([prompt], noise[i : i + 1], STEPS) for i, prompt in enumerate(PROMPTS)])
+    together = generator.sample(PROMPTS, noise, steps)
+    alone = torch.cat([generator.sample([prompt], noise[i : i + 1], steps) for i, prompt in enumerate(PROMPTS)])
     record_property("difference", _difference(together, alone))
     assert _difference(together, alone) < 1e-4 * float(together.abs().max())
-    assert torch.equal(generator.sample(PROMPTS, noise, STEPS), together)
+    assert torch.equal(generator.sample(PROMPTS, noise, steps), together)
     assert _difference(together[0], together[1]) > 1e-2
