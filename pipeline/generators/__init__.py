@@ -91,7 +91,8 @@ def read_text_limits(found: FoundGenerator) -> list[TextLimit]:
     Raises:
         UserError: a tokenizer cannot be loaded.
     """
-    return found.family.text_limits(load_tokenizers(found), found.config)
+    tokenizers = {name: getattr(part, "tokenizer", part) for name, part in load_tokenizers(found).items()}
+    return found.family.text_limits(tokenizers, found.config)
 
 
 def _family(source: ModelSource) -> type[Adapter]:

@@ -43,7 +43,7 @@ class Adapter(Family):
         self._tokenizers: dict[str, Tokenizer] = {}
         for name, part in self.pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
-                self._tokenizers[name] = part
+                self._tokenizers[name] = getattr(part, "tokenizer", part)  # a processor holds one
         self._try_text(device)
         self._limits = self.text_limits(self._tokenizers, config)
 
