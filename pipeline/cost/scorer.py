@@ -80,7 +80,7 @@ def _score_batch(decoder: Decoder, scorers: Sequence[_Asked], latents: Tensor) -
     gradient = any(one.gradient for one in scorers)
     with torch.set_grad_enabled(gradient):
         leaf = latents.detach().clone().requires_grad_(gradient)
-        seen = decoder(leaf).mean()
+        seen = decoder(leaf.view_as(leaf)).mean()  # the counter of operations refuses a leaf as a module's input
         steering = []
         for one in scorers:
             with torch.set_grad_enabled(one.gradient):

@@ -89,15 +89,16 @@ class Adapter(Family):
         """
         problem = f"{self.source.field}: {self.id!r} cannot encode a prompt"
         remedy = "; its tokenizers' files and its text encoders' config.json must fit each other"
-        for name, tokenizer in self._tokenizers.items():
-            reader = name.replace("tokenizer", "text_encoder")
+        for limit in self.text_limits(self._tokenizers, self.config):
+            reader = limit.reader
             encoder = getattr(self.pipe, reader)
             if encoder is None or reader in self.own_limits(self.config):
                 continue
             # The pipeline pads to this length. A huge one would end the process, and no error could be caught.
-            padded = tokenizer.model_max_length
+            padded = limit.tokens or limit.tokenizer.model_max_length
             positions = getattr(encoder.config, "max_position_embeddings", None)
             if positions is not None and padded > positions:
+                name = reader.replace("text_encoder", "tokenizer")
                 raise UserError(f"{problem} ({name} pads to {padded} tokens, {reader} reads {positions}){remedy}")
         options: Options = {
             "prompt": "a cat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -59,13 +60,16 @@ def any_pipeline(source: ModelSource) -> type[AnyPipeline]:
     Raises:
         UserError: it takes no latents, or has no VAE that would decode them.
     """
+    import diffusers
+
+    pipeline_class = getattr(diffusers, source.class_name)
     index = source.read_json("model_index.json")
     taken = call_defaults(source.class_name, "__call__")
     lacking = None
-    if "latents" not in taken or "prompt" not in taken:
-        lacking = "takes no initial noise"
-    elif "vae" not in index or not {"transformer", "unet"} & set(index):
+    if "vae" not in index or not {"transformer", "unet"} & set(index):
         lacking = "is not one denoiser and one VAE"
+    elif not {"latents", "prompt"} <= taken.keys() or not hasattr(pipeline_class, "prepare_latents"):
+        lacking = "takes no initial noise"
     if lacking is not None:
         raise UserError(
             f"{source.field}: {source.id!r} is a {source.class_name}, which {lacking}, so that its noise cannot be "
@@ -80,20 +84,52 @@ def any_pipeline(source: ModelSource) -> type[AnyPipeline]:
     return type(source.class_name, (AnyPipeline,), facts)
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """What a pipeline made of noise: of a noise, of the same again and of its negative."""
+
+    noise: Tensor
+    first: Tensor
+    again: Tensor
+    negative: Tensor
+    height: int
+    width: int
+
+
 def study(found: FoundPipeline) -> FoundGenerator:
     """Run a pipeline without its weights, to see what latents it takes and what it hands to its VAE.
 
     Raises:
-        UserError: it cannot be run on a prompt alone, it does not start from the latents it is given, or it draws noise
-            besides.
+        UserError: it cannot be run on a prompt alone, it does not start from the latents it is given, it draws noise
+            besides, or its images have another size than asked for.
     """
     config, source = found.config, found.source
     _check_scheduler(found)
     what = f"{source.field}: {source.id!r} is a {source.class_name}, which has no adapter of its own here, and"
+    with explained(f"{what} cannot be run on a prompt and latents alone", "; give a model of another class"):
+        tried = _try_noise(found)
+    if torch.equal(tried.first, tried.negative):
+        raise UserError(f"{what} does not start from the latents it is given; give a model of another class")
+    if not torch.equal(tried.first, tried.again):
+        raise UserError(f"{what} draws noise besides its initial noise; choose another scheduler")
+    size = (tried.height, tried.width)
+    if size != (config.height or tried.height, config.width or tried.width):
+        raise UserError(
+            f"{what} makes images of {tried.width}×{tried.height} pixels for the width and height that are asked for; "
+            "give others"
+        )
+    spec = LatentSpec(tuple(tried.noise.shape[1:]), *size, tuple(tried.first.shape[1:]))
+    facts = {"keeps_float32": tried.noise.dtype == torch.float32}
+    return FoundGenerator(config, source, type(source.class_name, (found.family,), facts), spec)
+
+
+def _try_noise(found: FoundPipeline) -> _Tried:
+    config = found.config
     models = {name: part_without_weights(found, name) for name in model_parts(found)}
     rehearsal = Rehearsal(found, models)
+    pipe: Any = rehearsal.pipe
+    prepare = pipe.prepare_latents
     prepared: list[Tensor] = []
-    prepare = rehearsal.pipe.prepare_latents
 
     def watch(*args: object, **kwargs: object) -> object:
         result = prepare(*args, **kwargs)
@@ -103,21 +139,14 @@ def study(found: FoundPipeline) -> FoundGenerator:
     def run(noise: Tensor | None) -> Tensor:
         return rehearsal.run(["a cat"], config.steps, config.height, config.width, noise)
 
-    pipe: Any = rehearsal.pipe
     pipe.prepare_latents = watch
-    with explained(f"{what} cannot be run on a prompt and latents alone", "; give a model of another class"):
-        run(None)
-        noise = torch.randn(prepared[0].shape, generator=torch.Generator().manual_seed(0)).to(prepared[0].dtype)
-        first, again, other = run(noise), run(noise), run(-noise)
-        image = without_numbers(partial(models["vae"].decode, first.to("meta"), return_dict=False))[0]
-    if torch.equal(first, other):
-        raise UserError(f"{what} does not start from the latents it is given; give a model of another class")
-    if not torch.equal(first, again):
-        raise UserError(f"{what} draws noise besides its initial noise; choose another scheduler")
+    run(None)
+    own = prepared[0]
+    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own.dtype)
+    first = run(noise)
+    image = without_numbers(partial(models["vae"].decode, first.to("meta"), return_dict=False))[0]
     height, width = image.shape[-2:]
-    spec = LatentSpec(tuple(noise.shape[1:]), height, width, tuple(first.shape[1:]))
-    facts = {"keeps_float32": prepared[0].dtype == torch.float32}
-    return FoundGenerator(config, source, type(source.class_name, (found.family,), facts), spec)
+    return _Tried(noise, first, run(noise), run(-noise), height, width)
 
 
 def check_affine(found: FoundGenerator) -> None:

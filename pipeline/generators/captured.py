@@ -44,7 +44,8 @@ class CapturedAdapter(Adapter):
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
         taken = call_defaults(cls.pipeline_class, "__init__")
-        return {name: None for name in super().without(config) if name in taken}
+        dropped = super().without(config) | {"safety_checker": None, "requires_safety_checker": False}
+        return {name: value for name, value in dropped.items() if name in taken}
 
     @classmethod
     def call_options(cls, config: GeneratorConfig, rows: int) -> Options:

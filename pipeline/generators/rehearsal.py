@@ -68,15 +68,16 @@ class Rehearsal:
         }
         pipeline_class = getattr(diffusers, found.family.pipeline_class)
         index = found.source.read_json("model_index.json")
+        taken: Options = {}
         for name, parameter in inspect.signature(pipeline_class.__init__).parameters.items():
-            if name == "self" or name in parts:
-                continue
             stored = index.get(name)
-            if stored is not None and not isinstance(stored, list):
-                parts[name] = stored  # a setting, such as whether the model is distilled
-            elif parameter.default is inspect.Parameter.empty:
-                parts[name] = None
-        self.pipe: Pipeline = pipeline_class(**parts)
+            if name in parts:
+                taken[name] = parts[name]
+            elif stored is not None and not isinstance(stored, list):
+                taken[name] = stored  # a setting, such as whether the model is distilled
+            elif name != "self" and parameter.default is inspect.Parameter.empty:
+                taken[name] = None
+        self.pipe: Pipeline = pipeline_class(**taken)
         self.pipe.set_progress_bar_config(disable=True)
 
     def run(

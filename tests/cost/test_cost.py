@@ -99,6 +99,29 @@ def test_a_pipelines_weights_and_operations_are_those_of_the_loaded_one(name: st
         assert [cost.flops] == flops, dtype
 
 
+@pytest.mark.parametrize("name", ["flux-schnell", "qwen-image", "sana", "flux2-klein"])
+def test_a_decoders_operations_are_those_of_the_loaded_one(name: str, tmp_path: Path) -> None:
+    tiny = tiny_pipelines.EVERY[name]
+    fields = {"model": str(tiny.build(tmp_path)), "height": 64, "width": 32, **tiny.options}
+    found = find_generator(GeneratorConfig.model_validate(fields))
+    cost = score_cost(decoder_without_weights(found), [], found.spec, 2)
+    decoder = load_decoder(found, "cpu")
+    with _real_flops() as flops, torch.no_grad():
+        decoder(torch.randn(2, *found.spec.decoded))
+    assert [cost.flops] == flops
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "aura-flow"])
+def test_plan_prints_what_either_side_of_a_newer_family_takes(
+    name: str, tmp_path: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = tiny_pipelines.EVERY[name]
+    generators = {**tiny.options, "height": 64, "width": 32}
+    path = write_config(tmp_path, tiny.build(tmp_path / "model"), tiny_llava, generators=generators)
+    plan = _plan(path, monkeypatch, capsys)
+    assert plan.count("TFLOP per image") == plan.count("of activations at batch") == 2
+
+
 @pytest.mark.parametrize("family", SCORERS)
 def test_a_scorers_weights_operations_and_memory_are_those_of_the_loaded_model(
     family: str, tmp_path: Path, tiny_sd: Path, record_property: Any
