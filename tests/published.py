@@ -5,9 +5,15 @@ Written down from the published architectures and not copied from the files; the
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
+
+import diffusers
+from transformers import PreTrainedTokenizerFast
+
+from tests import tiny
 
 Json = dict[str, Any]
 
@@ -16,6 +22,14 @@ SD21 = "stabilityai/stable-diffusion-2-1"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TURBO = "stabilityai/sdxl-turbo"
 SD35 = "stabilityai/stable-diffusion-3.5-medium"
+FLUX_DEV, FLUX_SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
+KLEIN = "black-forest-labs/FLUX.2-klein-4B"
+CHROMA = "lodestones/Chroma1-HD"
+Z_IMAGE = "Tongyi-MAI/Z-Image-Turbo"
+QWEN_IMAGE = "Qwen/Qwen-Image"
+SANA = "Efficient-Large-Model/Sana_1600M_1024px_diffusers"
+PIXART = "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"
+LUMINA = "Alpha-VLLM/Lumina-Image-2.0"
 CLIP_FLANT5_XL, CLIP_FLANT5_XXL = "zhiqiulin/clip-flant5-xl", "zhiqiulin/clip-flant5-xxl"
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 QWEN_7B, QWEN_3B = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -136,6 +150,76 @@ _GENERATORS: dict[str, tuple[str, Json, dict[str, tuple[str, str, Json]]]] = {
         "text_encoder_3": ("transformers", "T5EncoderModel", _T5_XXL),
     }),
 }  # fmt: skip
+_VAE_FLUX = _VAE_3 | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+_DC_BLOCKS = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
+_VAE_DC = {
+    "latent_channels": 32, "encoder_block_types": _DC_BLOCKS, "decoder_block_types": _DC_BLOCKS,
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3] * 6,
+    "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]], "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "upsample_block_type": "interpolate", "downsample_block_type": "Conv", "scaling_factor": 0.41407,
+}  # fmt: skip
+_GEMMA_2B = {
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000,
+}  # fmt: skip
+_QWEN3_4B = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+_PIXART = {"caption_channels": 4096, "use_additional_conditions": False, "sample_size": 128}
+_KLEIN_4B = {
+    "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
+    "guidance_embeds": False,
+}  # fmt: skip
+_SOLVER = {"_class_name": "DPMSolverMultistepScheduler"}
+_FLOW_SOLVER = _SOLVER | {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+# What a config does not name is the class's own default, which is the published architecture.
+_GENERATORS |= {
+    model: ("FluxPipeline", _FLOW, {
+        "transformer": ("diffusers", "FluxTransformer2DModel", {"guidance_embeds": model == FLUX_DEV}),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
+        "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
+        "text_encoder_2": ("transformers", "T5EncoderModel", _T5_XXL),
+    })
+    for model in (FLUX_DEV, FLUX_SCHNELL)
+}  # fmt: skip
+_GENERATORS |= {
+    KLEIN: ("Flux2KleinPipeline", _FLOW, {
+        "transformer": ("diffusers", "Flux2Transformer2DModel", _KLEIN_4B),
+        "vae": ("diffusers", "AutoencoderKLFlux2", {}),
+        "text_encoder": ("transformers", "Qwen3ForCausalLM", _QWEN3_4B),
+    }),
+    CHROMA: ("ChromaPipeline", _FLOW, {
+        "transformer": ("diffusers", "ChromaTransformer2DModel", {}),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
+        "text_encoder": ("transformers", "T5EncoderModel", _T5_XXL),
+    }),
+    Z_IMAGE: ("ZImagePipeline", _FLOW, {
+        "transformer": ("diffusers", "ZImageTransformer2DModel", {}),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
+        "text_encoder": ("transformers", "Qwen3Model", _QWEN3_4B),
+    }),
+    QWEN_IMAGE: ("QwenImagePipeline", _FLOW, {
+        "transformer": ("diffusers", "QwenImageTransformer2DModel", {}),
+        "vae": ("diffusers", "AutoencoderKLQwenImage", {}),
+        "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration", _QWEN_7B),
+    }),
+    SANA: ("SanaPipeline", _FLOW_SOLVER, {
+        "transformer": ("diffusers", "SanaTransformer2DModel", {}), "vae": ("diffusers", "AutoencoderDC", _VAE_DC),
+        "text_encoder": ("transformers", "Gemma2Model", _GEMMA_2B),
+    }),
+    PIXART: ("PixArtSigmaPipeline", _SOLVER, {
+        "transformer": ("diffusers", "PixArtTransformer2DModel", _PIXART),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_XL),
+        "text_encoder": ("transformers", "T5EncoderModel", _T5_XXL),
+    }),
+    LUMINA: ("Lumina2Pipeline", _FLOW, {
+        "transformer": ("diffusers", "Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
+        "text_encoder": ("transformers", "Gemma2Model", _GEMMA_2B),
+    }),
+}  # fmt: skip
 _SCORERS: dict[str, tuple[Json, Json]] = {
     LLAVA: (_LLAVA, _SEES_336), QWEN_7B: (_QWEN_7B, _SEES_NATIVE), QWEN_3B: (_QWEN_3B, _SEES_NATIVE),
 }  # fmt: skip
@@ -149,9 +233,13 @@ def folder_of(model: str, root: Path) -> Path:
         _write(folder / "scheduler" / "scheduler_config.json", schedule)
         index = {"scheduler": ["diffusers", schedule["_class_name"]]}
         for name, (library, class_name, config) in parts.items():
-            _write(folder / name / "config.json", config)
+            _write(folder / name / "config.json", _defaults(library, class_name) | config)
             (folder / name / "model.safetensors").touch()
             index[name] = [library, class_name]
+            if name.startswith("text_encoder"):
+                tokenizer = name.replace("text_encoder", "tokenizer")
+                _tokenizer(77 if "CLIP" in class_name else 2048).save_pretrained(folder / tokenizer)
+                index[tokenizer] = ["transformers", "PreTrainedTokenizerFast"]
         _write(folder / "model_index.json", {"_class_name": pipeline} | index)
         return folder
     if model in _SCORERS:
@@ -162,6 +250,22 @@ def folder_of(model: str, root: Path) -> Path:
     _write(folder / "preprocessor_config.json", sees)
     (folder / "model.safetensors").touch()
     return folder
+
+
+def _defaults(library: str, class_name: str) -> Json:
+    """What a class of ``diffusers`` writes into a config besides what it is given."""
+    if library != "diffusers":
+        return {}
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    empty = inspect.Parameter.empty
+    return {name: one.default for name, one in parameters.items() if one.default is not empty}
+
+
+def _tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """Words as tokens: the lengths that pipelines pad to are theirs, whatever the vocabulary."""
+    tokenizer = tiny.tokenizer(length, template=True)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    return tokenizer
 
 
 def _clip_flant5(t5: Json, root: Path) -> Json:

@@ -184,6 +184,31 @@ def test_a_shipped_config_has_the_published_numbers_of_parameters(name: str, tmp
     assert billions == pytest.approx(BILLIONS[name], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("model", "stated"),
+    [
+        (published.FLUX_DEV, "12"),
+        (published.FLUX_SCHNELL, "12"),
+        (published.KLEIN, "4"),
+        (published.CHROMA, "8.9"),
+        (published.Z_IMAGE, "6"),
+        (published.QWEN_IMAGE, "20"),
+        (published.SANA, "1.6"),
+        (published.PIXART, "0.6"),
+        (published.LUMINA, "2.6"),
+    ],
+)
+def test_a_newer_model_has_the_billions_of_parameters_that_it_is_known_for(
+    model: str, stated: str, tmp_path: Path
+) -> None:
+    folder = published.folder_of(model, tmp_path)
+    scheduler: Any = "dpmsolver++" if model in (published.SANA, published.PIXART) else "flow_euler"
+    found = find_generator(GeneratorConfig(model=str(folder), scheduler=scheduler, guidance_scale=0.0))
+    assert (found.spec.height, found.spec.width) == (1024, 1024)
+    decimals = len(stated.partition(".")[2])
+    assert f"{parameters(part_without_weights(found, 'transformer')) / 1e9:.{decimals}f}" == stated
+
+
 def test_plan_prints_what_either_side_takes(
     tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
