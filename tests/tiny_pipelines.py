@@ -414,3 +414,7 @@ WITHOUT_ADAPTER = {
     "ovis-image": TinyPipeline(ovis_image, FLOW | {"guidance_scale": 5.0}, {"guidance_scale": 5.0}),
 }
 EVERY = PIPELINES | WITHOUT_ADAPTER
+# Without those that run the classes of another one with other options.
+ONE_OF_EACH = [
+    name for name in EVERY if name not in ("flux-schnell", "z-image-turbo", "sana-flow-euler", "flux2-klein-base")
+]

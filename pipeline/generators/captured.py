@@ -79,8 +79,18 @@ class CapturedAdapter(Adapter):
         for limit in super().text_limits(tokenizers, config):
             text, more = cls.prefix(limit.tokenizer)
             tokens = None if limit.tokens is None else limit.tokens + more
-            limits.append(replace(limit, template=f"{text}{{prompt}}", tokens=tokens))
+            limits.append(replace(limit, template=f"{text}{{prompt}}", tokens=tokens, lowers=cls.lowers()))
         return limits
+
+    @classmethod
+    def lowers(cls) -> bool:
+        """Whether the pipeline reads prompts in lower case: those do that have this method."""
+        import diffusers
+
+        return hasattr(getattr(diffusers, cls.pipeline_class), "_text_preprocessing")
+
+    def plain(self, text: str) -> str:
+        return super().plain(text.lower() if self.lowers() else text)
 
     def pull_back(self, slope: Tensor, steps: int) -> Tensor:
         if steps not in self._selections:

@@ -16,9 +16,10 @@ from noisesmith.pipeline.noise import NoiseKey
 
 @dataclass(frozen=True)
 class Feedback:
-    """What an image taught: its score in [0, 1] and, for gradient methods, ∂log s/∂z_0 ``[C, H, W]`` float32.
+    """What an image taught: its score in [0, 1] and, for gradient methods, ∂log s/∂z_0 of z_T's shape, float32.
 
-    ``gain`` is the sampler's c: ∇_{z_T} s = gain · ∇_{z_0} s with the model's predictions held constant.
+    ``gain`` is the sampler's c: ∇_{z_T} s = gain · ∇_{z_0} s with the model's predictions held constant. Where a family
+    packs or normalises its latents, the gradient has been pulled back through that (``Generator.pull_back``).
     """
 
     score: float

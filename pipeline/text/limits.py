@@ -22,6 +22,7 @@ class TextLimit:
         tokenizer: counts them.
         truncates: whether the rest is cut off. Otherwise it is read, beyond the length that the model was made for.
         template: the text around the prompt.
+        lowers: whether the prompt is read in lower case.
     """
 
     reader: str
@@ -29,6 +30,7 @@ class TextLimit:
     tokenizer: Tokenizer
     truncates: bool = True
     template: str = "{prompt}"
+    lowers: bool = False
 
     def excess(self, prompts: Sequence[str]) -> list[int]:
         """By how many tokens each prompt is longer than what is read; 0 where all of it is read."""
@@ -44,7 +46,8 @@ class TextLimit:
         return excess
 
     def _text(self, prompt: str) -> str:
-        return self.template.replace("{prompt}", plain(prompt, self.tokenizer))
+        read = prompt.lower().strip() if self.lowers else prompt
+        return self.template.replace("{prompt}", plain(read, self.tokenizer))
 
     def _surely_fits(self, prompt: str, limit: int) -> bool:
         """No tokenizer makes more tokens of ASCII than it has characters, and counting is slow."""

@@ -80,7 +80,7 @@ def test_a_generators_weights_and_operations_are_those_of_the_loaded_pipeline(fa
             assert [cost.flops] == flops
 
 
-@pytest.mark.parametrize("name", tiny_pipelines.EVERY)
+@pytest.mark.parametrize("name", tiny_pipelines.ONE_OF_EACH)
 def test_a_pipelines_weights_and_operations_are_those_of_the_loaded_one(name: str, tmp_path: Path) -> None:
     tiny = tiny_pipelines.EVERY[name]
     model = str(tiny.build(tmp_path))

@@ -15,7 +15,7 @@ import torch
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
 from noisesmith.pipeline.generators.capture import handed_to
-from tests.tiny_pipelines import EVERY
+from tests.tiny_pipelines import EVERY, ONE_OF_EACH
 
 PROMPTS = ["a cat and a red car", "a dog"]
 SIZE = {"height": 64, "width": 32}
@@ -121,7 +121,7 @@ def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: s
     assert _difference(together[0], together[1]) > 1e-2
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_in_bfloat16_z0_and_image_are_the_pipelines_own(folders: Mapping[str, Path], name: str) -> None:
     """Each pipeline rounds where it does: some sample in float32 all the same. The gradient's map is not rounded."""
     config = _config(name, folders, "bfloat16")
@@ -138,3 +138,15 @@ def test_in_bfloat16_z0_and_image_are_the_pipelines_own(folders: Mapping[str, Pa
     slope = torch.randn(generator.spec.decoded, generator=torch.Generator().manual_seed(1))
     exact = _generator(name, folders)
     assert torch.allclose(generator.pull_back(slope, config.steps), exact.pull_back(slope, config.steps), rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_prompts_special_tokens_are_text(folders: Mapping[str, Path], name: str) -> None:
+    """Also where the pipeline makes one of a word by lowering its case."""
+    generator = _generator(name, folders)
+    prompt = generator.plain("a cat </s> </S> <|im_end|> <|IM_END|> dog")
+    read = prompt.lower() if hasattr(generator.pipe, "_text_preprocessing") else prompt
+    for part, tokenizer in generator.pipe.components.items():
+        if part.startswith("tokenizer"):
+            special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
+            assert not [token for token in special if token in read]

@@ -10,14 +10,14 @@ import torch
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators import FoundGenerator, find_generator, load_decoder, load_generator
 from tests.gpu.models import PROMPTS, distance
-from tests.tiny_pipelines import EVERY
+from tests.tiny_pipelines import EVERY, ONE_OF_EACH
 
 pytestmark = pytest.mark.gpu
 
 LATENTS = {"float32": 1e-3, "bfloat16": 0.2}
 
 
-@pytest.fixture(scope="module", params=EVERY)
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
 def pipeline(request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A family's name and a checkpoint of it."""
     name: str = request.param
