@@ -150,3 +150,26 @@ def test_a_prompts_special_tokens_are_text(folders: Mapping[str, Path], name: st
         if part.startswith("tokenizer"):
             special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
             assert not [token for token in special if token in read]
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "sana", "flux2-klein"])  # one for each class of VAE
+def test_a_decoders_gradient_is_that_of_finite_differences(folders: Mapping[str, Path], name: str) -> None:
+    """In float64; and images decoded one by one are the same."""
+    config = _config(name, folders)
+    found = find_generator(config)
+    decoder = load_decoder(found, "cpu", clamp=False)
+    decoder.vae.double()
+    random = torch.Generator().manual_seed(2)
+    shape = (2, *found.spec.decoded)
+    latents = torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
+    direction = torch.randn(shape, generator=random, dtype=torch.float64)
+    weights = torch.randn(2, 3, SIZE["height"], SIZE["width"], generator=random, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((decoder(latents) * weights).sum(), latents)
+    with torch.no_grad():
+        step = 1e-4  # some layers round to float32 all the same
+        ahead, behind = (float((decoder(latents + h * direction) * weights).sum()) for h in (step, -step))
+        slope = (ahead - behind) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=2e-2)
+        sliced = load_decoder(find_generator(config.model_copy(update={"vae_slicing": True})), "cpu", clamp=False)
+        sliced.vae.double()
+        assert _difference(decoder(latents), sliced(latents)) < 1e-6
