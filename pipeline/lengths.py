@@ -18,6 +18,7 @@ from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import TextLimit, tokens_cut
 from noisesmith.pipeline.text.questions import split
 from noisesmith.pipeline.text.subjects import token_indices
+from noisesmith.pipeline.text.weighting import find_weighting
 
 LISTED = 20_000  # prompts that a plan counts: a tokenizer takes a second for some thousand long ones
 _BATCH = 1000
@@ -102,6 +103,24 @@ def list_lengths(
                 raise
             lines[field] = [f"unknown ({reason(error)})"]
     return lines
+
+
+def describe_weighting(corpus: Corpus) -> str | None:
+    """How many prompts have weights in the syntax of web UIs, which stay plain text; ``None`` where none has.
+
+    Of a long corpus, the first :data:`LISTED` prompts are counted.
+    """
+    prompts = 0
+    weighted = []
+    for row in islice(corpus.rows(), LISTED):
+        prompts += 1
+        found = find_weighting(row.prompt)
+        if found is not None:
+            weighted.append(found)
+    if not weighted:
+        return None
+    among = f"{prompts:,}" if prompts == corpus.size else f"the first {prompts:,}"
+    return f"{len(weighted):,} of {among} prompts have weights such as {weighted[0]!r}, which is read as plain text"
 
 
 def describe_questions(config: RunConfig, corpus: Corpus) -> str | None:

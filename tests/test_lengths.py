@@ -20,6 +20,7 @@ from noisesmith.pipeline.preflight import check_run
 from noisesmith.pipeline.schema import row_schema
 from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import TextLimit
+from noisesmith.pipeline.text.weighting import find_weighting
 from tests import tiny, tiny_families
 from tests.runs import write_config
 from tests.test_subjects import clip_tokenizer
@@ -64,6 +65,34 @@ def test_a_plan_lists_what_each_model_does_not_read(
     assert about["scorers.model"] == "language model reads 508 tokens: no prompt is longer"
     assert about["judges.similar"] == "text model reads 16 tokens: 2 of 4 prompts truncated, by up to 24 tokens"
     assert about["judges.eye"] == "the model's own limit, unknown here"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "weighting"),
+    [
+        ("a (red cat:1.3) on a car", "(red cat:1.3)"),
+        ("a ((red)) cat", "((red))"),
+        ("a cat [[on a car]]", "[[on a car]]"),
+        ("a cat <lora:style:0.8>", "<lora:style:0.8>"),
+        ("a cat (red) at 12:30", None),
+        ("a [red] cat (see: 3)", None),
+    ],
+)
+def test_the_weighting_syntax_of_web_uis_is_recognised(prompt: str, weighting: str | None) -> None:
+    assert find_weighting(prompt) == weighting
+
+
+def test_a_plan_says_once_that_weights_in_prompts_are_plain_text(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path, tiny_sd, tiny_llava)
+    (tmp_path / "prompts.txt").write_text("a cat\na (dog:1.2)\n((a car))\n")
+    assert _plan(path, monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("2 of 3 prompts have weights such as '(dog:1.2)', which is read as plain text") == 1
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    assert _plan(path, monkeypatch=monkeypatch) == 0
+    assert "prompt syntax" not in capsys.readouterr().out
 
 
 def test_a_plan_of_a_long_corpus_says_which_prompts_it_has_counted(

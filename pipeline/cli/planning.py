@@ -107,13 +107,17 @@ def _title(what: str, name: str, among: Sized) -> str:
 
 def _length_lines(settings: RunConfig, models: FoundModels, corpus: Corpus) -> dict[str, str]:
     """How much of the prompts each model reads, as name → text."""
-    from noisesmith.pipeline.lengths import list_lengths
+    from noisesmith.pipeline.lengths import describe_weighting, list_lengths
 
     scorers = {found.source.field: found for found in models.scorers}
     for judge, found in zip(settings.judges, models.judges, strict=True):
         scorers[f"judges.{judge.name}"] = found
     listed = list_lengths(settings, models.generator, scorers, corpus)
-    return {f"prompts for {field}": "; ".join(texts) for field, texts in listed.items()}
+    lines = {f"prompts for {field}": "; ".join(texts) for field, texts in listed.items()}
+    weighting = describe_weighting(corpus)
+    if weighting is not None:
+        lines["prompt syntax"] = weighting
+    return lines
 
 
 def _question_lines(settings: RunConfig, corpus: Corpus) -> dict[str, str]:
