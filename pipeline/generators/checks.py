@@ -27,6 +27,8 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
     Raises:
         UserError: names the field.
     """
+    import diffusers
+
     for name, reason in _OWN.items():
         if getattr(config, name) and name not in family.own_options:
             raise UserError(f"generators.{name}: {source.id!r} is a {source.class_name} and {reason}; remove it")
@@ -44,6 +46,8 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
             f"generators.guidance_scale: {source.id!r} is distilled to work without guidance, so that "
             f"{config.guidance_scale:g} would change nothing; set it to {off:g}"
         )
+    if config.lora and not hasattr(getattr(diffusers, family.pipeline_class), "load_lora_weights"):
+        raise UserError(f"generators.lora: the library merges none into a {source.class_name}; remove it")
     if config.negative_prompt:
         if not family.negative:
             raise UserError(

@@ -135,6 +135,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "size off the grid": ("flux-dev", {"height": 62}, "generators.height: 62 is not a multiple of 4"),
     "size off SANA's grid": ("sana", {"width": 48}, "generators.width: 48 is not a multiple of 32"),
     "skipped layers of FLUX": ("flux-dev", {"skip_layer_guidance": {"layers": [1]}}, "cannot skip layers"),
+    "LoRA of PixArt": ("pixart-sigma", {"lora": [{"path": "a.safetensors"}]}, "merges none into a PixArtSigmaPipeline"),
     "no T5 to drop": ("chroma", {"drop_t5": True}, "generators.drop_t5: "),
     "a sampler of another kind": ("aura-flow", {"scheduler": "ddim"}, "use flow_euler"),
     "sizes that a pipeline refuses": ("pixart-alpha", {"height": 60}, "cannot be run on a prompt and latents alone"),

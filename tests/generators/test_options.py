@@ -18,6 +18,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
 from noisesmith.pipeline.models.locate import licence
 from tests.tiny_generators import single_file
+from tests.tiny_pipelines import EVERY
 
 PROMPTS = ["a cat and a red car", "a dog"]
 
@@ -137,17 +138,17 @@ def test_tiling_changes_large_images_only_and_differentiates(families: Mapping[s
     assert float((ahead - behind) / 2e-6) == pytest.approx(float((analytic * delta).sum()), rel=1e-5)
 
 
-def _lora(pipe: Any, targets: list[str], rank: int, alpha: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A LoRA of the U-Net as ``diffusers`` saves it, and the change of weights that it stands for."""
+def _lora(denoiser: Any, targets: list[str], rank: int, alpha: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A LoRA of a denoiser as ``diffusers`` saves it, and the change of weights that it stands for."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))
     torch.manual_seed(seed)
-    for name, parameter in pipe.unet.named_parameters():
+    for name, parameter in denoiser.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(0, 0.3)
-    state = {name: value.clone() for name, value in get_peft_model_state_dict(pipe.unet).items()}
+    state = {name: value.clone() for name, value in get_peft_model_state_dict(denoiser).items()}
     changes = {
         name.replace(".lora_A", ""): state[name.replace("lora_A", "lora_B")] @ value * (alpha / rank)
         for name, value in state.items()
@@ -166,7 +167,7 @@ def test_loras_are_added_to_the_weights(families: Mapping[str, Path], family: st
     loras = []
     for seed, (targets, rank, alpha, scale) in enumerate([(["to_q", "to_v"], 2, 6, 0.5), (["to_k", "to_q"], 3, 3, -1)]):
         trained = pipeline_class.from_pretrained(families[family])
-        state, changes = _lora(trained, targets, rank, alpha, seed)
+        state, changes = _lora(trained.unet, targets, rank, alpha, seed)
         metadata = {"unet_lora_adapter_metadata": trained.unet.peft_config["default"].to_dict()}
         pipeline_class.save_lora_weights(
             tmp_path, unet_lora_layers=state, weight_name=f"{seed}.safetensors", **metadata
@@ -188,6 +189,35 @@ def test_loras_are_added_to_the_weights(families: Mapping[str, Path], family: st
     ).images
     assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-3
     assert _difference(base.sample(PROMPTS, _noise(base), 3), theirs) > 1e-2
+
+
+LORAS = ("flux-dev", "chroma", "flux2-klein", "z-image", "qwen-image", "sana", "lumina2")
+
+
+@pytest.mark.parametrize("name", ["sd3", *LORAS])
+def test_a_lora_is_added_to_a_transformers_weights(
+    name: str, families: Mapping[str, Path], folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    if name == "sd3":
+        fields: dict[str, Any] = {"model": str(families[name]), "scheduler": "flow_euler"}
+    else:
+        fields = {"model": str(folders[name]), "height": 64, "width": 32, **EVERY[name].options}
+    trained = diffusers.DiffusionPipeline.from_pretrained(fields["model"])
+    weights = {key: value.clone() for key, value in trained.transformer.state_dict().items()}
+    state, changes = _lora(trained.transformer, ["to_q", "to_v"], 2, 6, 0)
+    metadata = {"transformer_lora_adapter_metadata": trained.transformer.peft_config["default"].to_dict()}
+    type(trained).save_lora_weights(
+        tmp_path, transformer_lora_layers=state, weight_name="style.safetensors", **metadata
+    )
+    lora = [{"path": str(tmp_path / "style.safetensors"), "scale": 0.5}]
+    config = GeneratorConfig.model_validate(fields | {"lora": lora})
+    generator: Any = load_generator(find_generator(config), "cpu")
+    merged = generator.pipe.transformer.state_dict()
+    assert merged.keys() == weights.keys()
+    assert changes
+    for key, weight in weights.items():
+        assert _difference(merged[key], weight + 0.5 * changes.get(key, 0)) < 1e-5, key
 
 
 @pytest.mark.parametrize(
