@@ -384,11 +384,6 @@ PIPELINES = {
         {"scheduler": "dpmsolver++", "guidance_scale": 4.5},
         {"guidance_scale": 4.5, "use_resolution_binning": False},
     ),
-    "sana-flow-euler": TinyPipeline(
-        sana,
-        FLOW | {"guidance_scale": 4.5},
-        {"guidance_scale": 4.5, "use_resolution_binning": False},
-    ),
     "sana-sprint": TinyPipeline(
         sana_sprint,
         {"scheduler": "scm", "guidance_scale": 4.5, "steps": 1},
@@ -415,6 +410,4 @@ WITHOUT_ADAPTER = {
 }
 EVERY = PIPELINES | WITHOUT_ADAPTER
 # Without those that run the classes of another one with other options.
-ONE_OF_EACH = [
-    name for name in EVERY if name not in ("flux-schnell", "z-image-turbo", "sana-flow-euler", "flux2-klein-base")
-]
+ONE_OF_EACH = [name for name in EVERY if name not in ("flux-schnell", "z-image-turbo", "flux2-klein-base")]

@@ -19,11 +19,17 @@ from tests.tiny_pipelines import EVERY, ONE_OF_EACH
 
 PROMPTS = ["a cat and a red car", "a dog"]
 SIZE = {"height": 64, "width": 32}
+SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "flow_euler": (diffusers.FlowMatchEulerDiscreteScheduler, {"shift": 3.0}),
+}
 
 
-def _config(name: str, folders: Mapping[str, Path], dtype: str = "float32") -> GeneratorConfig:
-    fields = {"model": str(folders[name]), "steps": 3, "dtype": dtype, **SIZE, **EVERY[name].options}
-    return GeneratorConfig.model_validate(fields)
+def _config(name: str, folders: Mapping[str, Path], **changes: Any) -> GeneratorConfig:
+    fields = {"model": str(folders[name]), "steps": 3, **SIZE, **EVERY[name].options}
+    return GeneratorConfig.model_validate(fields | changes)
 
 
 def _generator(name: str, folders: Mapping[str, Path]) -> Generator:
@@ -34,11 +40,14 @@ def _noise(generator: Generator, count: int = 2) -> torch.Tensor:
     return torch.randn(count, *generator.spec.shape, generator=torch.Generator().manual_seed(0))
 
 
-def _library(name: str, folders: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> Any:
-    """The library's pipeline as a user would load it, with the sampler that it was saved with, or with Euler's."""
+def _library(
+    name: str, folders: Mapping[str, Path], sampler: str | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The library's pipeline as a user would load it, with the sampler that it was saved with or another."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(folders[name], dtype=dtype)
-    if name == "sana-flow-euler":
-        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    if sampler is not None:
+        scheduler_class, options = SAMPLERS[sampler]
+        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -67,17 +76,24 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        *((name, None) for name in EVERY),
+        ("sana", "flow_euler"),
+        *(("pixart-sigma", sampler) for sampler in ("ddim", "pndm", "euler")),
+    ],
+)
 def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
-    folders: Mapping[str, Path], name: str, record_property: Any
+    folders: Mapping[str, Path], name: str, sampler: str | None, record_property: Any
 ) -> None:
     """The call's predictions, held constant, under autograd through its scheduler, its unpacking and its scaling."""
-    config = _config(name, folders)
+    config = _config(name, folders, **({} if sampler is None else {"scheduler": sampler}))
     steps = config.steps
-    generator = _generator(name, folders)
+    generator = load_generator(find_generator(config), "cpu")
     noise = _noise(generator)
     ours = generator.sample(PROMPTS, noise, steps)
-    pipe = _library(name, folders)
+    pipe = _library(name, folders, sampler)
     options = {"prompt": PROMPTS, "num_inference_steps": steps, "output_type": "pt", **SIZE, **EVERY[name].call}
     with _watched(pipe) as (predictions, handed):
         images = pipe(**options | {"prompt": list(PROMPTS)}, latents=noise.clone()).images
@@ -124,11 +140,11 @@ def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: s
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_in_bfloat16_z0_and_image_are_the_pipelines_own(folders: Mapping[str, Path], name: str) -> None:
     """Each pipeline rounds where it does: some sample in float32 all the same. The gradient's map is not rounded."""
-    config = _config(name, folders, "bfloat16")
+    config = _config(name, folders, dtype="bfloat16")
     generator = load_generator(find_generator(config), "cpu")
     noise = _noise(generator)
     ours = generator.sample(PROMPTS, noise, config.steps)
-    pipe = _library(name, folders, torch.bfloat16)
+    pipe = _library(name, folders, dtype=torch.bfloat16)
     sampled = torch.float32 if generator.keeps_float32 else torch.bfloat16  # type: ignore[attr-defined]
     options = {"num_inference_steps": config.steps, "output_type": "pt", **SIZE, **EVERY[name].call}
     with _watched(pipe) as (_, handed):
