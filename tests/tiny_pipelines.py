@@ -12,21 +12,11 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderDC,
-    AutoencoderKL,
-    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
-    ChromaPipeline,
-    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
-    FluxPipeline,
-    FluxTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
-    OvisImagePipeline,
-    OvisImageTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -39,67 +29,12 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
-from transformers import (
-    CLIPTextModel,
-    Gemma2Config,
-    Gemma2Model,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3Model,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Model, UMT5Config, UMT5EncoderModel
 
 from tests import tiny
-from tests.tiny_generators import TOKENS, clip, vae
-
-SHIFTED = {"use_dynamic_shifting": True, "shift": 3.0}
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def chat_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
-    """Words, punctuation and line breaks are tokens; the turns of a chat are marked as Qwen marks them."""
-    words = ["<pad>", "<|im_start|>", "<|im_end|>", "[UNK]", "\n", "user", "assistant", "system", *tiny.WORDS]
-    core = Tokenizer(
-        models.WordLevel({word: position for position, word in enumerate(dict.fromkeys(words))}, unk_token="[UNK]")
-    )
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split("\n", "isolated"),
-            pre_tokenizers.Split(Regex(" +"), "removed"),
-            pre_tokenizers.Punctuation(),
-        ]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<|im_end|>", unk_token="[UNK]",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=max_length,
-    )  # fmt: skip
-    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")])
-    tokenizer.chat_template = CHAT
-    return tokenizer
-
-
-def flux_vae(**config: Any) -> AutoencoderKL:
-    return vae(
-        latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
-        use_post_quant_conv=False, **config,
-    )  # fmt: skip
-
-
-def _qwen3(vocabulary: int, layers: int = 2) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=vocabulary, hidden_size=8 if layers > 2 else 32, intermediate_size=16, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024,
-    )  # fmt: skip
+from tests.tiny_flux import chroma, flux, flux2_klein, flux2_klein_distilled, flux_dev, ovis_image
+from tests.tiny_generators import TOKENS, vae
+from tests.tiny_parts import SHIFTED, chat_tokenizer, flux_vae, gemma2, qwen3, t5
 
 
 def _pixart() -> PixArtTransformer2DModel:
@@ -108,49 +43,6 @@ def _pixart() -> PixArtTransformer2DModel:
         cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32, use_additional_conditions=False,
         norm_type="ada_norm_single",
     )  # fmt: skip
-
-
-def t5(vocabulary: int, width: int = 32) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0,
-            eos_token_id=2, decoder_start_token_id=0,
-        )
-    )  # fmt: skip
-
-
-def gemma2(vocabulary: int) -> Gemma2Model:
-    return Gemma2Model(
-        Gemma2Config(
-            vocab_size=vocabulary, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=8, max_position_embeddings=2048, pad_token_id=0, bos_token_id=1,
-            eos_token_id=2,
-        )
-    )  # fmt: skip
-
-
-def flux(folder: Path, *, guidance: bool = False) -> Path:
-    """``FluxPipeline``: packed latents, CLIP and T5; ``guidance`` makes it FLUX.1-dev and not schnell."""
-    torch.manual_seed(11)
-    scheduler = SHIFTED if guidance else {"shift": 1.0}
-    tokens = tiny.tokenizer(TOKENS, template=True)
-    FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
-        vae=flux_vae(),
-        text_encoder=clip(CLIPTextModel, 32, "quick_gelu"),
-        tokenizer=tokens,
-        text_encoder_2=t5(len(tokens)),
-        tokenizer_2=tiny.tokenizer(TOKENS, template=True),
-        transformer=FluxTransformer2DModel(
-            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=guidance, axes_dims_rope=(4, 4, 8),
-        ),
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-def flux_dev(folder: Path) -> Path:
-    return flux(folder, guidance=True)
 
 
 def z_image(folder: Path) -> Path:
@@ -166,7 +58,7 @@ def z_image(folder: Path) -> Path:
     ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=flux_vae(),
-        text_encoder=Qwen3Model(_qwen3(len(tokens))),
+        text_encoder=Qwen3Model(qwen3(len(tokens))),
         tokenizer=tokens,
         transformer=transformer,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
@@ -263,52 +155,6 @@ def lumina2(folder: Path) -> Path:
     return folder
 
 
-def chroma(folder: Path) -> Path:
-    """``ChromaPipeline``: FLUX's latents, T5 alone with a mask, guidance in a second pass."""
-    torch.manual_seed(17)
-    tokens = tiny.tokenizer(TOKENS, template=True)
-    ChromaPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=flux_vae(),
-        text_encoder=t5(len(tokens)),
-        tokenizer=tokens,
-        transformer=ChromaTransformer2DModel(
-            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=8,
-            approximator_hidden_dim=16, approximator_layers=1,
-        ),
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-def flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
-    """``Flux2KleinPipeline``: three layers of Qwen3, latents that the VAE's own statistics normalise."""
-    torch.manual_seed(18)
-    tokens = chat_tokenizer(512)
-    autoencoder = AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16), latent_channels=8, norm_num_groups=4, layers_per_block=1, sample_size=16,
-    )  # fmt: skip
-    torch.nn.init.normal_(autoencoder.bn.running_mean, 0, 0.5)
-    torch.nn.init.uniform_(autoencoder.bn.running_var, 0.5, 4.0)
-    Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
-        vae=autoencoder,
-        text_encoder=Qwen3ForCausalLM(_qwen3(len(tokens), layers=28)),
-        tokenizer=tokens,
-        transformer=Flux2Transformer2DModel(
-            in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
-        ),
-        is_distilled=distilled,
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-def flux2_klein_distilled(folder: Path) -> Path:
-    return flux2_klein(folder, distilled=True)
-
-
 def pixart_alpha(folder: Path) -> Path:
     """``PixArtAlphaPipeline``, which has no adapter of its own."""
     torch.manual_seed(19)
@@ -338,23 +184,6 @@ def aura_flow(folder: Path) -> Path:
             num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pos_embed_max_size=1024,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-def ovis_image(folder: Path) -> Path:
-    """``OvisImagePipeline``, which has no adapter of its own; its latents are packed."""
-    torch.manual_seed(21)
-    tokens = chat_tokenizer(512)
-    OvisImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED),
-        vae=flux_vae(),
-        text_encoder=Qwen3Model(_qwen3(len(tokens))),
-        tokenizer=tokens,
-        transformer=OvisImageTransformer2DModel(
-            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
-        ),
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
 

@@ -14,14 +14,11 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 from noisesmith.pipeline.config import GeneratorConfig, validated
-from noisesmith.pipeline.cost.generator import generate_cost
 from noisesmith.pipeline.generators import (
     Generator,
     find_generator,
     load_decoder,
     load_generator,
-    model_parts,
-    part_without_weights,
 )
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.search.generate import generate
@@ -262,29 +259,6 @@ def test_more_t5_tokens_make_another_image(families: Mapping[str, Path]) -> None
     )
     noise = _noise(short)
     assert _difference(short.sample(PROMPTS, noise, 2), long.sample(PROMPTS, noise, 2)) > 1e-4
-
-
-def test_skip_layer_guidance_is_the_pipelines_own(families: Mapping[str, Path]) -> None:
-    """Its further passes are counted where it applies: after the first of six steps and before the fourth."""
-    skipping = {"layers": [1], "scale": 2.0, "start": 0.01, "stop": 0.5}
-    fields = {"model": str(families["sd3"]), "scheduler": "flow_euler", "steps": 6, "guidance_scale": 4.0}
-    config = GeneratorConfig.model_validate(fields | {"skip_layer_guidance": skipping})
-    found = find_generator(config)
-    generator = load_generator(found, "cpu")
-    ours = generator.sample(PROMPTS, _noise(generator), 6)
-    options = {"latents": _noise(generator), "num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent"}
-    pipe = _library("sd3", families["sd3"], "flow_euler")
-    skipped = {
-        "skip_guidance_layers": [1], "skip_layer_guidance_scale": 2.0, "skip_layer_guidance_start": 0.01,
-        "skip_layer_guidance_stop": 0.5,
-    }  # fmt: skip
-    assert _difference(ours, pipe(PROMPTS, **options, **skipped).images) < 1e-5
-    assert _difference(ours, pipe(PROMPTS, **options).images) > 1e-4
-    costs = []
-    for one in (found, find_generator(GeneratorConfig.model_validate(fields))):
-        parts = {name: part_without_weights(one, name) for name in model_parts(one)}
-        costs.append(generate_cost(one, parts, 2).flops)
-    assert 0 < costs[0] - costs[1] < costs[1]
 
 
 def test_dynamic_shifting_moves_the_steps_and_not_the_gain(families: Mapping[str, Path], tmp_path: Path) -> None:
