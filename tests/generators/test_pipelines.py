@@ -123,7 +123,7 @@ def test_z0_image_and_gradient_are_those_of_the_pipelines_own_loop(
     assert error < 1e-4
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: str, record_property: Any) -> None:
     """To 1e-4 of the largest number: sums run in another order for another batch size."""
     steps = _config(name, folders).steps
@@ -137,7 +137,7 @@ def test_a_batch_equals_its_rows_one_by_one(folders: Mapping[str, Path], name: s
     assert _difference(together[0], together[1]) > 1e-2
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", ["flux-dev", "z-image", "qwen-image", "sana", "pixart-sigma", "flux2-klein"])
 def test_in_bfloat16_z0_and_image_are_the_pipelines_own(folders: Mapping[str, Path], name: str) -> None:
     """Each pipeline rounds where it does: some sample in float32 all the same. The gradient's map is not rounded."""
     config = _config(name, folders, dtype="bfloat16")
