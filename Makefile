@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz chaos check gpu-bundle clean
+.PHONY: help demo test fuzz chaos draws check gpu-bundle clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ fuzz: $(VENV)/.installed-dev  ## give 10,000 hostile configs and corpus files to
 
 chaos: $(VENV)/.installed-dev  ## kill real processes at the moments of 20 seeds
 	$(BIN)/python -m pytest tests/chaos --chaos-seeds 20 --timeout 0
+
+draws: $(VENV)/.installed-dev  ## draw the noises of recipes with the oldest NumPy that is allowed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/oldest-numpy numpy==2.0.0
+	PYTHONPATH=build/oldest-numpy $(BIN)/python -m pytest tests/test_draws.py
 
 check: $(VENV)/.installed-dev  ## lint, formatting, types
 	$(BIN)/ruff check .

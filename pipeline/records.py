@@ -80,9 +80,15 @@ class CheckedCorpus(Protocol):
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]: ...
 
 
+# Names how `noise.NoiseKey` draws. Another way to draw needs another name, and keeps this one for written recipes.
+NOISE_GENERATOR = "philox4x64-10, key BLAKE2b-128, float32 ziggurat of NumPy 2.0 to 2.4"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to rebuild the kept z_T from seeded candidates (see ``noisesmith.pipeline.noise.replay``).
+
+    The candidates are draws of :data:`NOISE_GENERATOR`.
 
     Starting from the row's first noise, move k took the candidate ``indices[k]`` of round ``rounds[k]`` with step size
     γ ``gammas[k]``. Methods whose noise cannot be rebuilt this way leave all three empty, and the row stores the noise

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from noisesmith.pipeline.acceptance import ACCEPTED
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.records import NOISE_GENERATOR
 from noisesmith.pipeline.schema import RUN_SEED
 
 _MEANINGS = {
@@ -48,7 +49,10 @@ _ACCEPTANCE = {
     "accepted": "whether the kept image reaches every threshold of the acceptance rule",
     "accept_reason": "the first threshold that it fails, null where it is accepted",
 }
-_RECIPE = "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates"
+_RECIPE = (
+    "the numbers that rebuild the kept image's noise: seed, rounds, step sizes γ and indices of the candidates, which "
+    f"are draws of {NOISE_GENERATOR}"
+)
 _RECIPE_WITHOUT_CANDIDATES = "seed, shape, sampler steps and digest of the kept image's noise"
 
 
