@@ -60,7 +60,7 @@ def test_noises_are_drawn_and_described_while_the_model_is_at_work(monkeypatch: 
     monkeypatch.setattr("noisesmith.pipeline.search.generate.statistics", describe)
     worker = _worker(GeneratorActor, RunConfig())
     worker._generator = SimpleNamespace(
-        spec=LatentSpec(SHAPE, 64, 64), sample=sample, plain=str, tokens_cut=lambda prompts: [0] * len(prompts)
+        spec=LatentSpec(SHAPE, 64, 64, SHAPE), sample=sample, plain=str, tokens_cut=lambda prompts: [0] * len(prompts)
     )
     with ThreadPoolExecutor(2) as threads:
         one = threads.submit(worker.generate, _order("first"))

@@ -33,9 +33,9 @@ from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.tasks import GenerateTask, ScoreTask, Slope, Start
 
 MODELS = {
-    "SD 1.5, 512 px": LatentSpec((4, 64, 64), 512, 512),
-    "SDXL, 1024 px": LatentSpec((4, 128, 128), 1024, 1024),
-    "SD 3.5, 1024 px": LatentSpec((16, 128, 128), 1024, 1024),
+    "SD 1.5, 512 px": LatentSpec((4, 64, 64), 512, 512, (4, 64, 64)),
+    "SDXL, 1024 px": LatentSpec((4, 128, 128), 1024, 1024, (4, 128, 128)),
+    "SD 3.5, 1024 px": LatentSpec((16, 128, 128), 1024, 1024, (16, 128, 128)),
 }
 ROWS = 8
 LIMIT_MS = 2.0
