@@ -37,7 +37,7 @@ from transformers import (
     SiglipProcessor,
 )
 
-from tests import tiny, tiny_scorers
+from tests import tiny, tiny_scorers, tiny_vlms
 from tests.tiny import tokenizer
 
 LLAVA_TEMPLATE = (
@@ -180,6 +180,11 @@ SCORERS: dict[str, Callable[[Path], Path]] = {  # every local scorer family, by 
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "llava_onevision": tiny_vlms.llava_onevision,
+    "internvl": tiny_vlms.internvl,
+    "smolvlm": tiny_vlms.smolvlm,
+    "gemma3": tiny_vlms.gemma3,
+    "paligemma2": tiny_vlms.paligemma2,
     "clip": clip,
     "siglip": siglip,
     "siglip2": siglip2,

@@ -88,6 +88,11 @@ class ImageProcessor(Protocol):
     temporal_patch_size: int
     max_num_patches: int
     image_grid_pinpoints: Sequence[Sequence[int]]
+    max_image_size: Mapping[str, int]
+    min_patches: int
+    max_patches: int
+    crop_to_patches: bool
+    do_pan_and_scan: bool
 
     def __call__(self, images: object, **options: object) -> Mapping[str, Tensor]: ...
 

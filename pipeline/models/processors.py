@@ -42,6 +42,19 @@ def auto_image_processor(location: str, where: Options) -> ImageProcessor:
     return processor
 
 
+def chat_template(location: str, where: Options) -> str | None:
+    """The chat template of a checkpoint's whole processor, which is not loaded; ``None`` where there is none.
+
+    Raises:
+        OSError: its files are not here, or not understood.
+    """
+    from transformers import ProcessorMixin
+
+    stored, _ = ProcessorMixin.get_processor_dict(location, **where)
+    template: str | dict[str, str] | None = stored.get("chat_template")
+    return template.get("default") if isinstance(template, dict) else template
+
+
 def auto_tokenizer(source: ModelSource, **options: object) -> Tokenizer:
     """A checkpoint's tokenizer.
 

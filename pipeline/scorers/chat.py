@@ -12,24 +12,30 @@ from torch import Tensor
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Processor, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.processors import auto_image_processor, chat_template
 from noisesmith.pipeline.scorers.answers import force_after
 from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel
 
 
 @dataclass(frozen=True)
 class VisionInputs:
-    """What the model's forward takes for a batch of images of one size, and the text tokens each image stands for."""
+    """A batch of images of one size, as a model takes it.
+
+    Attributes:
+        arguments: those of the model's forward pass.
+        image_text: what the tokenizer reads in place of each image.
+    """
 
     arguments: dict[str, Tensor]
-    image_tokens: int
+    image_text: str
 
 
 class ChatScorer(VisionLanguageModel):
     """P("Yes") as the first token of the answer, for families with anyres tiling or native resolution.
 
     The library's processors count an image's tokens while they process it, which would cost a pass over every image
-    that has no gradient. So the text is expanded here: one token where the template places the image becomes
-    ``image_tokens`` of them, and only the tokenizer sees the text.
+    that has no gradient. So the text is expanded here: the mark where the template places the image becomes the
+    ``image_text``, and only the tokenizer sees the text.
 
     Raises:
         UserError: as the base class; or the model has no chat template.
@@ -46,12 +52,26 @@ class ChatScorer(VisionLanguageModel):
         self.fit_image_processor(self.image_processor, model.config)
         self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}
         self.tokenizer.padding_side = "left"
+        self.config = model.config
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+        self.mark = self.image_mark()
         return LoadedProcessor(self.tokenizer, self.image_processor), model
 
-    @abstractmethod
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
-        """The tokenizer, the image processor, and the one of the checkpoint's processors that has the chat template."""
+        """The tokenizer, the image processor, and the one of the checkpoint's processors that has the chat template.
+
+        Most families' whole processors also want a video processor, which needs torchvision. So their parts are loaded
+        one by one, and the tokenizer gets the whole processor's template.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(location, **where)
+        tokenizer.chat_template = chat_template(location, where) or tokenizer.chat_template
+        return tokenizer, auto_image_processor(location, where), tokenizer
+
+    def image_mark(self) -> str:
+        """What the chat template writes where the image is."""
+        return self.image_token
 
     @abstractmethod
     def _measure(self, blank: Image.Image) -> tuple[int, ...]:
@@ -72,12 +92,12 @@ class ChatScorer(VisionLanguageModel):
     def wrap(cls, question: str) -> str:
         return question  # the template around it is in the checkpoint's files, and takes a few tokens
 
-    def text_inputs(self, questions: list[str], image_tokens: int) -> dict[str, Tensor]:
+    def text_inputs(self, questions: list[str], image_text: str) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``[B, T]`` of the questions, padded on the left."""
         texts = [self._conversation(question) for question in questions]
         bos = self.tokenizer.bos_token
         tokens = self.tokenizer(
-            [text.replace(self.image_token, self.image_token * image_tokens, 1) for text in texts],
+            [text.replace(self.mark, image_text, 1) for text in texts],
             padding=True,
             add_special_tokens=bos is None or not texts[0].startswith(bos),
             return_tensors="pt",
@@ -93,7 +113,7 @@ class ChatScorer(VisionLanguageModel):
 
     def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
         vision = self.vision_inputs(images)
-        text = self.text_inputs(questions, vision.image_tokens)
+        text = self.text_inputs(questions, vision.image_text)
         ids, mask = force_after(text["input_ids"], text["attention_mask"], labels)
         text = {"input_ids": ids, "attention_mask": mask}
         return self.forward(self.model, text, vision.arguments, labels)

@@ -70,15 +70,15 @@ class LlavaNext(ChatScorer):
         sizes = torch.tensor([list(images.shape[-2:])] * len(images), device=self.model.device)
         arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_sizes": sizes}
         (image_tokens,) = self.measure(images)
-        return VisionInputs(arguments, image_tokens)
+        return VisionInputs(arguments, self.image_token * image_tokens)
 
 
 def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool = True) -> Tensor:
-    """Pixel values of LLaVA-NeXT's image processor.
+    """Pixel values of LLaVA-NeXT's and LLaVA-OneVision's image processors.
 
     Args:
         images: ``[B, 3, H, W]`` in [0, 1].
-        processor: a ``LlavaNextImageProcessor``, read for its settings only.
+        processor: a ``LlavaNextImageProcessor`` or ``LlavaOnevisionImageProcessor``, read for its settings only.
         rounding: as in :func:`preprocess`.
 
     Returns:
@@ -91,10 +91,10 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
     resample = PIL_RESAMPLE[int(processor.resample)]
     edge = size.get("shortest_edge", 0)
     whole = (size.get("height", edge), size.get("width", edge))
+    side = dict(processor.crop_size or {}).get("height", whole[0])
     height, width = select_best_resolution(tuple(images.shape[-2:]), processor.image_grid_pinpoints)
     enlarged = resize(levels, *_inside(images.shape[-2], images.shape[-1], height, width), resample, rounding)
     padded = _centre(enlarged, height, width)
-    side = processor.crop_size["height"]
     tiles = padded.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     views = [resize(levels, *whole, resample, rounding), *tiles.unbind(1)]
     cropped = torch.stack([resize_and_crop(view, processor, rounding) for view in views], dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -25,6 +26,7 @@ class LoadedScorer(ScorerFamily):
     The class methods describe its forward pass without weights, for ``noisesmith plan``.
     """
 
+    not_for_model: ClassVar[tuple[str, ...]] = ()  # what the image processor makes and the forward pass does not take
     model: Model
     processor: Processor
 
@@ -92,6 +94,8 @@ class LoadedScorer(ScorerFamily):
         processed = cls.load_image_processor(found)(images=Image.new("RGB", (width, height)), return_tensors="pt")
         vision: Inputs = {}
         for name, value in processed.items():
+            if name in cls.not_for_model:
+                continue
             repeats = [batch, *[1] * (value.ndim - 1)]
             vision[name] = value.repeat(repeats)
         vision["pixel_values"] = vision["pixel_values"].to("meta")

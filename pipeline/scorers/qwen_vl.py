@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Settings, Tokenizer
-from noisesmith.pipeline.models.processors import auto_image_processor
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Settings
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
@@ -21,17 +20,7 @@ from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, no
 
 
 class QwenVL(ChatScorer):
-    """P("Yes") as the first token of the answer; the patches equal the family's processor and have a gradient.
-
-    The family's processor also wants a video processor, which needs torchvision. So its image processor and its
-    tokenizer are loaded without it.
-    """
-
-    def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(location, **where)
-        return tokenizer, auto_image_processor(location, where), tokenizer
+    """P("Yes") as the first token of the answer; the patches equal the family's processor and have a gradient."""
 
     @classmethod
     def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:
@@ -47,7 +36,8 @@ class QwenVL(ChatScorer):
         pixels = preprocess_patches(images, self.image_processor, (rows, columns), self.rounding)
         grids = torch.tensor([[1, rows, columns]] * len(images), device=self.model.device)
         arguments = {"pixel_values": pixels.to(self.model.device, self.model.dtype), "image_grid_thw": grids}
-        return VisionInputs(arguments, rows * columns // self.image_processor.merge_size**2)
+        image_tokens = rows * columns // self.image_processor.merge_size**2
+        return VisionInputs(arguments, self.image_token * image_tokens)
 
     @classmethod
     def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:

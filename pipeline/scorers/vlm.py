@@ -228,6 +228,11 @@ class VisionLanguageModel(LoadedScorer):
         """As the base class; the text has as many image tokens as the image has features."""
         features = model.get_image_features(**vision).pooler_output
         image_tokens = sum(feature.shape[:-1].numel() for feature in features) // batch
+        return cls.blank_question(model, batch, length, image_tokens)
+
+    @classmethod
+    def blank_question(cls, model: Model, batch: int, length: int, image_tokens: int) -> Inputs:
+        """Token ids and mask of questions of ``length`` tokens with an image of ``image_tokens``."""
         ids, mask = blank_tokens(batch, length + image_tokens)
         ids[:, length:] = model.config.image_token_id
         return {"input_ids": ids, "attention_mask": mask}

@@ -17,7 +17,7 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.scorers import Trial, find_judge, find_scorer, load_judge, load_scorer
-from tests import tiny, tiny_families, tiny_scorers
+from tests import tiny, tiny_families, tiny_scorers, tiny_vlms
 
 Change = Callable[[Path], None]
 
@@ -27,6 +27,9 @@ BUILD = {
     "llava_next": tiny_families.llava_next,
     "qwen2_5_vl": tiny_families.qwen2_5_vl,
     "qwen3_vl": tiny_families.qwen3_vl,
+    "llava_onevision": tiny_vlms.llava_onevision,
+    "internvl": tiny_vlms.internvl,
+    "gemma3": tiny_vlms.gemma3,
     "clip": tiny_families.clip,
     "siglip": tiny_families.siglip,
 }
@@ -75,6 +78,15 @@ def _saved_in_2023(key: str) -> Change:
     return change
 
 
+def _saved_in_2024(folder: Path) -> None:
+    """The whole processor's chat template in a JSON file, and another one, for text alone, with the tokenizer."""
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    text_alone = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    _edit(folder, "tokenizer_config.json", lambda content: content.update(chat_template=text_alone))
+
+
 COUNTS = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
 FILLED: dict[str, tuple[str, Change]] = {
     "no patch size": ("llava", _without("processor_config.json", "patch_size")),
@@ -92,6 +104,12 @@ FILLED: dict[str, tuple[str, Change]] = {
         "qwen2_5_vl", _without("preprocessor_config.json", "patch_size", "merge_size", "temporal_patch_size"),
     ),
     "patches of another size": ("qwen3_vl", _with("preprocessor_config.json", patch_size=14)),
+    "tiles that are not the model's": (
+        "llava_onevision", _with("preprocessor_config.json", image_grid_pinpoints=[[64, 64]]),
+    ),
+    "a chat template for text next to one for images": ("llava_onevision", _saved_in_2024),
+    "an image processor that cuts no tiles": ("internvl", _with("preprocessor_config.json", crop_to_patches=False)),
+    "crops besides the image": ("gemma3", _with_images(do_pan_and_scan=True)),
     "captions without a padding token": ("clip", _without("tokenizer_config.json", "pad_token")),
     "captions and a feature extractor": ("clip", _saved_in_2023("image_processor_type")),
 }  # fmt: skip

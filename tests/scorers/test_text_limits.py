@@ -10,8 +10,8 @@ import torch
 
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
-from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
-from tests import tiny, tiny_families, tiny_scorers
+from noisesmith.pipeline.scorers.chat import ChatScorer
+from tests import tiny, tiny_families, tiny_scorers, tiny_vlms
 
 Build = Callable[[Path], Path]
 
@@ -20,6 +20,11 @@ FAMILIES: dict[str, tuple[Build, list[tuple[str, int | None, bool]]]] = {
     "llava": (tiny.llava, [("language model", 512 - 4, False)]),
     "llava_next": (tiny_families.llava_next, [("language model", 512 - 4 - 4 * 5, False)]),
     "qwen2_5_vl": (tiny_families.qwen2_5_vl, [("language model", 1024, False)]),
+    "llava_onevision": (tiny_vlms.llava_onevision, [("language model", 1024 - 4 * 4 - 12 * (4 + 1), False)]),
+    "internvl": (tiny_vlms.internvl, [("language model", 1024, False)]),
+    "smolvlm": (tiny_vlms.smolvlm, [("language model", 1024, False)]),
+    "gemma3": (tiny_vlms.gemma3, [("language model", 1024 - 4, False)]),
+    "paligemma2": (tiny_vlms.paligemma2, [("language model", 1024 - 16, False)]),
     "clip": (tiny_families.clip, [("text model", 16, True)]),
     "siglip": (tiny_families.siglip, [("text model", 16, True)]),
     "clip_flant5": (tiny_scorers.clip_flant5, [("language model", None, False)]),
@@ -43,13 +48,14 @@ def test_a_scorer_says_what_it_reads(family: str, tmp_path: Path) -> None:
         assert (excess > 0) is (limit.tokens is not None)
 
 
-def test_the_image_takes_of_the_context_what_the_model_makes_of_it(tmp_path: Path) -> None:
-    found = find_scorer(ScorerConfig(model=str(tiny_families.llava_next(tmp_path))))
+@pytest.mark.parametrize("build", [tiny_families.llava_next, tiny_vlms.llava_onevision])
+def test_the_image_takes_of_the_context_what_the_model_makes_of_it(build: Build, tmp_path: Path) -> None:
+    found = find_scorer(ScorerConfig(model=str(build(tmp_path))))
     scorer = load_scorer(found, "cpu")
-    assert isinstance(scorer, VisionLanguageModel)
+    assert isinstance(scorer, ChatScorer)
     counted = scorer.image_tokens(scorer.model.config)
     measured = []
-    for size in ((32, 32), (37, 53), (64, 16), (16, 64)):
-        vision = scorer.vision_inputs(torch.rand(1, 3, *size))  # type: ignore[attr-defined]
-        measured.append(vision.image_tokens)
+    for size in ((32, 32), (37, 53), (64, 16), (16, 64), (48, 48)):
+        vision = scorer.vision_inputs(torch.rand(1, 3, *size))
+        measured.append(vision.image_text.count(scorer.image_token))
     assert max(measured) == counted
