@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 from transformers import PreTrainedTokenizerFast
 
-from tests import tiny
+from tests import published_scorers, tiny
 
 Json = dict[str, Any]
 
@@ -220,7 +220,7 @@ _GENERATORS |= {
         "text_encoder": ("transformers", "Gemma2Model", _GEMMA_2B),
     }),
 }  # fmt: skip
-_SCORERS: dict[str, tuple[Json, Json]] = {
+_SCORERS: dict[str, tuple[Json, Json]] = published_scorers.SCORERS | {
     LLAVA: (_LLAVA, _SEES_336), QWEN_7B: (_QWEN_7B, _SEES_NATIVE), QWEN_3B: (_QWEN_3B, _SEES_NATIVE),
 }  # fmt: skip
 

@@ -32,7 +32,16 @@ from tests.sessions import one_process_per_worker
 pytestmark = pytest.mark.slow
 
 GENERATORS = tiny_generators.FAMILIES
-NEWER = ("flux-dev", "flux2-klein", "z-image", "qwen-image", "sana", "pixart-sigma", "lumina2", "aura-flow")
+NEWER = {  # each with one of the newer scorers
+    "flux-dev": "qwen3_vl",
+    "flux2-klein": "llava_onevision",
+    "z-image": "internvl",
+    "qwen-image": "smolvlm",
+    "sana": "gemma3",
+    "pixart-sigma": "paligemma2",
+    "lumina2": "qwen3_vl",
+    "aura-flow": "internvl",
+}
 SCORERS: dict[str, Callable[[Path], Path]] = {
     "clip_flant5": tiny_scorers.clip_flant5,
     "llava": tiny.llava,
@@ -44,7 +53,10 @@ SCORERS: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    builders = GENERATORS | SCORERS | {name: tiny_pipelines.EVERY[name].build for name in NEWER}
+    builders = GENERATORS | SCORERS
+    for generator, scorer in NEWER.items():
+        builders[generator] = tiny_pipelines.EVERY[generator].build
+        builders[scorer] = tiny_families.SCORERS[scorer]
     return {name: build(folder / name) for name, build in builders.items()}
 
 
@@ -90,9 +102,7 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
     return scores
 
 
-@pytest.mark.parametrize(
-    ("generator", "scorer"), [*product(GENERATORS, SCORERS), *((generator, "llava") for generator in NEWER)]
-)
+@pytest.mark.parametrize(("generator", "scorer"), [*product(GENERATORS, SCORERS), *NEWER.items()])
 def test_the_actors_search_and_write_what_the_algorithm_says(
     tmp_path: Path, runs: Session, models: dict[str, Path], generator: str, scorer: str
 ) -> None:

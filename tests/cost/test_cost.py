@@ -32,7 +32,7 @@ from noisesmith.pipeline.generators import (
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.loaded import LoadedScorer
-from tests import published, tiny_generators, tiny_pipelines
+from tests import published, published_scorers, tiny_generators, tiny_pipelines
 from tests.runs import write_config
 from tests.tiny_families import SCORERS
 
@@ -207,6 +207,27 @@ def test_a_newer_model_has_the_billions_of_parameters_that_it_is_known_for(
     assert (found.spec.height, found.spec.width) == (1024, 1024)
     decimals = len(stated.partition(".")[2])
     assert f"{parameters(part_without_weights(found, 'transformer')) / 1e9:.{decimals}f}" == stated
+
+
+@pytest.mark.parametrize(
+    ("model", "stated"),
+    [
+        (published_scorers.QWEN3_8B, "8.77"),
+        (published_scorers.QWEN3_2B, "2.13"),
+        (published_scorers.ONEVISION, "8.03"),
+        (published_scorers.INTERNVL, "7.94"),
+        (published_scorers.SMOLVLM, "2.25"),
+        (published_scorers.GEMMA3, "4.30"),
+        (published_scorers.PALIGEMMA2, "3.03"),
+    ],
+)
+def test_a_newer_scorer_has_the_billions_of_parameters_of_its_published_files(
+    model: str, stated: str, tmp_path: Path
+) -> None:
+    found = find_scorer(ScorerConfig(model=str(published.folder_of(model, tmp_path)), dtype="bfloat16"))
+    weightless = found.family.without_weights(found)
+    assert weightless is not None
+    assert f"{parameters(weightless) / 1e9:.2f}" == stated
 
 
 def test_plan_prints_what_either_side_takes(
