@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import ray
 
 from noisesmith.actors import workers
 from noisesmith.actors.pool import Pool
@@ -33,7 +34,8 @@ class Kept:
         if self._handle is None:
             self._handle = self._class.options(**self._options).remote(*arguments)
         else:
-            self._handle.__ray_call__.remote(lambda actor, *given: actor.__init__(*given), *arguments)
+            # Waited for: a worker takes several calls at once, and the next ones are for the new object.
+            ray.get(self._handle.__ray_call__.remote(lambda actor, *given: actor.__init__(*given), *arguments))
         return self._handle
 
 

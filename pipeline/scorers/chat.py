@@ -10,7 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.models.libraries import ChatTemplate, ImageProcessor, Model, Options, Processor, Tokenizer
+from noisesmith.pipeline.models.libraries import (
+    ChatTemplate,
+    ImageProcessor,
+    Model,
+    Options,
+    Processor,
+    Settings,
+    Tokenizer,
+)
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_image_processor, chat_template
 from noisesmith.pipeline.scorers.answers import force_after
@@ -52,9 +60,8 @@ class ChatScorer(VisionLanguageModel):
         self.fit_image_processor(self.image_processor, model.config)
         self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}
         self.tokenizer.padding_side = "left"
-        self.config = model.config
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
-        self.mark = self.image_mark()
+        self.mark = self.image_mark(model.config)
         return LoadedProcessor(self.tokenizer, self.image_processor), model
 
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
@@ -69,7 +76,7 @@ class ChatScorer(VisionLanguageModel):
         tokenizer.chat_template = chat_template(location, where) or tokenizer.chat_template
         return tokenizer, auto_image_processor(location, where), tokenizer
 
-    def image_mark(self) -> str:
+    def image_mark(self, config: Settings) -> str:
         """What the chat template writes where the image is."""
         return self.image_token
 

@@ -25,15 +25,15 @@ class Gemma3(ChatScorer):
         tokens: int = config.mm_tokens_per_image
         return tokens
 
-    def image_mark(self) -> str:
-        return self.tokenizer.convert_ids_to_tokens(self.config.boi_token_id)
+    def image_mark(self, config: Settings) -> str:
+        return self.tokenizer.convert_ids_to_tokens(config.boi_token_id)
 
     def _measure(self, blank: Image.Image) -> tuple[int]:
-        return (self.image_tokens(self.config),)
+        return (self.image_tokens(self.model.config),)
 
     def vision_inputs(self, images: Tensor) -> VisionInputs:
         (image_tokens,) = self.measure(images)
-        end = self.tokenizer.convert_ids_to_tokens(self.config.eoi_token_id)
+        end = self.tokenizer.convert_ids_to_tokens(self.model.config.eoi_token_id)
         text = f"\n\n{self.mark}{self.image_token * image_tokens}{end}\n\n"
         return VisionInputs({"pixel_values": self.pixels(images)}, text)
 
