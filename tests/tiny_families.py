@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -25,6 +28,9 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Siglip2Config,
@@ -105,11 +111,50 @@ def qwen3_vl(folder: Path) -> Path:
     return _qwen(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, vision, text)
 
 
-def _qwen(folder: Path, config_class: Any, model_class: Any, vision: dict[str, Any], text: dict[str, Any]) -> Path:
-    torch.manual_seed(2)
-    tokens = tokenizer(512, template=False)
+def qwen3_5(folder: Path) -> Path:
+    """A layer of linear attention and a full one; the template opens with thoughts unless it is told not to."""
+    vision = {
+        "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
+        "num_position_embeddings": 16,
+    }  # fmt: skip
+    text = {
+        "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+        "partial_rotary_factor": 0.5,
+    }  # fmt: skip
+    tokens = _qwen3_5_tokenizer()
+    tokens.chat_template = QWEN_TEMPLATE.replace(
+        "assistant\n{% endif %}",
+        "assistant\n{% if enable_thinking is false %}no : no{% else %}yes{% endif %}\n{% endif %}",
+    )
+    return _qwen(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration, vision, text, tokens)
+
+
+def _qwen3_5_tokenizer() -> Qwen3_5Tokenizer:
+    """Bytes and pieces of words; the library reads the files of any checkpoint of this family as this class."""
+    core = Qwen3_5Tokenizer().backend_tokenizer
+    trainer = BpeTrainer(vocab_size=500, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    core.train_from_iterator([word for word in tiny.WORDS for _ in range(9)], trainer)
+    learned = json.loads(core.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokens = Qwen3_5Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=512)
     tokens.add_tokens(QWEN_TOKENS, special_tokens=True)
-    tokens.chat_template = QWEN_TEMPLATE
+    return tokens
+
+
+def _qwen(
+    folder: Path,
+    config_class: Any,
+    model_class: Any,
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    tokens: PreTrainedTokenizerFast | None = None,
+) -> Path:
+    torch.manual_seed(2)
+    if tokens is None:
+        tokens = tokenizer(512, template=False)
+        tokens.add_tokens(QWEN_TOKENS, special_tokens=True)
+        tokens.chat_template = QWEN_TEMPLATE
     config = config_class(
         vision_config=vision | {"patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2},
         text_config=TEXT | text | {
@@ -180,6 +225,7 @@ SCORERS: dict[str, Callable[[Path], Path]] = {  # every local scorer family, by 
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
     "llava_onevision": tiny_vlms.llava_onevision,
     "internvl": tiny_vlms.internvl,
     "smolvlm": tiny_vlms.smolvlm,

@@ -56,6 +56,7 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "Qwen2VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
     "Qwen2_5_VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
     "Qwen3VLForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:QwenVL",
+    "Qwen3_5ForConditionalGeneration": "noisesmith.pipeline.scorers.qwen_vl:Qwen35",
     "CLIPModel": "noisesmith.pipeline.scorers.clip:Clip",
     "SiglipModel": "noisesmith.pipeline.scorers.clip:Siglip",
     "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -47,7 +48,12 @@ class ChatScorer(VisionLanguageModel):
 
     Raises:
         UserError: as the base class; or the model has no chat template.
+
+    Attributes:
+        template_options: further variables of the family's chat template.
     """
+
+    template_options: ClassVar[Options] = {}
 
     def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         where = {"revision": source.revision, "local_files_only": source.local}
@@ -114,7 +120,7 @@ class ChatScorer(VisionLanguageModel):
     def _conversation(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         text: str = self.templated.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, **self.template_options
         )
         return text
 

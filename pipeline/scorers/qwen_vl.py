@@ -1,18 +1,20 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images at their own resolution, as flat patches.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5: images at their own resolution, as flat patches.
 
 One class serves ``Qwen2VLForConditionalGeneration``, ``Qwen2_5_VLForConditionalGeneration`` and
 ``Qwen3VLForConditionalGeneration``: they share the image processor and differ in its settings. Multimodal rotary
 positions are computed by the model from ``image_grid_thw`` and ``mm_token_type_ids``. A "Thinking" checkpoint opens its
-answer with its thoughts, not with yes or no, so its first token is no score.
+answer with its thoughts, not with yes or no, so its first token is no score. Qwen3.5 is asked not to think.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Settings
+from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Options, Settings
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
@@ -43,6 +45,12 @@ class QwenVL(ChatScorer):
     def forward(cls, model: Model, text: Inputs, vision: Inputs, labels: Tensor) -> Tensor:
         is_image = (text["input_ids"] == model.config.image_token_id).int()
         return super().forward(model, text | {"mm_token_type_ids": is_image}, vision, labels)
+
+
+class Qwen35(QwenVL):
+    """``Qwen3_5ForConditionalGeneration``: most layers attend linearly. Its template is told to skip the thoughts."""
+
+    template_options: ClassVar[Options] = {"enable_thinking": False}
 
 
 def preprocess_patches(

@@ -22,7 +22,7 @@ from noisesmith.pipeline.scorers.internvl import InternVL
 from noisesmith.pipeline.scorers.llava_next import LlavaNext
 from noisesmith.pipeline.scorers.llava_onevision import LlavaOnevision
 from noisesmith.pipeline.scorers.paligemma import PaliGemma
-from noisesmith.pipeline.scorers.qwen_vl import QwenVL
+from noisesmith.pipeline.scorers.qwen_vl import Qwen35, QwenVL
 from noisesmith.pipeline.scorers.smolvlm import SmolVLM
 from tests import tiny_families, tiny_vlms
 
@@ -78,21 +78,26 @@ def _whole(folder: Path, class_name: str, question: str, answer: str, image: Ima
     return processor(text=f"{text} {answer}".strip(), images=image, return_tensors="pt"), processor.tokenizer
 
 
-def _without_video(**settings: Any) -> Reader:
+def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
     """By the family's processor without its video half, whose class cannot be imported without torchvision.
 
     Args:
+        thinking: whether the template is asked for thoughts; it is not told where ``None``.
         settings: of the processor, as its file says them for the tiny checkpoint.
     """
 
     def read(folder: Path, class_name: str, question: str, answer: str, image: Image.Image) -> tuple[Any, Any]:
-        processor_class = getattr(transformers, class_name.replace("ForConditionalGeneration", "Processor"))
+        name = class_name.replace("ForConditionalGeneration", "Processor")
+        processor_class = getattr(transformers, name, transformers.Qwen3VLProcessor)  # that of Qwen3.5, too
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None)
             patch.setattr(processing_smolvlm, "num2words", str)  # a package that names the frames of videos
             processor = processor_class(AutoImageProcessor.from_pretrained(folder), tokenizer, None, **settings)
-        text = tokenizer.apply_chat_template(_conversation(question), tokenize=False, add_generation_prompt=True)
+        told = {} if thinking is None else {"enable_thinking": thinking}
+        text = tokenizer.apply_chat_template(
+            _conversation(question), tokenize=False, add_generation_prompt=True, **told
+        )
         inputs = processor(text=text + answer, images=image, return_tensors="pt")
         for name in ("rows", "cols"):
             inputs.pop(name, None)
@@ -128,13 +133,18 @@ def _siglip(folder: Path, model: Any, prompt: str, image: Image.Image, readout: 
     return float(logit.sigmoid())
 
 
-ONEVISION = {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_3"}
+ONEVISION: dict[str, Any] = {
+    "num_image_tokens": 16,
+    "vision_feature_select_strategy": "full",
+    "vision_aspect_ratio": "anyres_max_3",
+}
 FAMILIES = {
     "llava_next": _vision_language(tiny_families.llava_next, LlavaNext, _whole),
     "llava_onevision": _vision_language(tiny_vlms.llava_onevision, LlavaOnevision, _without_video(**ONEVISION)),
     "qwen2_vl": _vision_language(tiny_families.qwen2_vl, QwenVL, _without_video()),
     "qwen2_5_vl": _vision_language(tiny_families.qwen2_5_vl, QwenVL, _without_video()),
     "qwen3_vl": _vision_language(tiny_families.qwen3_vl, QwenVL, _without_video()),
+    "qwen3_5": _vision_language(tiny_families.qwen3_5, Qwen35, _without_video(thinking=False)),
     "internvl": _vision_language(tiny_vlms.internvl, InternVL, _without_video(image_seq_length=4)),
     "smolvlm": _vision_language(tiny_vlms.smolvlm, SmolVLM, _without_video(image_seq_len=4)),
     "gemma3": _vision_language(tiny_vlms.gemma3, Gemma3, _whole),

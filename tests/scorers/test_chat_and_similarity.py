@@ -87,7 +87,8 @@ def test_score_equals_the_librarys_processor_and_forward(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_control_tokens_in_a_prompt_are_text(name: str, folders: Callable[[str], Path]) -> None:
-    tokens = ["<image>", *tiny_families.QWEN_TOKENS, "<s>", "</s>"]
+    others = [] if name == "qwen3_5" else ["<image>", "<s>", "</s>"]  # text itself to a tokenizer that has bytes
+    tokens = [*tiny_families.QWEN_TOKENS, *others]
     assert_special_tokens_are_text(_load(name, folders(name)), tokens)
 
 
@@ -110,28 +111,31 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
 
 
 @pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library computes in float32 whatever the dtype: norms, rotations of vision, some softmaxes."""
-    from transformers.models.gemma2 import modeling_gemma2
-    from transformers.models.gemma3 import modeling_gemma3
+def in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library computes in float32 whatever the dtype: norms, rotations, some softmaxes, linear attention."""
     from transformers.models.llama import modeling_llama
     from transformers.models.qwen2 import modeling_qwen2
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
     from transformers.models.qwen2_vl import modeling_qwen2_vl
+    from transformers.models.qwen3_5 import modeling_qwen3_5
     from transformers.models.qwen3_vl import modeling_qwen3_vl
+
+    class InFloat64:
+        """``torch`` for a module that names float32 in many places."""
+
+        float32 = torch.float64
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    def as_float(self: torch.Tensor) -> torch.Tensor:
+        return self if self.dtype == torch.float64 else self.to(torch.float32)
 
     def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
 
-    def norm_around_one(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(x, self.weight.shape, 1 + self.weight, self.eps)
-
     def softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return x.softmax(dim)
-
-    def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        cos, sin = cos.unsqueeze(-2).double(), sin.unsqueeze(-2).double()
-        return tuple(x * cos + modeling_qwen2_vl.rotate_half(x) * sin for x in (q, k))
 
     norms = (
         modeling_llama.LlamaRMSNorm,
@@ -140,13 +144,12 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm,
         modeling_qwen3_vl.Qwen3VLTextRMSNorm,
     )
-    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
     for norm_class in norms:
         monkeypatch.setattr(norm_class, "forward", norm)
-    for norm_class in (modeling_gemma2.Gemma2RMSNorm, modeling_gemma3.Gemma3RMSNorm):
-        monkeypatch.setattr(norm_class, "forward", norm_around_one)
-    for module in (modeling_qwen2_vl, modeling_qwen2_5_vl, modeling_qwen3_vl):
-        monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
+    if name != "siglip2":  # has a float32 table of weights, and multiplies its float32 positions by it
+        monkeypatch.setattr(torch.Tensor, "float", as_float)
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+    monkeypatch.setattr(modeling_qwen3_5, "torch", InFloat64())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -22,7 +22,7 @@ from tests.scorers.oracles import CHAT, FAMILIES, spoken
 SIZES = [(37, 53), (64, 64), (100, 60)]
 LARGE = [(512, 512), (333, 517), (700, 300)]
 FORCED: dict[str, dict[str, bool]] = {"internvl": {"crop_to_patches": True}}  # by the family's whole processor
-ANSWERING = ["gemma3", "internvl", "llava_onevision", "paligemma2", "smolvlm"]
+ANSWERING = ["gemma3", "internvl", "llava_onevision", "paligemma2", "qwen3_5", "smolvlm"]
 ASKED = [
     [Question("Is there a cat?", "Yes"), Question("a bowl", "no dog")],
     [Question('Does this picture show "a dog" or a very long question about a bowl?', "no dog a cat on")],
