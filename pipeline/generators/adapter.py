@@ -12,6 +12,7 @@ from torch import Tensor
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import LatentSpec
+from noisesmith.pipeline.generators.conditioning import RememberedText
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
@@ -46,6 +47,8 @@ class Adapter(Family):
                 self._tokenizers[name] = getattr(part, "tokenizer", part)  # a processor holds one
         self._try_text(device)
         self._limits = self.text_limits(self._tokenizers, config)
+        if self.fixed_text:
+            self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt)
 
     def gain(self, steps: int) -> float:
         if steps not in self._gains:

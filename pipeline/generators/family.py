@@ -27,6 +27,7 @@ class Family:
         patch: latent cells per side of a patch; the denoiser's ``patch_size`` when ``None``.
         features: the axis of z_T that the denoiser's ``in_channels`` counts.
         sample_size: the pipeline's own size in latent cells, where the denoiser's config has none.
+        fixed_text: whether the pipeline gives every prompt embeddings of one length, so that they can be kept.
     """
 
     pipeline_class: ClassVar[str]
@@ -41,6 +42,7 @@ class Family:
     patch: ClassVar[int | None] = None
     features: ClassVar[int] = 0
     sample_size: ClassVar[int | None] = None
+    fixed_text: ClassVar[bool] = False
 
     @classmethod
     def noise_shape(cls, channels: int, rows: int, columns: int) -> tuple[int, ...]:

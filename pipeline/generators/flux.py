@@ -12,6 +12,7 @@ class Flux(PackedAdapter):
     """CLIP and T5. Schnell is distilled to a few steps without guidance; dev reads the guidance as an input."""
 
     pipeline_class = "FluxPipeline"
+    fixed_text = True
     negative = False
 
     @classmethod

@@ -9,5 +9,6 @@ class PixArtSigma(CapturedAdapter):
     """Predicts the noise; T5 alone reads the prompt."""
 
     pipeline_class = "PixArtSigmaPipeline"
+    fixed_text = True
     flow = False
     multiple = 8

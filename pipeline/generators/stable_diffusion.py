@@ -14,6 +14,7 @@ class StableDiffusion(Adapter):
     """
 
     pipeline_class = "StableDiffusionPipeline"
+    fixed_text = True
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:

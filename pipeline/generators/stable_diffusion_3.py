@@ -13,6 +13,7 @@ class StableDiffusion3(Adapter):
     """Flow-matching transformer with two CLIP encoders and an optional T5, replaced by zeros when absent."""
 
     pipeline_class = "StableDiffusion3Pipeline"
+    fixed_text = True
     denoiser = "transformer"
     flow = True
     multiple = 1

@@ -13,3 +13,4 @@ class StableDiffusionXL(Adapter):
     """
 
     pipeline_class = "StableDiffusionXLPipeline"
+    fixed_text = True

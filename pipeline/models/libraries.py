@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -146,6 +146,7 @@ class Pipeline(Protocol):
     """A pipeline of ``diffusers``: its parts by name, and a call that samples."""
 
     scheduler: Scheduler
+    encode_prompt: Callable[..., Any]
 
     @property
     def components(self) -> Mapping[str, Any]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -107,15 +108,18 @@ class ChatScorer(VisionLanguageModel):
 
     def text_inputs(self, questions: list[str], image_text: str) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``[B, T]`` of the questions, padded on the left."""
-        texts = [self._conversation(question) for question in questions]
+        image_text = sys.intern(image_text)  # may be long, and is part of what the tokens are kept by
+        ids, mask = self.pad([self.token_ids(question, image_text)[0] for question in questions], "left")
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        conversation = self._conversation(text)
         bos = self.tokenizer.bos_token
         tokens = self.tokenizer(
-            [text.replace(self.mark, image_text, 1) for text in texts],
-            padding=True,
-            add_special_tokens=bos is None or not texts[0].startswith(bos),
-            return_tensors="pt",
+            conversation.replace(self.mark, image_text, 1),
+            add_special_tokens=bos is None or not conversation.startswith(bos),
         )
-        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        return (tokens.input_ids,)
 
     def _conversation(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -117,13 +118,14 @@ class Siglip(_Contrastive):
 class Siglip2(Siglip):
     """``transformers.Siglip2Model`` (arXiv 2502.14786, NaFlex): as SigLIP, at the image's own aspect ratio."""
 
-    def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
-        from PIL import Image
+    def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
+        super().__init__(found, device, rounding=rounding)
+        self._blank = lru_cache(maxsize=4)(self._see_blank)
 
+    def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
         processor = self.processor.image_processor
         device = self.model.device
-        blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
-        made = processor(images=blank, return_tensors="pt")  # for its size and mask, which the pixels do not change
+        made = self._blank(images.shape[-1], images.shape[-2])
         rows, columns = made["spatial_shapes"][0].tolist()
         pixels = preprocess_naflex(images, processor, (rows, columns), self.rounding)
         return {
@@ -131,6 +133,13 @@ class Siglip2(Siglip):
             "pixel_attention_mask": made["pixel_attention_mask"].expand(len(images), -1).to(device),
             "spatial_shapes": made["spatial_shapes"].expand(len(images), -1).to(device),
         }
+
+    def _see_blank(self, width: int, height: int) -> dict[str, Tensor]:
+        """The sizes and masks that the processor makes of an image, which its pixels do not change."""
+        from PIL import Image
+
+        made = self.processor.image_processor(images=Image.new("RGB", (width, height)), return_tensors="pt")
+        return {name: made[name] for name in ("pixel_attention_mask", "spatial_shapes")}
 
 
 def preprocess_naflex(

@@ -128,16 +128,15 @@ class ClipFlanT5(VisionLanguageModel):
         refuse_layout(source, missing=loaded["missing_keys"], unexpected=loaded["unexpected_keys"])
         return processor, model
 
+    def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        """The pieces before and after the image."""
+        before, after = self.processor.tokenizer(text.split("<image>", 1)).input_ids
+        return before, after
+
     def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
-        tokenizer = self.processor.tokenizer
-        before = []
-        after = []
-        for text in self.texts(questions):
-            start, end = text.split("<image>", 1)
-            before.append(start)
-            after.append(end)
-        before_ids, before_mask = self.pad(tokenizer(before).input_ids, "right")
-        after_ids, after_mask = self.pad(tokenizer(after).input_ids, "right")
+        before, after = zip(*(self.token_ids(text) for text in self.texts(questions)), strict=True)
+        before_ids, before_mask = self.pad(before, "right")
+        after_ids, after_mask = self.pad(after, "right")
         pieces = {
             "before_ids": before_ids,
             "before_mask": before_mask,
@@ -146,7 +145,7 @@ class ClipFlanT5(VisionLanguageModel):
         }
         logits = self.forward(self.model, pieces, {"pixel_values": self.pixels(images)}, labels)
         if self.readout == "reference":  # the official implementation drops the padding of the vocabulary
-            return logits[..., : len(tokenizer)]
+            return logits[..., : len(self.processor.tokenizer)]
         return logits
 
     @classmethod

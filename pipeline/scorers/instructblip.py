@@ -55,14 +55,18 @@ class InstructBlip(VisionLanguageModel):
         tokens: int = config.num_query_tokens
         return tokens
 
+    def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        """What the Q-Former reads, and what the language model reads."""
+        config = self.model.config
+        limit = config.qformer_config.max_position_embeddings
+        queried: list[int] = self.processor.qformer_tokenizer(text, truncation=True, max_length=limit).input_ids
+        queries = [config.image_token_id] * config.num_query_tokens
+        return queried, [*queries, *self.processor.tokenizer(text).input_ids]
+
     def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
         config = self.model.config
-        texts = self.texts(questions)
-        limit = config.qformer_config.max_position_embeddings
-        queried = self.processor.qformer_tokenizer(texts, truncation=True, max_length=limit).input_ids
+        queried, rows = zip(*(self.token_ids(text) for text in self.texts(questions)), strict=True)
         question_ids, question_mask = self.pad(queried, "right")
-        queries = [config.image_token_id] * config.num_query_tokens
-        rows = [[*queries, *row] for row in self.processor.tokenizer(texts).input_ids]
         if config.use_decoder_only_language_model:
             ids, mask = force_after(*self.pad(rows, "left"), labels)
         else:

@@ -43,9 +43,12 @@ class Llava(VisionLanguageModel):
         side: int = vision.image_size // vision.patch_size
         return side**2
 
+    def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        ids: list[int] = self.processor(text=text, images=Image.new("RGB", (8, 8))).input_ids[0]
+        return (ids,)
+
     def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
-        blanks = [Image.new("RGB", (8, 8))] * len(questions)
-        inputs = self.processor(text=self.texts(questions), images=blanks, padding=True, return_tensors="pt")
-        ids, mask = force_after(inputs["input_ids"], inputs["attention_mask"], labels)
-        text = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+        rows = [self.token_ids(text)[0] for text in self.texts(questions)]
+        ids, mask = force_after(*self.pad(rows, "left"), labels)
+        text = {"input_ids": ids, "attention_mask": mask}
         return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -43,6 +44,7 @@ from noisesmith.pipeline.text.edits import edits
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
 
 DESCRIBE = "What does this image show?"
+MOST_TEXTS = 2048  # whose tokens are kept: 64 MiB where an image stands for 4,000 of them
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class LoadedProcessor:
 class VisionLanguageModel(LoadedScorer):
     """A frozen model asked about each image: whether it shows the whole prompt, or about the prompt's parts.
 
-    A family gives its ``template`` around the question, its ``answers``, and :meth:`logits`; where the library has no
-    class or no processor for it, also :meth:`load`.
+    A family gives its ``template`` around the question, its ``answers``, :meth:`read` and :meth:`logits`; where the
+    library has no class or no processor for it, also :meth:`load`.
 
     Args:
         found: the model that was found; its class name is the family's class in transformers.
@@ -76,6 +78,7 @@ class VisionLanguageModel(LoadedScorer):
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
         source = found.source
+        self.token_ids = lru_cache(MOST_TEXTS)(self._read_into_tensors)  # the same are asked round after round
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
             self.processor, model = self.load(source, found.dtype)
         self.id = source.id
@@ -105,6 +108,17 @@ class VisionLanguageModel(LoadedScorer):
         where = {"revision": source.revision, "local_files_only": source.local}
         processor: Processor = auto_processor(source.location, where, self.processor_parts)
         return processor, self.load_model(source, dtype)
+
+    @abstractmethod
+    def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        """The token ids of one text, one list per piece that the model reads. ``token_ids`` keeps them as tensors.
+
+        Args:
+            image_text: what stands for the image, where it is not the family's processor that knows.
+        """
+
+    def _read_into_tensors(self, text: str, image_text: str = "") -> tuple[Tensor, ...]:
+        return tuple(torch.tensor(ids) for ids in self.read(text, image_text))
 
     @abstractmethod
     def logits(self, questions: list[str], images: Tensor, labels: Tensor) -> Tensor:
@@ -264,13 +278,13 @@ class VisionLanguageModel(LoadedScorer):
             pixels = preprocess(images, self.processor.image_processor, self.rounding)
         return pixels.to(self.model.device, self.model.dtype)
 
-    def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
+    def pad(self, rows: Sequence[Tensor], side: str) -> tuple[Tensor, Tensor]:
         """Token ids ``[B, longest]``, padded on the left or right, and their attention mask."""
         fill = self.processor.tokenizer.pad_token_id or 0  # masked, so any will do where there is none
         ids, mask = (
-            torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(row) for row in values], batch_first=True, padding_value=value, padding_side=side
-            ).to(self.model.device)
-            for values, value in ((rows, fill), ([[1] * len(row) for row in rows], 0))
+            torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=value, padding_side=side).to(
+                self.model.device
+            )
+            for values, value in ((rows, fill), ([torch.ones_like(row) for row in rows], 0))
         )
         return ids, mask

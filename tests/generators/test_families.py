@@ -72,7 +72,10 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_z0_and_gain_are_those_of_the_pipelines_own_loop(
     families: Mapping[str, Path], family: str, sampler: str, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    """z_0 of the same call; and the call's predictions, held constant under autograd, give dz_0/dz_T = c·I."""
+    """z_0 of the same call; and the call's predictions, held constant under autograd, give dz_0/dz_T = c·I.
+
+    z_0 to 1e-4, since each prompt is encoded alone here. Of one row it is the same to the bit.
+    """
     steps = 5
     config = GeneratorConfig(model=str(families[family]), scheduler=sampler, steps=steps, guidance_scale=4.0)
     generator = load_generator(find_generator(config), "cpu")
@@ -93,7 +96,10 @@ def test_z0_and_gain_are_those_of_the_pipelines_own_loop(
         ).images
     record_property("z_0", _difference(ours, theirs))
     assert ours.dtype == torch.float32
-    assert _difference(ours, theirs) < 1e-5
+    assert _difference(ours, theirs) < 1e-4
+    alone = generator.sample(PROMPTS[:1], _noise(generator)[:1], steps)
+    own = {"num_inference_steps": steps, "guidance_scale": 4.0, "output_type": "latent"}
+    assert torch.equal(alone, pipe(PROMPTS[:1], latents=_noise(generator)[:1], **own).images)
 
     noise = _noise(generator).requires_grad_()
     scheduler.set_timesteps(steps)
@@ -102,7 +108,7 @@ def test_z0_and_gain_are_those_of_the_pipelines_own_loop(
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(replayed, timestep)
         replayed = scheduler.step(prediction, timestep, replayed, return_dict=False)[0]
-    assert _difference(ours, replayed.detach()) < 1e-5
+    assert _difference(ours, replayed.detach()) < 1e-4
     direction = torch.randn(replayed.shape, generator=torch.Generator().manual_seed(1))
     (at_noise,) = torch.autograd.grad((replayed * direction).sum(), noise)
     error = float((at_noise - generator.gain(steps) * direction).norm() / at_noise.norm())
@@ -121,7 +127,7 @@ def test_a_negative_prompt_reaches_the_pipeline(families: Mapping[str, Path], fa
         PROMPTS, negative_prompt=["a blue bowl"] * 2, latents=_noise(generator), num_inference_steps=3,
         guidance_scale=4.0, output_type="latent",
     ).images  # fmt: skip
-    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-5
+    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-4
 
 
 @pytest.mark.parametrize("family", list(PIPELINES))
@@ -186,7 +192,7 @@ def test_a_vae_with_its_own_mean_and_deviation_is_undone_as_the_pipeline_does(
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=2, guidance_scale=2.0, output_type="pt"
     ).images
-    assert _difference(ours, theirs) < 1e-5
+    assert _difference(ours, theirs) < 1e-4
 
 
 @pytest.mark.parametrize("family", UNETS)
@@ -199,7 +205,7 @@ def test_few_step_models_sample_with_trailing_steps_and_no_guidance(families: Ma
         theirs = _library(family, families[family], "euler", "trailing")(
             PROMPTS, latents=_noise(generator), num_inference_steps=steps, guidance_scale=0.0, output_type="latent"
         ).images
-        assert _difference(generator.sample(PROMPTS, _noise(generator), steps), theirs) < 1e-5
+        assert _difference(generator.sample(PROMPTS, _noise(generator), steps), theirs) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -215,7 +221,7 @@ def test_one_step_of_a_turbo_model_is_what_its_own_random_sampler_gives(
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=1, guidance_scale=0.0, output_type="latent"
     ).images
-    assert _difference(generator.sample(PROMPTS, _noise(generator), 1), theirs) < 1e-5
+    assert _difference(generator.sample(PROMPTS, _noise(generator), 1), theirs) < 1e-4
 
 
 def test_a_consistency_model_equals_its_own_pipeline_in_one_step(families: Mapping[str, Path], tmp_path: Path) -> None:
@@ -232,7 +238,7 @@ def test_a_consistency_model_equals_its_own_pipeline_in_one_step(families: Mappi
     theirs = pipe(
         PROMPTS, latents=_noise(generator), num_inference_steps=1, guidance_scale=8.5, output_type="latent"
     ).images
-    assert _difference(generator.sample(PROMPTS, _noise(generator), 1), theirs) < 1e-5
+    assert _difference(generator.sample(PROMPTS, _noise(generator), 1), theirs) < 1e-4
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -248,7 +254,7 @@ def test_without_t5_its_place_is_zeros(families: Mapping[str, Path], tmp_path: P
         PROMPTS, latents=_noise(generator), num_inference_steps=3, guidance_scale=3.0, output_type="latent",
         max_sequence_length=12,
     ).images  # fmt: skip
-    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-5
+    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-4
 
 
 def test_more_t5_tokens_make_another_image(families: Mapping[str, Path]) -> None:
@@ -269,7 +275,7 @@ def test_dynamic_shifting_moves_the_steps_and_not_the_gain(families: Mapping[str
     theirs = _library("sd3", folder, "flow_euler")(
         PROMPTS, latents=_noise(generator), num_inference_steps=3, guidance_scale=7.5, output_type="latent"
     ).images
-    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-5
+    assert _difference(generator.sample(PROMPTS, _noise(generator), 3), theirs) < 1e-4
     assert generator.gain(3) == pytest.approx(1.0)
 
 

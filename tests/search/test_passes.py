@@ -53,3 +53,21 @@ def test_a_model_is_asked_as_often_as_is_counted(tiny_llava: Path, monkeypatch: 
                 Asked([row.prompt], [questions_of(row, config)], [edits_of(row, config)]), torch.rand(1, 3, 16, 16)
             )
         assert len(asked) == passes_per_image(row, config), row.prompt
+
+
+def test_a_question_is_tokenised_once_however_many_images_are_asked_about(
+    tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    as_before = Llava.read
+
+    def counted(self: Llava, text: str, image_text: str = "") -> tuple[list[int], ...]:
+        read.append(text)
+        return as_before(self, text, image_text)
+
+    monkeypatch.setattr(Llava, "read", counted)
+    scorer = Llava(find_scorer(RunConfig.model_validate({"scorers": {"model": str(tiny_llava)}}).panel[0]), "cpu")
+    with torch.no_grad():
+        for _ in range(3):
+            scorer.log_scores(["a cat", "a dog", "a cat"], torch.rand(3, 3, 16, 16))
+    assert len(read) == 2
