@@ -1,4 +1,4 @@
-"""InternVL 2.5, 3 and 3.5: ``transformers.InternVLForConditionalGeneration``.
+"""InternVL3: ``transformers.InternVLForConditionalGeneration``.
 
 An image is enlarged to whole tiles of the vision tower's size, in the grid that fits its aspect ratio best, and seen
 once more as a whole where there are several (Chen et al., 2024, arXiv 2404.16821).

@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma 2: ``transformers.PaliGemmaForConditionalGeneration``."""
+"""PaliGemma 2: ``transformers.PaliGemmaForConditionalGeneration``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmolVLM and SmolVLM2: ``transformers.SmolVLMForConditionalGeneration``.
+"""SmolVLM2: ``transformers.SmolVLMForConditionalGeneration``.
 
 An image is resized so that its longest edge has a fixed length, then to whole tiles of the vision tower's size; the
 model sees each tile, and the whole image after them (Marafioti et al., 2025, arXiv 2504.05299).
