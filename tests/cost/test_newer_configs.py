@@ -1,0 +1,42 @@
+"""The memory that the newer configs state is what plan prints for their models' architectures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from noisesmith.pipeline.cli import main
+from noisesmith.pipeline.config import load_config
+from tests import published
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STATED = re.compile(r"#   (generator|scorer) +([\d.]+) \+ +([\d.]+) GB")
+PRINTED = re.compile(r"a (generator|scorer) [\d.]+ G parameters, ([\d.]+) GB \+ ([\d.]+) GB of activations")
+
+
+@pytest.mark.parametrize("name", ["z-image-turbo-one-gpu"])  # the others take 11 to 23 seconds each
+def test_plan_prints_the_memory_that_a_config_states(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    config = load_config(path)
+    generator = published.folder_of(config.generators.model, tmp_path)
+    scorer = published.folder_of(config.panel[0].model, tmp_path)
+    overrides = [f"generators.model={generator}", f"scorers.model={scorer}", "ray.address=auto"]
+    monkeypatch.setattr(sys, "argv", ["noisesmith", "plan", str(path), *overrides])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    stated = _gigabytes(STATED, path.read_text())
+    printed = _gigabytes(PRINTED, " ".join(capsys.readouterr().out.split()))
+    assert stated.keys() == printed.keys() == {"generator", "scorer"}
+    for side, amounts in stated.items():
+        assert amounts == pytest.approx(printed[side], abs=0.1)
+
+
+def _gigabytes(pattern: re.Pattern[str], text: str) -> dict[str, tuple[float, float]]:
+    """Weights and activations of each side."""
+    return {side: (float(weights), float(batch)) for side, weights, batch in pattern.findall(text)}
