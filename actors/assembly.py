@@ -60,13 +60,15 @@ class Assembly:
         self.write = WriteStage("write", self.writers, 1, largest, around.emit)
         self.scorers: list[Pool[ScorerWorker, ScorerInfo]] = []
         self.scores: list[ScoreStage] = []
-        for index, (placed, *_) in enumerate(groups):
+        for index, members in enumerate(groups):
+            placed = members[0]
             which = f" {placed.name}" if len(groups) > 1 else ""
             make = partial(workers.scorer, index)
             pool: Pool[ScorerWorker, ScorerInfo] = Pool(f"scorer{which}", placed.count, make, around)
             stage = ScoreStage(f"score{which}", pool, placed.batch_size, largest, around.emit)
             stage.group = index
             stage.groups = len(groups)
+            stage.steers = any(member.gradient for member in members)
             stage.generate = self.generate
             self.scorers.append(pool)
             self.scores.append(stage)

@@ -104,12 +104,18 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
 
     Attributes:
         group: the group's index; ``groups`` is how many there are.
+        steers: whether it computes gradients for the rows that need one.
     """
 
     group: int
     groups: int
+    steers: bool
     generate: AnyStage
     render: AnyStage
+
+    def lane_of(self, row: RowTask) -> Hashable:
+        """Rows that need a gradient travel apart, since one of them makes its whole batch compute it."""
+        return self.steers and row.search.score_task().gradient
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
         return (row.search.current_latents.pack,)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from noisesmith.pipeline.telemetry.events import (
 from tests.actors.world import (
     CALL_SECONDS,
     POSITION,
+    FakeWorker,
     Reference,
     Sent,
     TimedWorld,
@@ -100,6 +103,27 @@ def test_by_default_both_sides_are_busy_although_calls_differ_in_time() -> None:
         assert fmean(world.batches(stage)) > 7.8
     ideal = rows * (rounds + 1) / 8 * seconds / workers
     assert ideal / world.now > 0.95
+
+
+class ScoreTasks(World):
+    """A world that notes which rows of each score call need a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: list[list[bool]] = []
+
+    def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
+        if stage == "score":
+            self.gradients.append([order.task.gradient for order in pickle.loads(arguments[0])])
+        return super().receive(worker, stage, arguments)
+
+
+def test_no_row_pays_for_a_gradient_that_only_another_row_needs() -> None:
+    world = ScoreTasks()
+    world.score = lambda prompt, image: 0.99 if int(prompt[1:]) % 3 == image else 0.5
+    run(world, 60, optimizer={"rounds": 2, "target_score": 0.9})
+    assert all(len(set(batch)) == 1 for batch in world.gradients)
+    assert {batch[0] for batch in world.gradients} == {True, False}
 
 
 def test_rows_of_other_sampler_steps_are_batched_apart() -> None:
