@@ -57,7 +57,10 @@ MAY_IMPORT = {
     "publish": "config errors report sinks",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
-    "bench": "config errors machine preflight prompts records report schema search sinks storage",
+    "bench": (
+        "acceptance config errors export generators images load machine models noise preflight prompts records report "
+        "schema scorers search sinks storage"
+    ),
     "actors": (
         "acceptance config errors generators images machine models noise "
         "preflight prompts records report scorers search sinks telemetry"

@@ -1,6 +1,7 @@
 """Fair comparisons on the same prompts, first noises and budgets: of search methods, and of verifiers.
 
-``noisesmith bench methods`` and ``noisesmith bench verifiers``.
+``noisesmith bench methods`` and ``noisesmith bench verifiers``; ``noisesmith bench training`` is in the package
+``training``.
 """
 
 from __future__ import annotations

@@ -19,8 +19,6 @@ from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from noisesmith.pipeline.storage.home import location_of
 
-EMBEDDED = Path(__file__).with_name("embedded.yaml")
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -93,7 +91,7 @@ def base_config(path: Path | None, overrides: Sequence[str], kind: Kind = METHOD
                 raise UserError(
                     f"override {key}: a comparison sets it itself; use --rounds, --seeds, --variants or --out"
                 )
-    return load_config(path or EMBEDDED, list(overrides))
+    return load_config(path or Path(__file__).with_name(kind.config), list(overrides))
 
 
 def make_design(

@@ -25,6 +25,7 @@ class Kind:
         reference: label of the variant that all are compared with.
         option: the command's option that chooses variants.
         sets: config keys that the comparison sets itself.
+        config: the file next to this one that is taken where no config is given.
         holds, holds_many, example_label, example: what a label of ``--variants FILE`` maps to, for messages.
     """
 
@@ -36,6 +37,7 @@ class Kind:
     holds_many: str
     example_label: str
     example: str
+    config: str = "embedded.yaml"
 
 
 METHODS = Kind(

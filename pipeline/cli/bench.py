@@ -1,4 +1,4 @@
-"""``noisesmith bench``: compare search methods, or the verifiers that steer them."""
+"""``noisesmith bench``: compare search methods, the verifiers that steer them, or trainings on what was found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
 
 app = typer.Typer(
-    help="Compare search methods or verifiers on equal terms, with confidence intervals.", no_args_is_help=True
+    help="Compare search methods, verifiers or trainings on equal terms, with confidence intervals.",
+    no_args_is_help=True,
 )
 
 Arguments = Annotated[
@@ -109,6 +110,69 @@ def bench_verifiers(
     _compare(design)
 
 
+@app.command("training")
+def bench_training(
+    arguments: Arguments = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", metavar="N", help="Prompts to search and to train on; by default CONFIG's."),
+    ] = None,
+    held_out: Annotated[
+        int, typer.Option("--held-out", metavar="N", help="Further prompts, which are evaluated only.")
+    ] = 100,
+    images: Annotated[int, typer.Option("--images", metavar="K", help="Images per held-out prompt.")] = 4,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Trainings per arm.")] = 3,
+    steps: Annotated[int, typer.Option("--steps", metavar="S", help="Optimizer steps of every training.")] = 300,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", help="Pictures per step.")] = 32,
+    pictures: Annotated[
+        int | None,
+        typer.Option("--pictures", metavar="N", help="Different pictures per arm; by default all that every arm has."),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", metavar="X", help="AdamW's, for fine-tuning.")
+    ] = 1e-4,
+    dpo_learning_rate: Annotated[
+        float, typer.Option("--dpo-learning-rate", metavar="X", help="AdamW's, for pairs.")
+    ] = 2e-5,
+    beta: Annotated[float, typer.Option("--beta", metavar="X", help="β of Diffusion-DPO.")] = 500.0,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where to write the run and figures.", parser=local_path)
+    ] = Path("runs/bench-training"),
+) -> None:
+    """Train the generator on its first images, on kept ones, accepted ones and pairs, and evaluate it on other prompts.
+
+    CONFIG's run is made in DIR/runs and exported. Judges that CONFIG's accept names select the pictures, the other ones
+    evaluate. The same command resumes; more seeds are added to it.
+    """
+    from noisesmith.pipeline.bench import base_config, training, unfinished
+    from noisesmith.pipeline.preflight import check_machine
+    from noisesmith.pipeline.telemetry.console import search_progress
+
+    options = training.TrainingOptions(
+        held_out=held_out,
+        images=images,
+        steps=steps,
+        batch_size=batch_size,
+        pictures=pictures,
+        learning_rate=learning_rate,
+        dpo_learning_rate=dpo_learning_rate,
+        beta=beta,
+    )
+    config, overrides = _config_and_overrides(arguments or [])
+    base = base_config(config, overrides, training.TRAINING)
+    check_machine(base)
+    design = training.make_training(base, out, options, prompts=prompts, seeds=seeds)
+    total = len(design.trainings)
+    left = len(training.unfinished_arms(design))
+    console.print(f"{total} trainings: {total - left} done, {left} to make")
+    trials = unfinished(design.data)
+    if trials:
+        _drive_trials(design.data, trials)
+    with interruptible():
+        training.train_arms(design, search_progress, console.print)
+    _print_written(training.write_training(design))
+
+
 def _compare(design: Design) -> None:
     """Make the runs that are missing, write the figures of all, and print the table."""
     from noisesmith.pipeline import bench
@@ -118,7 +182,11 @@ def _compare(design: Design) -> None:
     console.print(f"{total} runs of {design.corpus.size} prompts: {total - len(trials)} done, {len(trials)} to make")
     if trials:
         _drive_trials(design, trials)
-    paths = bench.write_comparison(design)
+    _print_written(bench.write_comparison(design))
+
+
+def _print_written(paths: list[Path]) -> None:
+    """Print the table, which begins the first file, and the names of all files."""
     table, _, _ = paths[0].read_text(encoding="utf-8").partition("\n\n")
     console.print(table)
     console.print(f"written: {', '.join(map(str, paths))}")

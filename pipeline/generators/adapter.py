@@ -37,6 +37,7 @@ class Adapter(Family):
         self.spec = found.spec
         self.revision = found.revision
         self.config = config
+        self._device = torch.device(device)
         self.pipe: Pipeline = load_pipeline(config, found.source, found.family, device)
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
@@ -45,7 +46,7 @@ class Adapter(Family):
         for name, part in self.pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
                 self._tokenizers[name] = getattr(part, "tokenizer", part)  # a processor holds one
-        self._try_text(device)
+        self._try_text()
         self._limits = self.text_limits(self._tokenizers, config)
         if self.fixed_text:
             self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt)
@@ -84,7 +85,26 @@ class Adapter(Family):
         return latents
 
     @torch.no_grad()
-    def _try_text(self, device: str) -> None:
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Encode B prompts for the denoiser.
+
+        Returns:
+            embeddings ``[B, L, E]``, and pooled ones ``[B, P]`` in the families whose denoiser reads them.
+        """
+        options: Options = {
+            "prompt": list(prompts),
+            "prompt_2": None,
+            "prompt_3": None,
+            "device": self._device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+            **self.call_options(self.config, len(prompts)),
+        }
+        taken = inspect.signature(self.pipe.encode_prompt).parameters
+        encoded = self.pipe.encode_prompt(**{name: value for name, value in options.items() if name in taken})
+        return tuple(part for part in encoded if part is not None)  # the others are those of negative prompts
+
+    def _try_text(self) -> None:
         """Encode one prompt, so that a tokenizer that does not fit its text encoder fails before the first row.
 
         Raises:
@@ -103,18 +123,8 @@ class Adapter(Family):
             if positions is not None and padded > positions:
                 name = reader.replace("text_encoder", "tokenizer")
                 raise UserError(f"{problem} ({name} pads to {padded} tokens, {reader} reads {positions}){remedy}")
-        options: Options = {
-            "prompt": "a cat",
-            "prompt_2": None,
-            "prompt_3": None,
-            "device": torch.device(device),
-            "num_images_per_prompt": 1,
-            "do_classifier_free_guidance": False,
-            **self.call_options(self.config, 1),
-        }
-        taken = inspect.signature(self.pipe.encode_prompt).parameters
         with explained(problem, remedy):
-            self.pipe.encode_prompt(**{name: value for name, value in options.items() if name in taken})
+            self.encode(["a cat"])
 
 
 @dataclass(frozen=True)
