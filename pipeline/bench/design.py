@@ -88,9 +88,7 @@ def base_config(path: Path | None, overrides: Sequence[str], kind: Kind = METHOD
         key = override.partition("=")[0]
         for owned in kind.sets:
             if key == owned or key.startswith(f"{owned}."):
-                raise UserError(
-                    f"override {key}: a comparison sets it itself; use --rounds, --seeds, --variants or --out"
-                )
+                raise UserError(f"override {key}: a comparison sets it itself; use {kind.instead}")
     return load_config(path or Path(__file__).with_name(kind.config), list(overrides))
 
 
@@ -170,9 +168,10 @@ def refuse_if_all_failed(trial: Trial, kind: Kind) -> None:
     if sum(entry.rows for entry in read_manifest(run_dir).entries.values()):
         return
     letter = next(iter(read_letters(run_dir, 0).values()))
+    remedy = f"leave it out with {kind.option}" if kind.option else "change the config"
     raise UserError(
         f"variant {trial.variant.label}: every row failed, the first with {letter['error']} ({letter['message']}); "
-        f"leave it out with {kind.option}, or delete {run_dir} to try again"
+        f"{remedy}, or delete {run_dir} to try again"
     )
 
 

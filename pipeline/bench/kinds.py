@@ -23,8 +23,9 @@ class Kind:
     Attributes:
         name: of the command below ``bench``, and of the files that it writes.
         reference: label of the variant that all are compared with.
-        option: the command's option that chooses variants.
+        option: the command's option that chooses variants, if it has one.
         sets: config keys that the comparison sets itself.
+        instead: the options that set them, for messages.
         config: the file next to this one that is taken where no config is given.
         holds, holds_many, example_label, example: what a label of ``--variants FILE`` maps to, for messages.
     """
@@ -33,10 +34,11 @@ class Kind:
     reference: str
     option: str
     sets: tuple[str, ...]
-    holds: str
-    holds_many: str
-    example_label: str
-    example: str
+    holds: str = ""
+    holds_many: str = ""
+    example_label: str = ""
+    example: str = ""
+    instead: str = "--rounds, --seeds, --variants or --out"
     config: str = "embedded.yaml"
 
 

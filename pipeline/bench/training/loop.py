@@ -114,7 +114,7 @@ def step_loss(
     draws: torch.Generator,
     beta: float,
 ) -> Tensor:
-    """The loss of one batch: of pairs where there is a reference, which both pictures of a pair share noise and time.
+    """The loss of one batch: Diffusion-DPO's where there is a reference. Both pictures of a pair share noise and time.
 
     Args:
         reference: the network before training, for pairs.

@@ -10,12 +10,9 @@ from noisesmith.pipeline.errors import UserError
 TRAINING = Kind(
     name="training",
     reference="untouched",
-    option="--arms",
+    option="",
     sets=("seed", "name", "output.dir", "output.image_initial"),
-    holds="",
-    holds_many="",
-    example_label="",
-    example="",
+    instead="--prompts, --seeds or --out",
     config="training.yaml",
 )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from torch import Tensor
 
@@ -14,12 +12,11 @@ from noisesmith.pipeline.bench.training.design import Training, TrainingDesign, 
 from noisesmith.pipeline.bench.training.evaluate import evaluate
 from noisesmith.pipeline.bench.training.loop import encoded, fit
 from noisesmith.pipeline.bench.training.results import Results, write_results
+from noisesmith.pipeline.export.select import Progress
 from noisesmith.pipeline.generators.adapter import Adapter
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.models.runtime import device_for
 from noisesmith.pipeline.search.loop import LoadedModels
-
-Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 def unfinished_arms(design: TrainingDesign) -> list[Training]:
