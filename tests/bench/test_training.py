@@ -118,6 +118,13 @@ def test_fewer_pictures_can_be_asked_for_and_not_more(config_path: Path) -> None
         export(more)
 
 
+def test_a_rule_that_accepts_nothing_is_named(config_path: Path) -> None:
+    design = design_of(config_path, overrides=["accept.score=0.95"])
+    finish_run(design)
+    with pytest.raises(UserError, match=r"^accepted, which accept selects: .*no row is left to export"):
+        export(design)
+
+
 def test_each_position_comes_once_before_any_comes_again() -> None:
     batches = _batches(6, 4, torch.Generator().manual_seed(0))
     order = torch.cat([next(batches) for _ in range(3)]).tolist()

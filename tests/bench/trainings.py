@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ def config_file(folder: Path, sd: Path, llava: Path, **changes: Any) -> Path:
     return path
 
 
-def design_of(path: Path, options: TrainingOptions = OPTIONS, seeds: int = 1) -> TrainingDesign:
-    base = base_config(path, [], training.TRAINING)
+def design_of(
+    path: Path, options: TrainingOptions = OPTIONS, seeds: int = 1, overrides: Sequence[str] = ()
+) -> TrainingDesign:
+    base = base_config(path, overrides, training.TRAINING)
     return training.make_training(base, path.parent / "OUT", options, prompts=None, seeds=seeds)
 
 

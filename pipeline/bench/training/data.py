@@ -60,9 +60,18 @@ def write_exports(design: TrainingDesign, progress: Progress, note: Note) -> Exp
     }
     for name, options in wanted.items():
         if not options.out.is_dir():
-            done = export(run_dir, options, progress)
-            note(f"exported {done.rows['train']} rows as {name}")
+            note(f"exported {_exported(run_dir, options, progress)} rows as {name}")
     return _counted(design, Exports(folder / "pictures", folder / "accepted", folder / "pairs", 0))
+
+
+def _exported(run_dir: Path, options: ExportOptions, progress: Progress) -> int:
+    """Write one export, and return its number of rows."""
+    try:
+        return export(run_dir, options, progress).rows["train"]
+    except UserError as error:
+        if options.where is None:
+            raise
+        raise UserError(f"{options.out.name}, which accept selects: {error}") from None
 
 
 def _counted(design: TrainingDesign, exports: Exports) -> Exports:

@@ -40,15 +40,16 @@ class Encoded:
 
 @torch.no_grad()
 def encoded(examples: Iterable[Example], generator: Adapter, decoder: Decoder) -> Encoded:
-    """Encode pictures and prompts once; neither the VAE nor a text encoder is trained."""
+    """Encode pictures and prompts once, onto the CPU; neither the VAE nor a text encoder is trained."""
     latents: list[Tensor] = []
     conditions: list[Condition] = []
     remaining = iter(examples)
     while batch := list(islice(remaining, _ENCODED_AT_ONCE)):
         pictures = torch.stack([torch.stack(example.pictures) for example in batch])
         flat = to_latents(decoder, pictures.flatten(0, 1))
-        latents.append(flat.unflatten(0, pictures.shape[:2]))
-        conditions.append(generator.encode([generator.plain(example.prompt) for example in batch]))
+        latents.append(flat.unflatten(0, pictures.shape[:2]).cpu())
+        condition = generator.encode([generator.plain(example.prompt) for example in batch])
+        conditions.append(tuple(part.cpu() for part in condition))
     parts = zip(*conditions, strict=True)
     return Encoded(torch.cat(latents), tuple(torch.cat(part) for part in parts))
 
@@ -122,7 +123,7 @@ def step_loss(
         draws: draws noises and times on the CPU, so that they are the same on every device.
     """
     latents = examples.latents[positions].to(denoiser.device)
-    condition = tuple(part[positions.to(part.device)].to(denoiser.device) for part in examples.condition)
+    condition = tuple(part[positions].to(denoiser.device) for part in examples.condition)
     noise = torch.randn(latents[:, 0].shape, generator=draws).to(latents)
     times = torch.rand(len(positions), generator=draws).to(latents)
 
