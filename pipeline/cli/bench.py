@@ -122,7 +122,7 @@ def bench_training(
     ] = 100,
     images: Annotated[int, typer.Option("--images", metavar="K", help="Images per held-out prompt.")] = 4,
     seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Trainings per arm.")] = 3,
-    steps: Annotated[int, typer.Option("--steps", metavar="S", help="Optimizer steps of every training.")] = 300,
+    steps: Annotated[int, typer.Option("--steps", metavar="S", help="Optimizer steps of every training.")] = 200,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", help="Pictures per step.")] = 32,
     pictures: Annotated[
         int | None,
@@ -130,7 +130,7 @@ def bench_training(
     ] = None,
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", metavar="X", help="AdamW's, for fine-tuning.")
-    ] = 1e-4,
+    ] = 1e-5,
     dpo_learning_rate: Annotated[
         float, typer.Option("--dpo-learning-rate", metavar="X", help="AdamW's, for pairs.")
     ] = 2e-5,

@@ -30,6 +30,7 @@ from noisesmith.pipeline.telemetry.console import search_progress
 from tests.bench.conftest import command
 from tests.bench.trainings import OPTIONS, PROMPTS, TRAINED, config_file, design_of, finish_run
 from tests.test_bad_inputs import no_model  # noqa: F401
+from tests.tiny_pipelines import pixart_sigma
 
 LABELS = ["untouched", "first_images", "kept_images", "accepted", "pairs", "repeat"]
 
@@ -232,6 +233,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert not (tmp_path / "OUT").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_pipeline_that_cannot_be_trained_is_named(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = f"generators.model={pixart_sigma(tmp_path / 'pixart')}"
+    assert command(monkeypatch, "training", config_path, model, "--held-out", 3, "--out", tmp_path / "OUT") == 2
+    assert "is loaded by PixArtSigmaPipeline, which this comparison cannot train" in capsys.readouterr().err
 
 
 def test_the_built_in_config_leaves_a_judge_of_record() -> None:

@@ -99,7 +99,14 @@ class Flow(Denoiser):
         return self._mean_squares(predicted, noise - latents)
 
 
+DENOISERS: dict[str, type[UNet] | type[Flow]] = {
+    "StableDiffusionPipeline": UNet,
+    "StableDiffusionXLPipeline": UNet,
+    "StableDiffusion3Pipeline": Flow,
+}
+
+
 def denoiser_of(generator: Adapter) -> Denoiser:
-    """The denoiser of a loaded generator."""
+    """The denoiser of a loaded generator, whose pipeline is one of :data:`DENOISERS`."""
     schedule = generator.source.read_json("scheduler/scheduler_config.json")
-    return Flow(generator, schedule) if generator.flow else UNet(generator, schedule)
+    return DENOISERS[generator.pipeline_class](generator, schedule)

@@ -11,6 +11,7 @@ from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.bench.design import Design, make_design
 from noisesmith.pipeline.bench.kinds import Variant
 from noisesmith.pipeline.bench.training.arms import ARMS, REFERENCE, Arm
+from noisesmith.pipeline.bench.training.denoiser import DENOISERS
 from noisesmith.pipeline.bench.training.held_out import held_out_rows
 from noisesmith.pipeline.bench.training.options import TRAINING, TrainingOptions
 from noisesmith.pipeline.bench.training.selection import check_selection
@@ -113,7 +114,7 @@ def make_training(
     trained = [row.prompt for row in data.corpus.rows()]
     held_out = held_out_rows(data.settings, trained, options.held_out)
     design = TrainingDesign(data, options, rule, held_out, seeds)
-    _check_begun(design)
+    _check_started(design)
     return design
 
 
@@ -126,6 +127,11 @@ def check_trainable(config: GeneratorConfig, found: FoundGenerator) -> None:
     if config.dtype != "float32":
         raise UserError(
             f"generators.dtype: {config.dtype} weights round the small changes of training away; use float32"
+        )
+    if found.family.pipeline_class not in DENOISERS:
+        raise UserError(
+            f"generators.model: {found.source.id!r} is loaded by {found.family.pipeline_class}, which this comparison "
+            "cannot train; give a Stable Diffusion 1, 2, XL or 3"
         )
     for field in ("cpu_offload", "compile"):
         if getattr(config, field):
@@ -149,7 +155,7 @@ def _settings_file(design: TrainingDesign) -> Path:
     return design.out / "settings.json"
 
 
-def _check_begun(design: TrainingDesign) -> None:
+def _check_started(design: TrainingDesign) -> None:
     """Refuse a directory whose results were made with other settings."""
     path = _settings_file(design)
     if not path.is_file():
@@ -160,6 +166,6 @@ def _check_begun(design: TrainingDesign) -> None:
     if changed:
         name = changed[0]
         raise UserError(
-            f"{design.out}: was begun with other settings ({name} was {old.get(name)} and is now {new[name]}); choose "
-            "another --out, or give the same settings"
+            f"{design.out}: was started with other settings ({name} was {old.get(name)} and is now {new[name]}); "
+            "choose another --out, or give the same settings"
         )

@@ -33,10 +33,10 @@ class TrainingOptions:
 
     held_out: int = 100
     images: int = 4
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 32
     pictures: int | None = None
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-5
     dpo_learning_rate: float = 2e-5
     beta: float = 500.0
 

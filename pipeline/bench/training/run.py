@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import torch
 from torch import Tensor
 
 from noisesmith.pipeline.bench.training.data import Exports, Note, examples_of, write_exports
@@ -15,7 +16,7 @@ from noisesmith.pipeline.bench.training.results import Results, write_results
 from noisesmith.pipeline.export.select import Progress
 from noisesmith.pipeline.generators.adapter import Adapter
 from noisesmith.pipeline.load import load_models
-from noisesmith.pipeline.models.runtime import device_for
+from noisesmith.pipeline.models.runtime import device_for, threads_for
 from noisesmith.pipeline.search.loop import LoadedModels
 
 
@@ -56,6 +57,7 @@ class Trainer:
     def __init__(self, design: TrainingDesign, exports: Exports) -> None:
         self._design = design
         self._exports = exports
+        torch.set_num_threads(threads_for(design.config.generators.num_cpus))
         self._models: LoadedModels = load_models(design.config, device_for(design.config.generators.num_gpus))
         generator = self._models.generator
         assert isinstance(generator, Adapter)  # what load_models loads
