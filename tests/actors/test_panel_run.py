@@ -38,12 +38,12 @@ if any("default_worker.py" in word for word in sys.orig_argv):
 
     score = module.score
 
-    def sabotaged(decoder, group, tasks, latents):
+    def sabotaged(decoder, group, *others):
         mark = Path(os.environ["MARK"])
         if type(group.members[0].scorer).__name__ == "ClipFlanT5" and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), 9)
-        return score(decoder, group, tasks, latents)
+        return score(decoder, group, *others)
 
     module.score = sabotaged  # Ray's workers look it up there when they unpickle the actor
 """
