@@ -30,7 +30,7 @@ class RememberedText:
 
     def __init__(self, encode: Callable[..., Encoded], most_bytes: int = MOST_BYTES) -> None:
         self._encode = encode
-        self._signature = inspect.signature(encode)
+        self.__signature__ = inspect.signature(encode)  # what inspect.signature says of this object too
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
         self._uses: Counter[int] = Counter()  # of each tensor, by its address
@@ -38,7 +38,7 @@ class RememberedText:
 
     def __call__(self, *args: Any, **options: Any) -> Encoded:
         """The embeddings of a batch of prompts, as the pipeline's own method returns them."""
-        asked = self._signature.bind(*args, **options)
+        asked = self.__signature__.bind(*args, **options)
         given = asked.arguments
         prompts, device = given.get("prompt"), given.get("device")
         has_embeddings = any(isinstance(value, Tensor) for value in given.values())
@@ -48,7 +48,7 @@ class RememberedText:
         return tuple(_join(values, device) for values in zip(*rows, strict=True))
 
     def _row(self, asked: inspect.BoundArguments, row: int) -> Encoded:
-        alone = inspect.BoundArguments(self._signature, OrderedDict(asked.arguments))
+        alone = inspect.BoundArguments(self.__signature__, OrderedDict(asked.arguments))
         for name, value in asked.arguments.items():
             if name.startswith(("prompt", "negative_prompt")) and isinstance(value, list):
                 alone.arguments[name] = [value[row]]

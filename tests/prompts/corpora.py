@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.prompts import Corpus, open_corpus
+from noisesmith.pipeline.prompts import Corpus, open_corpus, prompt_problem
 
-PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(str.strip)
+PROMPT_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
+    lambda text: prompt_problem(text, 2000) is None
+)
 FILES_ONCE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
