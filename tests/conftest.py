@@ -15,8 +15,10 @@ import torch
 from tests import tiny, tiny_scorers
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("untimed", deadline=None)  # no test may depend on how busy the machine is
-hypothesis.settings.load_profile("untimed")
+# No test may depend on how busy the machine is, nor on chance: a run tries the same examples as the one before.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
