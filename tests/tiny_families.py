@@ -112,7 +112,7 @@ def qwen3_vl(folder: Path) -> Path:
 
 
 def qwen3_5(folder: Path) -> Path:
-    """A layer of linear attention and a full one; the template opens with thoughts unless it is told not to."""
+    """A layer of linear attention and a full one; the template opens with thoughts unless ``enable_thinking=False``."""
     vision = {
         "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
         "num_position_embeddings": 16,

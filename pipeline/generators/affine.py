@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BASE = 1024  # places are told apart by digits of this base, which survive float32 sums over many sampler steps
+BASE = 1024  # a place is found by its digits to this base, which survive float32 sums over many sampler steps
 TOLERANCE = 1e-3  # of the largest change, by which a pipeline may depart from the map that was found
 
 

@@ -21,20 +21,14 @@ SYSTEM = (
 )
 
 
-class Llava(VisionLanguageModel):
-    """The text goes through the family's own processor, which expands ``<image>`` to as many tokens as patches.
-
-    The ``reference`` readout has the system message before the question, as the official implementation does.
-    """
+class ReadByProcessor(VisionLanguageModel):
+    """The text goes through the family's own processor, which expands ``<image>`` to as many tokens as patches."""
 
     processor: WholeProcessor
-    template = "USER: <image>\n{question} ASSISTANT:"
-    reference_template = f"{SYSTEM} {template}"
 
     def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
         processor, model = super().load(source, dtype)
         processor.tokenizer.padding_side = "left"
-        fit_image_counts(cast(ImageCounts, processor), model)
         return processor, model
 
     @classmethod
@@ -52,3 +46,15 @@ class Llava(VisionLanguageModel):
         ids, mask = force_after(*self.pad(rows, "left"), labels)
         text = {"input_ids": ids, "attention_mask": mask}
         return self.forward(self.model, text, {"pixel_values": self.pixels(images)}, labels)
+
+
+class Llava(ReadByProcessor):
+    """The ``reference`` readout has the system message before the question, as the official implementation does."""
+
+    template = "USER: <image>\n{question} ASSISTANT:"
+    reference_template = f"{SYSTEM} {template}"
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
+        processor, model = super().load(source, dtype)
+        fit_image_counts(cast(ImageCounts, processor), model)
+        return processor, model

@@ -48,7 +48,7 @@ class QwenVL(ChatScorer):
 
 
 class Qwen35(QwenVL):
-    """``Qwen3_5ForConditionalGeneration``: most layers attend linearly. Its template is told to skip the thoughts."""
+    """``Qwen3_5ForConditionalGeneration``: most layers attend linearly. Its template is asked for no thoughts."""
 
     template_options: ClassVar[Options] = {"enable_thinking": False}
 

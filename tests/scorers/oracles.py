@@ -82,7 +82,7 @@ def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
     """By the family's processor without its video half, whose class cannot be imported without torchvision.
 
     Args:
-        thinking: whether the template is asked for thoughts; it is not told where ``None``.
+        thinking: the template's ``enable_thinking``; left out where ``None``.
         settings: of the processor, as its file says them for the tiny checkpoint.
     """
 
@@ -94,9 +94,9 @@ def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
             patch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None)
             patch.setattr(processing_smolvlm, "num2words", str)  # a package that names the frames of videos
             processor = processor_class(AutoImageProcessor.from_pretrained(folder), tokenizer, None, **settings)
-        told = {} if thinking is None else {"enable_thinking": thinking}
+        options = {} if thinking is None else {"enable_thinking": thinking}
         text = tokenizer.apply_chat_template(
-            _conversation(question), tokenize=False, add_generation_prompt=True, **told
+            _conversation(question), tokenize=False, add_generation_prompt=True, **options
         )
         inputs = processor(text=text + answer, images=image, return_tensors="pt")
         for name in ("rows", "cols"):
