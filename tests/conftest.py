@@ -7,14 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", TOKENIZERS_PARALLELISM="false")
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, here and in every process that a test starts
 
 import hypothesis
 import pytest
-import torch
 
 from tests import tiny, tiny_scorers
 
-torch.set_num_threads(1)
 # No test may depend on how busy the machine is, nor on chance: a run tries the same examples as the one before.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None)
