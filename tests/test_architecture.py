@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "xmp": "records",
     "duplicates": "",
     "embedded": "",
-    "training": "embedded load noisesmith scorers",
+    "training": "bench embedded load noisesmith scorers",
     "storage": "errors",
     "machine": "errors",
     "noise": "records",

@@ -5,15 +5,19 @@ import functools
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.grammar import parse
-from noisesmith.pipeline.embedded.judge import Detection
+from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training import judge as judge_stage
+from noisesmith.pipeline.embedded.training import spin
 from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.evaluate import balanced
@@ -21,6 +25,7 @@ from noisesmith.pipeline.embedded.training.loop import StageSettings, fit, learn
 from noisesmith.pipeline.embedded.training.packing import pack, packed_logits, segments, words
 from noisesmith.pipeline.embedded.training.pool import as_scene, evaluation_prompts, labelled, near, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import sample
+from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.tables import tables
 from noisesmith.pipeline.embedded.training.train import train
@@ -57,6 +62,43 @@ def test_a_resumed_judge_ends_in_the_same_state(tmp_path: Path, monkeypatch: pyt
     resumed = judge_stage.train(1, tmp_path / "halves", None, settings=settings, log=lambda _: None)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_self_play_goes_on_with_the_round_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dataclasses.replace(spin.SETTINGS, steps=4, batch=2)
+
+    def train_into(folder: str) -> Painter:
+        pipe = StableDiffusionPipeline.from_pretrained(weights("v1/sd"))
+        begin = Painter.of(pipe)
+        return spin.train(1, tmp_path / folder, pipe.vae, begin, settings, lambda _: None, prompts=3, rounds=2)
+
+    drawn_pairs = spin.drawn_pairs
+
+    def interrupted(*arguments: Any) -> spin.Pairs:
+        if (tmp_path / "halves" / "spin-00.pt").exists():
+            raise KeyboardInterrupt
+        return drawn_pairs(*arguments)
+
+    whole = train_into("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(spin, "drawn_pairs", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_into("halves")
+    resumed = train_into("halves")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_better_picture_of_a_pair_is_a_scene_of_its_prompt() -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(weights("sd"))
+    painter = Painter.of(pipe)
+    asked = ["a cat above a blue car", "a dog and a red balloon"]
+    pairs = spin.drawn_pairs(painter, pipe.vae, asked, random.Random(0))
+    with torch.no_grad():
+        images = pipe.vae.decode(pairs.scenes / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+    judge = Judge.from_pretrained(weights("judge"))
+    for image, prompt in zip(images, [asked[0], asked[0], asked[1], asked[1]], strict=True):
+        assert judge.faithful(image.clamp(0, 1), prompt) == 1.0
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:

@@ -34,6 +34,7 @@ from noisesmith.pipeline.embedded.training.vocabulary import (
 Module = TypeVar("Module", bound=nn.Module)
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
+EMBEDDING = "embeddings.token_embedding.weight"  # of the text encoder
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -189,9 +190,18 @@ def with_pieces(text: CLIPTextModel) -> CLIPTextModel:
     whole = new_text_encoder(len(text_tokenizer()))
     state = text.state_dict()
     pieces = unknown.expand(whole.config.vocab_size - len(known), -1)
-    state["embeddings.token_embedding.weight"] = torch.cat([known, pieces])
+    state[EMBEDDING] = torch.cat([known, pieces])
     whole.load_state_dict(state)
     return whole
+
+
+def without_pieces(text: CLIPTextModel) -> CLIPTextModel:
+    """The text encoder with rows of its embedding for the words of the grammar only, as it is trained."""
+    words = new_text_encoder()
+    state = text.state_dict()
+    state[EMBEDDING] = state[EMBEDDING][: words.config.vocab_size]
+    words.load_state_dict(state)
+    return words
 
 
 def save_vlm(folder: Path, vlm: LlavaForConditionalGeneration) -> None:

@@ -22,7 +22,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from noisesmith.pipeline.embedded.training.architectures import new_scheduler, new_text_encoder, new_unet
+from noisesmith.pipeline.embedded.training.architectures import (
+    new_scheduler,
+    new_text_encoder,
+    new_unet,
+    without_pieces,
+)
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.questions import caption
@@ -51,10 +56,10 @@ class Painter(nn.Module):
 
     @classmethod
     def of(cls, pipe: StableDiffusionPipeline) -> Painter:
-        """The two parts of a pipeline."""
+        """The two parts of a pipeline, its text encoder with the words of the grammar only."""
         painter = cls()
         painter.unet.load_state_dict(pipe.unet.state_dict())
-        painter.text.load_state_dict(pipe.text_encoder.state_dict())
+        painter.text.load_state_dict(without_pieces(pipe.text_encoder).state_dict())
         return painter
 
 

@@ -21,6 +21,7 @@ from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training import pool as pools
 from noisesmith.pipeline.embedded.training import refine
 from noisesmith.pipeline.embedded.training import sd as sd_stage
+from noisesmith.pipeline.embedded.training import spin as spin_stage
 from noisesmith.pipeline.embedded.training import vae as vae_stage
 from noisesmith.pipeline.embedded.training import vlm as vlm_stage
 from noisesmith.pipeline.embedded.training.architectures import save_judge, save_sd, save_vlm
@@ -29,7 +30,20 @@ from noisesmith.pipeline.embedded.training.pool import Pool
 from noisesmith.pipeline.embedded.training.qwen import save_qwen
 
 SCORERS = ("vlm", "qwen")
-STAGES = ("vae", "sd", "judge", "detector", *SCORERS, "painted", "vlm-2", "qwen-2", "searched", "vlm-3", "qwen-3")
+STAGES = (
+    "vae",
+    "sd",
+    "judge",
+    "detector",
+    *SCORERS,
+    "painted",
+    "vlm-2",
+    "qwen-2",
+    "searched",
+    "vlm-3",
+    "qwen-3",
+    "spin",
+)
 
 
 def say(line: str) -> None:
@@ -100,6 +114,18 @@ class Training:
         for base in (sd_stage.SETTINGS, sd_stage.FAINT_SETTINGS):
             settings = self._settings(base)
             painter = sd_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log, scenes)
+        save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
+        return painter
+
+    @cached_property
+    def spin(self) -> sd_stage.Painter:
+        """The diffusion model after self-play."""
+        painter = self.sd
+        settings = dataclasses.replace(
+            spin_stage.SETTINGS, steps=max(1, round(spin_stage.SETTINGS.steps * self._scale))
+        )
+        prompts = max(20, round(spin_stage.PROMPTS * min(1.0, self._scale)))
+        painter = spin_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log, prompts)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
 

@@ -1,0 +1,174 @@
+"""Stage ``spin``: the diffusion model learns to prefer scenes to its own pictures of the same prompts.
+
+Self-play fine-tuning (SPIN-Diffusion, arXiv 2402.10210). In every round the model draws training prompts. Each picture
+is the worse one of a pair whose better one is a scene of that prompt, and Diffusion-DPO's loss teaches the difference
+from the model at the start of the round. What the model draws as the scenes are has no difference on average, so that
+the training ends by itself; what it blurs, mixes up or leaves out has one.
+
+Pairs alone raise the errors on both pictures, the worse one's more, and colours drift until yellow is orange. New
+pictures every round and the error on the better picture in the loss (as in arXiv 2404.19733) prevent that.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor
+
+from noisesmith.pipeline.bench.training.losses import dpo_loss
+from noisesmith.pipeline.embedded.grammar import parse
+from noisesmith.pipeline.embedded.training.architectures import new_scheduler
+from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
+from noisesmith.pipeline.embedded.training.pool import SEED, training_prompts
+from noisesmith.pipeline.embedded.training.scenes import Scene, place
+from noisesmith.pipeline.embedded.training.sd import Painter
+from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
+
+SETTINGS = StageSettings("spin", steps=900, batch=16, lr=3e-5, warmup=10, floor=1.0)
+ROUNDS = 18
+PROMPTS = 400  # drawn per round
+EACH = 2  # pictures per prompt
+DRAWN_AT_ONCE = 40
+SAMPLER_STEPS = 12
+BETA = 500.0  # of Diffusion-DPO
+ANCHOR = 60.0  # weight of the error on the better picture
+SEEDS = 100  # the prompts are others than those of the scorers' pictures
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs of latents [N, 16, 8, 8], a scene and the model's own picture, with their prompt's token ids [N, 16]."""
+
+    scenes: Tensor
+    own: Tensor
+    ids: Tensor
+
+
+def settings_of(number: int, settings: StageSettings, rounds: int) -> StageSettings:
+    """The settings of one round. The learning rate is full in the first half of the rounds, and falls to a tenth."""
+    rate = settings.lr * max(0.1, min(1.0, 2 * (1 - number / rounds)))
+    steps = settings.steps // rounds
+    return StageSettings(
+        f"{settings.stage}-{number:02}", steps, settings.batch, rate, warmup=settings.warmup, floor=settings.floor
+    )
+
+
+def train(
+    seed: int,
+    checkpoints: Path,
+    vae: AutoencoderKL,
+    begin: Painter,
+    settings: StageSettings = SETTINGS,
+    log: Log = print,
+    prompts: int = PROMPTS,
+    rounds: int = ROUNDS,
+) -> Painter:
+    """Train on from ``begin``, in place (or resume at the round that was interrupted).
+
+    Args:
+        settings: ``steps`` are those of all rounds.
+        prompts: drawn per round.
+    """
+    asked = training_prompts(SEEDS + seed, rounds * prompts)
+    painter = begin
+    for number in range(rounds):
+        part = asked[number * prompts : (number + 1) * prompts]
+        painter = _round(settings_of(number, settings, rounds), seed, checkpoints, vae, painter, part, log)
+    return painter
+
+
+def _round(
+    settings: StageSettings,
+    seed: int,
+    checkpoints: Path,
+    vae: AutoencoderKL,
+    painter: Painter,
+    asked: list[str],
+    log: Log,
+) -> Painter:
+    reference = copy.deepcopy(painter).eval().requires_grad_(False)
+    scheduler = new_scheduler()
+
+    @cache
+    def pairs() -> Pairs:
+        return drawn_pairs(reference, vae, asked, random.Random(f"{settings.stage}/{seed}"))
+
+    def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+        found = pairs()
+        torch.manual_seed(rng.getrandbits(63))  # drawing the pairs may have moved torch's generator
+        rows = torch.randint(len(found.own), (settings.batch,))
+        noise = torch.randn_like(found.own[rows])
+        # Stratified: one timestep from each of B equal parts of the schedule, which makes the loss less noisy.
+        timesteps = ((torch.arange(settings.batch) + torch.rand(settings.batch)) * 1000 / settings.batch).long()
+
+        def errors(model: Painter) -> tuple[Tensor, Tensor]:
+            clean = torch.cat([found.scenes[rows], found.own[rows]])
+            noises = torch.cat([noise, noise])
+            times = torch.cat([timesteps, timesteps])
+            texts = model.text(found.ids[rows]).last_hidden_state
+            noisy = scheduler.add_noise(clean, noises, times)
+            predicted = model.unet(noisy, times, torch.cat([texts, texts])).sample
+            velocity = scheduler.get_velocity(clean, noises, times)
+            scenes, own = (predicted - velocity).square().mean((1, 2, 3)).chunk(2)
+            return scenes, own
+
+        with torch.no_grad():
+            scenes_before, own_before = errors(reference)
+        scenes, own = errors(painter)
+        change = (scenes - scenes_before).mean()
+        loss = dpo_loss(scenes, own, scenes_before, own_before, BETA) + ANCHOR * change
+        return loss, {"loss": loss.item(), "scenes": change.item(), "own": (own - own_before).mean().item()}
+
+    module = fit(settings, painter, loss_fn, seed, checkpoints, log)
+    assert isinstance(module, Painter)
+    return module
+
+
+@torch.no_grad()
+def drawn_pairs(painter: Painter, vae: AutoencoderKL, asked: list[str], rng: random.Random) -> Pairs:
+    """:data:`EACH` pictures of every prompt without guidance, each with a scene of it."""
+    tokenizer = text_tokenizer()
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        unet=painter.unet,
+        text_encoder=painter.text,
+        tokenizer=tokenizer,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(SEED + rng.randrange(1 << 40))
+    prompts = [prompt for prompt in asked for _ in range(EACH)]
+    scenes: list[Tensor] = []
+    own: list[Tensor] = []
+    for start in range(0, len(prompts), DRAWN_AT_ONCE):
+        part = prompts[start : start + DRAWN_AT_ONCE]
+        made = pipe(
+            part,
+            height=64,
+            width=64,
+            num_inference_steps=SAMPLER_STEPS,
+            guidance_scale=1.0,
+            generator=generator,
+            output_type="latent",
+        )
+        own.append(made.images)
+        rendered = pictures([_scene(prompt, rng) for prompt in part])
+        scenes.append(vae.encode(rendered * 2 - 1).latent_dist.mode() * vae.config.scaling_factor)
+    ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return Pairs(torch.cat(scenes), torch.cat(own), ids)
+
+
+def _scene(prompt: str, rng: random.Random) -> Scene:
+    parsed = parse(prompt)
+    assert parsed is not None, "the prompts are the grammars'"
+    return place(parsed, rng)
