@@ -97,6 +97,9 @@ class GeneratorConfig(Actors):
                 f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
                 "use ddim, pndm, dpmsolver++, euler, or flow_euler for a flow-matching model"
             )
+    vae_checkpointing: bool = Field(
+        False, description="compute the VAE's activations again for the gradient: far less memory, more time"
+    )
         return value
 
     @field_validator("safety_checker", mode="before")

@@ -251,7 +251,7 @@ class RunConfig(Section):
 
 _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 # Like batch_size, these compute the same up to rounding.
-_SAME_TO_ROUNDING = ("attention", "vae_slicing", "compile", "cpu_offload")
+_SAME_TO_ROUNDING = ("attention", "vae_slicing", "vae_checkpointing", "compile", "cpu_offload")
 OPERATIONAL = (
     "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle", "scorers.allow_code",
     "scorers.shares",

@@ -40,6 +40,7 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
             "remove it, or give each generator a GPU"
         )
     _check_skipping(config, family, source)
+    _check_vae(config, source)
     off = family.no_guidance
     if config.guidance_scale > off and not family.uses_guidance(source):
         raise UserError(
@@ -82,6 +83,20 @@ def _check_skipping(config: GeneratorConfig, family: type[Family], source: Model
     steps = config.steps
     if not any(steps * skipping.start < step < steps * skipping.stop for step in range(steps)):
         raise UserError(f"{field}: from start to stop there is none of the {steps} steps; raise stop or lower start")
+
+
+def _check_vae(config: GeneratorConfig, source: ModelSource) -> None:
+    import diffusers
+
+    if not config.vae_checkpointing:
+        return
+    _, class_name = source.read_json("model_index.json").get("vae") or (None, None)
+    vae_class = getattr(diffusers, str(class_name), None)
+    if not getattr(vae_class, "_supports_gradient_checkpointing", False):
+        raise UserError(
+            f"generators.vae_checkpointing: the VAE of {source.id!r} is a {class_name}, whose activations the library "
+            "cannot compute again; remove it"
+        )
 
 
 def check_components(source: ModelSource, family: type[Family], config: GeneratorConfig) -> None:

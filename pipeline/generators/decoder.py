@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import FoundGenerator
@@ -11,6 +12,7 @@ from noisesmith.pipeline.generators.checks import components
 from noisesmith.pipeline.generators.loading import check_complete
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.shapes import FusedAttention
 from noisesmith.pipeline.models.weightless import diffusers_model
 
 VIDEO = 5  # axes of a video VAE's images: one frame is decoded
@@ -86,7 +88,23 @@ def decoder_without_weights(found: FoundGenerator) -> Decoder:
         UserError: that file is not here.
     """
     vae = diffusers_model(found.source, "vae", _vae_class(found), getattr(torch, found.config.dtype))
-    return Decoder(with_options(vae, found.config), scaled=not found.family.captured)
+    vae = with_options(vae, found.config)
+    if found.config.vae_checkpointing:
+        vae.enable_gradient_checkpointing(_checkpoint)
+    return Decoder(vae, scaled=not found.family.captured)
+
+
+def _checkpoint(module: nn.Module, *inputs: object) -> object:
+    """A block without weights whose activations are computed again for the gradient, by the same attention.
+
+    While torch computes gradients, it leaves a mode that was entered around both passes.
+    """
+
+    def run(*given: object) -> object:
+        with FusedAttention():
+            return module(*given)
+
+    return checkpoint(run, *inputs, use_reentrant=False)
 
 
 def _vae_class(found: FoundGenerator) -> str:
@@ -101,4 +119,6 @@ def with_options(vae: Model, config: GeneratorConfig) -> Model:
         vae.enable_slicing()
     if config.vae_tiling:
         vae.enable_tiling()
+    if config.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
     return vae

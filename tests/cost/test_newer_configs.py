@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from noisesmith.pipeline.cli import main
-from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
+from noisesmith.pipeline.cost.scorer import Weightless, score_cost
+from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators.decoder import decoder_without_weights
+from noisesmith.pipeline.scorers import find_scorer
 from tests import published
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -35,6 +39,18 @@ def test_plan_prints_the_memory_that_a_config_states(
     assert stated.keys() == printed.keys() == {"generator", "scorer"}
     for side, amounts in stated.items():
         assert amounts == pytest.approx(printed[side], abs=0.1)
+
+
+def test_plan_counts_what_a_checkpointed_vae_keeps_and_computes_again(tiny_sd: Path, tiny_llava: Path) -> None:
+    scorer = find_scorer(ScorerConfig(model=str(tiny_llava)))
+    costs = []
+    for on in (False, True):
+        found = find_generator(GeneratorConfig(model=str(tiny_sd), height=64, width=64, vae_checkpointing=on))
+        weightless = Weightless(scorer, scorer.family.without_weights(scorer), gradient=True)
+        costs.append(score_cost(decoder_without_weights(found), [weightless], found.spec, 2))
+    without, checkpointed = costs
+    assert checkpointed.peak_bytes < 0.8 * without.peak_bytes
+    assert without.flops < checkpointed.flops < 1.4 * without.flops
 
 
 def _gigabytes(pattern: re.Pattern[str], text: str) -> dict[str, tuple[float, float]]:

@@ -240,3 +240,30 @@ def test_the_licence_is_what_the_models_card_says(card: str | None, expected: st
 def test_the_licence_of_what_cannot_be_asked_is_unknown() -> None:
     assert licence("someone/model", None) is None
     assert licence("/no/such/folder", None) is None
+
+
+def test_a_checkpointed_vae_has_the_same_gradient_and_keeps_less(families: Mapping[str, Path]) -> None:
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.2
+    gradients: list[torch.Tensor] = []
+    kept: list[int] = []
+    for on in (False, True):
+        decoder = load_decoder(find_generator(_config(families["sd1"], vae_checkpointing=on)), "cpu", clamp=False)
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        leaf = latents.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            brightness = decoder(leaf).square().sum()
+        gradients += torch.autograd.grad(brightness, leaf)
+        kept.append(sum(sizes.values()))
+    assert _difference(*gradients) < 1e-6
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_vae_that_the_library_cannot_checkpoint_is_refused(folders: Mapping[str, Path]) -> None:
+    fields = {"model": str(folders["qwen-image"]), "vae_checkpointing": True, **EVERY["qwen-image"].options}
+    with pytest.raises(UserError, match=r"^generators\.vae_checkpointing: the VAE of .* is a AutoencoderKLQwenImage"):
+        find_generator(GeneratorConfig.model_validate({"height": 64, "width": 32} | fields))
