@@ -14,6 +14,7 @@ from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
 from noisesmith.pipeline.models.locate import ModelSource, built_in
+from noisesmith.pipeline.models.quantization import without_quantization
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
@@ -126,8 +127,10 @@ def check_revisions(config: RunConfig, models: FoundModels) -> None:
         found.append((member.section, scorer.source, scorer.revision))
     ids = [made["generator"], *made["scorer"].split(" + ")]
     revisions = [made["generator_revision"], *made["scorer_revision"].split(" + ")]
-    # A run of other models, or of another number of scorers, is refused when it is opened.
-    for (section, source, now), model, then in zip(found, ids, revisions, strict=False):
+    # A run of other models, quantised otherwise, or of another number of scorers, is refused when it is opened.
+    for (section, source, now), model, made_by in zip(found, ids, revisions, strict=False):
+        then = without_quantization(made_by)
+        now = without_quantization(now)
         if newest(source.id) == newest(model) and then != now:
             raise UserError(
                 f"{section}.model: the rows of {config.run_dir} were made with revision {then} of {model!r}, and "

@@ -15,6 +15,10 @@ STOCHASTIC = (
     "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
     "dpmsolver++_sde", "unclip",
 )  # fmt: skip
+Quantization = Annotated[
+    Literal["torchao-int8", "torchao-float8", "bitsandbytes-nf4"] | None,
+    Field(description="how the weights of linear layers are stored: in 8 or 4 bits; in dtype when absent"),
+]
 JUDGE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
@@ -78,6 +82,13 @@ class GeneratorConfig(Actors):
     height: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
     width: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    quantization: Quantization = None
+    quantized_parts: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="folders of the parts that are quantised, such as transformer and text_encoder_2; the denoiser and "
+        "all text encoders when absent",
+    )
     safety_checker: Literal[False] = Field(
         False, description="Stable Diffusion 1.x's image filter is never loaded; filter the finished dataset instead"
     )
@@ -86,6 +97,9 @@ class GeneratorConfig(Actors):
     )
     vae_slicing: bool = Field(False, description="decode the images of a batch one by one, for less memory")
     vae_tiling: bool = Field(False, description="decode large images in blended tiles; changes their pixels slightly")
+    vae_checkpointing: bool = Field(
+        False, description="compute the VAE's activations again for the gradient: far less memory, more time"
+    )
     compile: bool = Field(False, description="torch.compile the U-Net or transformer; pays off over many batches")
     cpu_offload: bool = Field(False, description="keep only the part of the model that works on the GPU")
 
@@ -97,9 +111,6 @@ class GeneratorConfig(Actors):
                 f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
                 "use ddim, pndm, dpmsolver++, euler, or flow_euler for a flow-matching model"
             )
-    vae_checkpointing: bool = Field(
-        False, description="compute the VAE's activations again for the gradient: far less memory, more time"
-    )
         return value
 
     @field_validator("safety_checker", mode="before")
@@ -108,6 +119,12 @@ class GeneratorConfig(Actors):
         if value is True:
             raise ValueError("a blacked-out image cannot be searched, so the checker is never loaded; set it to false")
         return value
+
+    @model_validator(mode="after")
+    def _parts_are_quantized_somehow(self) -> GeneratorConfig:
+        if self.quantized_parts is not None and self.quantization is None:
+            raise ValueError("quantized_parts: needs quantization, such as torchao-int8; set it, or remove this field")
+        return self
 
 
 def _variable_name(value: str | None) -> str | None:
@@ -121,8 +138,10 @@ def is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def check_server(model: str, server_model: str | None, api_key_env: str | None) -> None:
-    """Refuse the fields of a server where the model is none, and a URL with more in it than an address.
+def check_server(
+    model: str, server_model: str | None, api_key_env: str | None, quantization: str | None = None
+) -> None:
+    """Refuse the fields of a server where the model is none, a URL with more in it than an address, and quantisation.
 
     Raises:
         ValueError: one of these.
@@ -135,6 +154,8 @@ def check_server(model: str, server_model: str | None, api_key_env: str | None) 
     parts = urlsplit(model)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment or not parts.hostname:
         raise ValueError("the URL of model must be plain, such as http://host:8000/v1; name a key with api_key_env")
+    if quantization is not None:
+        raise ValueError("quantization: a server stores its model's weights as it was started; remove it")
 
 
 ServerModel = Annotated[
@@ -175,6 +196,7 @@ class ScorerConfig(Actors):
         None, description="map from the model's scores to probabilities; its scores as they are when absent"
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    quantization: Quantization = None
     allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
     allow_code: bool = Field(False, description="let model name a class, package.module:Class, whose code is run")
 
@@ -207,7 +229,7 @@ class ScorerConfig(Actors):
 
     @model_validator(mode="after")
     def _server_fields(self) -> ScorerConfig:
-        check_server(self.model, self.server_model, self.api_key_env)
+        check_server(self.model, self.server_model, self.api_key_env, self.quantization)
         return self
 
 
@@ -221,8 +243,9 @@ class JudgeConfig(Section):
     revision: str | None = None
     server_model: ServerModel = None
     api_key_env: ApiKeyEnv = None
+    quantization: Quantization = None
 
     @model_validator(mode="after")
     def _server_fields(self) -> JudgeConfig:
-        check_server(self.model, self.server_model, self.api_key_env)
+        check_server(self.model, self.server_model, self.api_key_env, self.quantization)
         return self

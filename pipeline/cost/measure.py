@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from noisesmith.pipeline.models.libraries import Model
+from noisesmith.pipeline.models.quantized import stored_bytes
 from noisesmith.pipeline.models.shapes import FusedAttention, ShapesOnly
 
 _aten = torch.ops.aten
@@ -28,8 +29,11 @@ def parameters(model: Model) -> int:
 
 
 def weight_bytes(model: Model) -> int:
-    """Bytes of a model's parameters and buffers: a table of positions can be a buffer."""
-    return sum(one.nbytes for one in [*model.parameters(), *model.buffers()])
+    """Bytes of the parameters and buffers of a model without weights, quantised ones with their scales.
+
+    A table of positions can be a buffer.
+    """
+    return sum(map(stored_bytes, [*model.parameters(), *model.buffers()]))
 
 
 def measure(work: Callable[[], object]) -> Cost:

@@ -20,6 +20,7 @@ from noisesmith.pipeline.generators.base import Generator, LatentSpec
 from noisesmith.pipeline.generators.checks import check_components, check_options
 from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.lora import check_lora
+from noisesmith.pipeline.generators.quantize import quantized
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.generators.weightless import load_tokenizers, model_parts, part_without_weights
@@ -69,6 +70,7 @@ def find_generator(config: GeneratorConfig) -> FoundGenerator:
     family = _family(source)
     check_options(config, family, source)
     check_components(source, family, config)
+    source = quantized(source, family, config)
     check_lora(config)
     check_sampler(config, source.read_json("scheduler/scheduler_config.json"), family.flow)
     if issubclass(family, AnyPipeline):

@@ -9,9 +9,10 @@ import torch
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
-from noisesmith.pipeline.models.libraries import Json, Model, Options, Pipeline
+from noisesmith.pipeline.models.libraries import Json, Options, Pipeline
 from noisesmith.pipeline.models.loading import BrokenModelError, explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint
+from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options
 from noisesmith.pipeline.storage.home import user_path
 
 
@@ -36,10 +37,12 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
                 str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
             )
         else:
-            parts = _text_encoders(source, index, without, dtype)
+            parts = _text_encoders(source, index, without, dtype) | _denoiser_options(source, family, dtype)
             pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without, **parts)
         for name, part in pipe.components.items():
             check_complete(name, part)
+            if isinstance(part, torch.nn.Module):
+                let_gradients_pass(part)
     _merge_loras(pipe, config.lora)
     pipe.set_progress_bar_config(disable=True)
     denoiser = getattr(pipe, family.denoiser)
@@ -54,7 +57,19 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
     return pipe
 
 
-def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: torch.dtype) -> dict[str, Model]:
+def _denoiser_options(source: ModelSource, family: type[Family], dtype: torch.dtype) -> Options:
+    """Options of the pipeline's loader that quantise its denoiser."""
+    from diffusers import PipelineQuantizationConfig
+
+    options = loader_options(source, dtype, "diffusers", family.denoiser)
+    if options:
+        options["quantization_config"] = PipelineQuantizationConfig(
+            quant_mapping={family.denoiser: options["quantization_config"]}
+        )
+    return options
+
+
+def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: torch.dtype) -> Options:
     """The text encoders of a stored pipeline. ``transformers`` fills weights that are missing with random numbers.
 
     Raises:
@@ -62,7 +77,7 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
     """
     import transformers
 
-    encoders: dict[str, Model] = {}
+    encoders: Options = {}
     for name, entry in index.items():
         if not name.startswith("text_encoder") or name in without or not isinstance(entry, list):
             continue
@@ -75,8 +90,9 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
         encoder_class = getattr(transformers, str(class_name), None)
         if encoder_class is None:
             raise BrokenModelError(f"transformers has no class {class_name} for its {name}")
+        options = source.load_options() | loader_options(source, dtype, folder=name)
         encoder, loaded = encoder_class.from_pretrained(
-            source.location, subfolder=name, dtype=dtype, output_loading_info=True, **source.load_options()
+            source.location, subfolder=name, dtype=dtype, output_loading_info=True, **options
         )
         _refuse_missing(name, sorted(loaded["missing_keys"]))
         encoders[name] = encoder

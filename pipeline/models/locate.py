@@ -16,6 +16,7 @@ from noisesmith.pipeline.embedded import NAMES, versions, weights
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Json, Options
 from noisesmith.pipeline.models.loading import HUB_ERRORS
+from noisesmith.pipeline.models.quantization import Quantization, add_quantization
 from noisesmith.pipeline.storage.home import user_path
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -39,6 +40,7 @@ class ModelSource:
     variant: str | None = None
     allow_pickle: bool = False
     file: Path | None = None
+    quantization: Quantization | None = None
 
     @property
     def local(self) -> bool:
@@ -79,12 +81,17 @@ class ModelSource:
         return True
 
     def resolved_revision(self) -> str:
-        """The commit of a Hub model, or a fingerprint of local files (names, sizes, both ends of each file)."""
+        """The commit of a Hub model, or a fingerprint of local files (names, sizes, both ends of each file).
+
+        How the weights are stored follows where they are quantised: ``…+torchao-int8``.
+        """
         if self.file:
-            return fingerprint([self.file], self.file.parent)
-        if self.local:
-            return _folder_fingerprint(Path(self.location), PICKLED if self.allow_pickle else ())
-        return self._snapshot().name
+            revision = fingerprint([self.file], self.file.parent)
+        elif self.local:
+            revision = _folder_fingerprint(Path(self.location), PICKLED if self.allow_pickle else ())
+        else:
+            revision = self._snapshot().name
+        return add_quantization(revision, self.quantization)
 
     def stored_folder(self) -> Path | None:
         """The folder that must hold every weight file already: a local one, or the Hub's cache in offline mode."""

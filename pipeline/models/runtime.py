@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -14,9 +15,14 @@ from types import TracebackType
 
 from noisesmith.pipeline.errors import MemoryExhausted, reason
 
+# What torchao, where it is installed, and the libraries' support of it log while they are imported.
+_NOISY_IMPORTS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+
 
 def quiet_libraries() -> None:
     """Keep the model libraries' notices and bars off a command's output."""
+    for name in _NOISY_IMPORTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 

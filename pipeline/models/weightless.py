@@ -6,6 +6,7 @@ import torch
 
 from noisesmith.pipeline.models.libraries import Model, Settings
 from noisesmith.pipeline.models.locate import ModelSource
+from noisesmith.pipeline.models.quantized import mark_quantized
 
 
 def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: torch.dtype) -> Model:
@@ -26,6 +27,7 @@ def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: to
     frozen: Model = model.to(dtype).eval().requires_grad_(False)
     for module, name, table in kept:
         setattr(module, name, table)
+    mark_quantized(frozen, source, "diffusers", folder)
     return frozen
 
 
@@ -45,6 +47,7 @@ def transformers_model(source: ModelSource, class_name: str, dtype: torch.dtype,
             model = getattr(transformers, class_name)(config)
     finally:
         torch.set_default_dtype(standard)
+    mark_quantized(model, source, folder=folder)
     return as_loaded(model, dtype)
 
 

@@ -13,6 +13,7 @@ import torch
 from noisesmith.pipeline.config import JudgeConfig, MemberConfig, RunConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.quantization import Quantization, check_quantization, refuse_quantized
 from noisesmith.pipeline.models.server import find_server
 from noisesmith.pipeline.models.weights import weights_problem
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer, Scores
@@ -74,7 +75,7 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     dtype = getattr(torch, config.dtype)
     if is_class_name(config.model):
         return _checked(config, _find_own(config, dtype))
-    source, family = _find(config, f"{config.section}.model", config.allow_pickle, FAMILIES)
+    source, family = _find(config, f"{config.section}.model", config, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
             f"{config.section}.readout: reference is the official implementation's, which does not support "
@@ -111,7 +112,7 @@ def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
         UserError: as :func:`find_scorer`.
     """
     field = f"judges.{config.name}.model"
-    source, family = _find(config, field, scorers.allow_pickle, FAMILIES | DETECTOR)
+    source, family = _find(config, field, scorers, FAMILIES | DETECTOR)
     readout = scorers.readout if scorers.readout == "yes_no" else "yes"
     dtype = getattr(torch, scorers.dtype)
     return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
@@ -167,17 +168,23 @@ def load_judge(found: FoundScorer, device: str, trial: Trial | None = None) -> J
 
 def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:
     field = f"{config.section}.model"
+    if config.quantization is not None:
+        raise UserError(
+            f"{config.section}.quantization: {config.model!r} is a class of your own, which loads its model; remove it"
+        )
     own_class = find_class(config, field)
     source = ModelSource(config.model, config.model, None, config.model, field)
     return FoundScorer(source, OwnScorer, config.question, config.readout, dtype, own_class=own_class)
 
 
 def _find(
-    config: ScorerConfig | JudgeConfig, field: str, allow_pickle: bool, families: dict[str, str]
+    config: ScorerConfig | JudgeConfig, field: str, scorers: ScorerConfig, families: dict[str, str]
 ) -> tuple[ModelSource, type[ScorerFamily]]:
+    """Find the model of a scorer, or of a judge next to ``scorers``."""
     if is_url(config.model):
         return find_server(config.model, config.server_model, config.api_key_env, field), OpenAIServer
-    source = replace(locate(config.model, config.revision, field, "config.json"), allow_pickle=allow_pickle)
+    found = locate(config.model, config.revision, field, "config.json")
+    source = replace(found, allow_pickle=scorers.allow_pickle)
     if source.class_name not in families:
         raise UserError(
             f"{source.field}: {source.id!r} is a {source.class_name}, which is not supported; "
@@ -185,7 +192,24 @@ def _find(
         )
     if source.class_name not in DETECTOR:
         _check_weights(source)
-    return source, resolve_name(families[source.class_name])
+    family: type[ScorerFamily] = resolve_name(families[source.class_name])
+    if config.quantization is not None:
+        source = _quantized(source, family, config.quantization, scorers)
+    return source, family
+
+
+def _quantized(source: ModelSource, family: type[ScorerFamily], method: str, scorers: ScorerConfig) -> ModelSource:
+    """The source of a model that is quantised as it is loaded.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    field = f"{source.field.removesuffix('.model')}.quantization"
+    if not family.quantizes:
+        raise UserError(f"{field}: {source.id!r} is a {source.class_name}, which is not quantised; remove it")
+    check_quantization(method, field, scorers.dtype, scorers.num_gpus)
+    refuse_quantized(source.read_json("config.json"), field, source.id)
+    return replace(source, quantization=Quantization(method))
 
 
 def _check_weights(source: ModelSource) -> None:

@@ -23,6 +23,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.processors import auto_tokenizer
+from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options, mark_quantized
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.answers import decoder_inputs
 from noisesmith.pipeline.scorers.family import FoundScorer
@@ -124,8 +125,10 @@ class ClipFlanT5(VisionLanguageModel):
             weights_only=True,
             output_loading_info=True,
             **where,
+            **loader_options(source, dtype),
         )
         refuse_layout(source, missing=loaded["missing_keys"], unexpected=loaded["unexpected_keys"])
+        let_gradients_pass(model)
         return processor, model
 
     def read(self, text: str, image_text: str = "") -> tuple[list[int], ...]:
@@ -174,6 +177,7 @@ class ClipFlanT5(VisionLanguageModel):
         config, vision, _ = read_configs(found.source)
         with torch.device("meta"):
             model = ClipT5(config, vision)
+        mark_quantized(model, found.source)
         return as_loaded(model, found.dtype)
 
     @classmethod

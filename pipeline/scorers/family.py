@@ -76,6 +76,7 @@ class ScorerFamily(ABC):
         has_gradient: whether its scores can be differentiated with respect to the image.
         is_remote: whether a server holds the model.
         answers_questions: whether it can be asked about parts of a prompt: see :class:`QuestionScorer`.
+        quantizes: whether its weights can be quantised as they are loaded.
         readouts: how its answers can be read.
         trial_errors: what it raises itself for an image that it cannot score.
         trial_remedy: what to do where it fails at its first image.
@@ -84,6 +85,7 @@ class ScorerFamily(ABC):
     has_gradient: ClassVar[bool] = True
     is_remote: ClassVar[bool] = False
     answers_questions: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     readouts: ClassVar[tuple[str, ...]] = ("yes", "yes_no")
     trial_errors: ClassVar[tuple[type[Exception], ...]] = ()
     trial_remedy: ClassVar[str] = (

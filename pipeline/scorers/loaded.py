@@ -14,6 +14,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_image_processor
+from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options
 from noisesmith.pipeline.models.weightless import transformers_config, transformers_model
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
@@ -57,8 +58,10 @@ class LoadedScorer(ScorerFamily):
             dtype=dtype,
             use_safetensors=source.has_safetensors(),
             output_loading_info=True,
+            **loader_options(source, dtype),
         )
         refuse_layout(source, missing=loaded["missing_keys"])
+        let_gradients_pass(model)
         return model
 
     @classmethod

@@ -74,6 +74,7 @@ class VisionLanguageModel(LoadedScorer):
     reference_template: ClassVar[str | None] = None  # where the official implementation's differs
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     answers_questions: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True
     readouts: ClassVar[tuple[str, ...]] = ("yes", "yes_no", "caption", "contrastive")
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
