@@ -15,7 +15,7 @@ from noisesmith.pipeline.report.summary import Row, columns
 from noisesmith.pipeline.sinks import read_rows
 
 _GENERATOR = ("generator", "generator_revision")
-_MODELS = (*_GENERATOR, "scorer", "scorer_revision")
+MODEL_COLUMNS = (*_GENERATOR, "scorer", "scorer_revision")
 Models = dict[str, str]  # ids and revisions by column
 
 
@@ -30,7 +30,7 @@ class Runs:
 
 def row_columns(judges: Sequence[str]) -> list[str]:
     """The columns that a comparison reads; no images among them."""
-    return ["id", "evaluations", *columns(judges), *_MODELS]
+    return ["id", "evaluations", *columns(judges), *MODEL_COLUMNS]
 
 
 def read_runs(design: Design) -> Runs:
@@ -48,7 +48,7 @@ def read_runs(design: Design) -> Runs:
         label = trial.variant.label
         run_dir = trial.config.run_dir
         for row in read_rows(run_dir, row_columns(judges)):
-            models[label] = {name: row[name] for name in _MODELS}
+            models[label] = {name: row[name] for name in MODEL_COLUMNS}
             check(trial, models[label])
             rows[label][trial.config.seed, row["id"]] = row
         sessions[label].append(_last_session(run_dir))

@@ -147,7 +147,7 @@ def caption(facts: Conditions) -> str:
     sources = ", ".join(f"{size} {name}" for name, size in facts.corpus.items())
     parts = [
         f"{facts.prompts} prompts ({sources})",
-        f"{_count(facts.seeds, 'seed')}, {_count(facts.rounds, 'round')}",
+        f"{counted(facts.seeds, 'seed')}, {counted(facts.rounds, 'round')}",
         f"{facts.scheduler}, T = {facts.steps}, guidance {facts.guidance_scale:g}",
         ", ".join([machine.cpu, f"{machine.cores} cores", *machine.gpus]),
         facts.date,
@@ -158,7 +158,7 @@ def caption(facts: Conditions) -> str:
 
 
 def _notes(comparison: Comparison, facts: Conditions) -> list[str]:
-    rounds = _count(facts.rounds, "round")
+    rounds = counted(facts.rounds, "round")
     notes = [
         f"Δ: kept image, paired difference from `{REFERENCE}` with its 95 % bootstrap interval over prompts. Previews "
         f"spend the U-Net evaluations of the first image and {rounds}, all others take {rounds}; a row ends early only "
@@ -182,8 +182,9 @@ def left_out(comparison: Comparison, what: str) -> list[str]:
     return ["", f"Only the {left} that every {what} finished are compared."]
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def counted(number: int, what: str, many: str = "") -> str:
+    """``1 round``, ``2 rounds``; ``many`` is the plural where it is no s alone."""
+    return f"{number} {what}" if number == 1 else f"{number} {many or f'{what}s'}"
 
 
 def signed(estimate: Estimate | None) -> str:

@@ -1,4 +1,4 @@
-"""``noisesmith bench``: compare search methods, the verifiers that steer them, or trainings on what was found."""
+"""``noisesmith bench``: compare search methods, verifiers, trainings on what was found, or speeds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noisesmith.pipeline.cli.common import console, interruptible, local_path
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.home import user_path
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.bench import Design, Trial
 
 app = typer.Typer(
-    help="Compare search methods, verifiers or trainings on equal terms, with confidence intervals.",
+    help="Compare search methods, verifiers, trainings or speeds on equal terms, with intervals.",
     no_args_is_help=True,
 )
 
@@ -173,6 +174,57 @@ def bench_training(
     _print_written(training.write_training(design))
 
 
+@app.command("loop")
+def bench_loop(
+    arguments: Arguments = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", metavar="N", help="Prompts of each noisesmith run; by default CONFIG's."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", metavar="M", help="Search rounds of both sides; by default CONFIG's.")
+    ] = None,
+    processes: Annotated[
+        str, typer.Option("--processes", metavar="A,B,…", help="Numbers of processes of the loop, a line for each.")
+    ] = "1,2",
+    loop_prompts: Annotated[
+        int, typer.Option("--loop-prompts", metavar="K", help="Prompts per process of the loop and repeat.")
+    ] = 2,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Also compare a run that stops rows early with the loop at --loop-rounds.")
+    ] = False,
+    loop_rounds: Annotated[
+        int, typer.Option("--loop-rounds", metavar="L", help="Rounds of the loop with --truth.")
+    ] = 50,
+    repeats: Annotated[int, typer.Option("--repeats", metavar="R", help="How often each command is timed.")] = 5,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where to write runs and figures.", parser=local_path)
+    ] = Path("runs/bench-loop"),
+) -> None:
+    """Compare the speed of noisesmith run with the paper's loop, which searches one prompt after the other by autograd.
+
+    Both sides have the same models, prompts and draws, and their commands take turns. Nothing else should work on the
+    machine. The same command resumes; more repeats, or --truth, are added to it.
+    """
+    from noisesmith.pipeline.bench import base_config, loop
+    from noisesmith.pipeline.preflight import check_machine
+
+    options = loop.LoopOptions(
+        processes=_numbers(processes, "--processes"),
+        loop_prompts=loop_prompts,
+        loop_rounds=loop_rounds,
+        repeats=repeats,
+        truth=truth,
+    )
+    config, overrides = _config_and_overrides(arguments or [])
+    base = base_config(config, overrides, loop.LOOP)
+    check_machine(base)
+    design = loop.make_loop(base, out, options, prompts=prompts, rounds=rounds)
+    with interruptible():
+        loop.measure(design, console.print)
+    _print_written(loop.write_loop(design))
+
+
 def _compare(design: Design) -> None:
     """Make the runs that are missing, write the figures of all, and print the table."""
     from noisesmith.pipeline import bench
@@ -197,6 +249,13 @@ def _config_and_overrides(words: list[str]) -> tuple[Path | None, list[str]]:
     if words and ("=" not in words[0] or os.path.isfile(user_path(words[0]))):
         return local_path(words[0]), words[1:]
     return None, words
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UserError(f"{option}: must be numbers separated by commas, but it is {text!r}") from None
 
 
 def _drive_trials(design: Design, trials: list[Trial]) -> None:

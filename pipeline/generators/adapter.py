@@ -68,8 +68,12 @@ class Adapter(Family):
 
     @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
+        return self._denoise(self.sampling_options(prompts, noise, steps)).float().cpu()
+
+    def sampling_options(self, prompts: Sequence[str], noise: Tensor, steps: int) -> Options:
+        """What the pipeline's call takes to denoise ``noise`` ``[B, …]`` in ``steps``."""
         dtype = torch.float32 if self.keeps_float32 else getattr(self.pipe, self.denoiser).dtype
-        options: Options = {
+        return {
             "prompt": list(prompts),  # some pipelines write into it
             "latents": noise.to(dtype),
             "height": self.spec.height,
@@ -77,7 +81,6 @@ class Adapter(Family):
             "num_inference_steps": steps,
             **self.call_options(self.config, len(prompts)),
         }
-        return self._denoise(options).float().cpu()
 
     def _denoise(self, options: Options) -> Tensor:
         """z_0 of a call of the pipeline."""

@@ -14,9 +14,10 @@ import yaml
 from PIL import Image
 
 from noisesmith.pipeline.bench import base_config, training
+from noisesmith.pipeline.bench.started import begin
 from noisesmith.pipeline.bench.training import ARMS, TrainingOptions, run
 from noisesmith.pipeline.bench.training.data import Exports, examples_of, write_exports
-from noisesmith.pipeline.bench.training.design import TrainingDesign, begin
+from noisesmith.pipeline.bench.training.design import TrainingDesign
 from noisesmith.pipeline.bench.training.evaluate import diversity
 from noisesmith.pipeline.bench.training.held_out import held_out_rows, same_prompt
 from noisesmith.pipeline.bench.training.loop import _batches
@@ -176,7 +177,7 @@ def test_more_seeds_are_added_and_the_untouched_model_is_evaluated_once(config_p
 
 
 def test_other_settings_in_the_same_directory_are_refused(finished: TrainingDesign, config_path: Path) -> None:
-    begin(finished)
+    begin(finished.out, finished.settings())
     design_of(config_path, seeds=3)
     with pytest.raises(UserError, match=r"steps was 2 and is now 5\); choose another --out"):
         design_of(config_path, TrainingOptions(held_out=3, images=2, steps=5, batch_size=4))
@@ -256,7 +257,7 @@ def test_finished_trainings_are_compared_without_models(
 ) -> None:
     from tests.bench.test_training_table import made_up
 
-    begin(finished)
+    begin(finished.out, finished.settings())
     export(finished)
     for one in finished.trainings:
         write_results(finished.results_of(one), made_up(one.arm.label, one.seed))

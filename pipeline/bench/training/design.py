@@ -10,6 +10,7 @@ from pathlib import Path
 from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.bench.design import Design, make_design
 from noisesmith.pipeline.bench.kinds import Variant
+from noisesmith.pipeline.bench.started import check_started
 from noisesmith.pipeline.bench.training.arms import ARMS, REFERENCE, Arm
 from noisesmith.pipeline.bench.training.denoiser import DENOISERS
 from noisesmith.pipeline.bench.training.held_out import held_out_rows
@@ -19,7 +20,6 @@ from noisesmith.pipeline.config import AcceptConfig, GeneratorConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator
 from noisesmith.pipeline.records import Row
-from noisesmith.pipeline.storage.files import make_dir, write_atomic
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def make_training(
     trained = [row.prompt for row in data.corpus.rows()]
     held_out = held_out_rows(data.settings, trained, options.held_out)
     design = TrainingDesign(data, options, rule, held_out, seeds)
-    _check_started(design)
+    check_started(design.out, design.settings())
     return design
 
 
@@ -142,30 +142,4 @@ def check_trainable(config: GeneratorConfig, found: FoundGenerator) -> None:
         raise UserError(
             f"generators.model: {found.source.id!r} has its guidance distilled into it, which plain training would "
             "undo; give a model that is not distilled"
-        )
-
-
-def begin(design: TrainingDesign) -> None:
-    """Write what decides the results next to them."""
-    make_dir(design.out)
-    write_atomic(_settings_file(design), (json.dumps(design.settings(), indent=1) + "\n").encode())
-
-
-def _settings_file(design: TrainingDesign) -> Path:
-    return design.out / "settings.json"
-
-
-def _check_started(design: TrainingDesign) -> None:
-    """Refuse a directory whose results were made with other settings."""
-    path = _settings_file(design)
-    if not path.is_file():
-        return
-    old = json.loads(path.read_text(encoding="utf-8"))
-    new = json.loads(json.dumps(design.settings()))
-    changed = [name for name in new if old.get(name) != new[name]]
-    if changed:
-        name = changed[0]
-        raise UserError(
-            f"{design.out}: was started with other settings ({name} was {old.get(name)} and is now {new[name]}); "
-            "choose another --out, or give the same settings"
         )

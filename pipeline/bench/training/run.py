@@ -7,9 +7,10 @@ import time
 import torch
 from torch import Tensor
 
+from noisesmith.pipeline.bench.started import begin
 from noisesmith.pipeline.bench.training.data import Exports, Note, examples_of, write_exports
 from noisesmith.pipeline.bench.training.denoiser import Denoiser, denoiser_of
-from noisesmith.pipeline.bench.training.design import Training, TrainingDesign, begin
+from noisesmith.pipeline.bench.training.design import Training, TrainingDesign
 from noisesmith.pipeline.bench.training.evaluate import evaluate
 from noisesmith.pipeline.bench.training.loop import encoded, fit
 from noisesmith.pipeline.bench.training.results import Results, write_results
@@ -38,7 +39,7 @@ def train_arms(design: TrainingDesign, progress: Progress, note: Note) -> None:
         UserError: an arm has too few pictures, or a model cannot be loaded.
         RunError: a training has diverged.
     """
-    begin(design)
+    begin(design.out, design.settings())
     exports = write_exports(design, progress, note)
     left = unfinished_arms(design)
     if not left:
