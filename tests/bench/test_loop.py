@@ -233,7 +233,7 @@ def test_what_is_measured_is_not_measured_again(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["optimizer.method=pgd"], "optimizer.method: the loop is that of noise_diffusion, but it is pgd"),
+        (["optimizer={method: pgd}"], "optimizer.method: the loop is that of noise_diffusion, but it is pgd"),
         (["optimizer.move_from=best"], "optimizer.move_from: the loop knows latest alone, but it is best"),
         (["optimizer.selection=order_statistic"], "optimizer.selection: the loop knows candidates alone"),
         (["optimizer.unet_evaluations=99"], "optimizer.unet_evaluations: the loop has none"),
