@@ -18,7 +18,7 @@ from noisesmith.pipeline.bench.design import Trial
 from noisesmith.pipeline.bench.loop import LOOP, LoopDesign, LoopOptions, make_loop, write_loop
 from noisesmith.pipeline.bench.loop.design import EARLY, LONG, RUN, Timed
 from noisesmith.pipeline.bench.loop.figures import Spread, compare_with, truth_of
-from noisesmith.pipeline.bench.loop.measure import Measured
+from noisesmith.pipeline.bench.loop.measure import Measured, _time_loop
 from noisesmith.pipeline.bench.loop.reference import SequentialLoop, recorded
 from noisesmith.pipeline.bench.loop.worker import LoopRow
 from noisesmith.pipeline.config import RunConfig, load_config
@@ -257,13 +257,26 @@ def test_a_mistake_is_one_sentence(
 
 
 @pytest.mark.slow
+def test_two_processes_begin_together_and_search_different_prompts(loop_config: Path, tmp_path: Path) -> None:
+    options = LoopOptions(loop_prompts=1)
+    design = make_loop(base_config(loop_config, [], LOOP), tmp_path / "OUT", options, prompts=None, rounds=1)
+    timed = list(design.timed())[-1]
+    measured = _time_loop(design, timed, 1)
+    ids = [row.id for row in design.runs.corpus.rows()]
+    assert [row.id for row in measured.found] == ids[2:]
+    assert [len(row.scores) for row in measured.found] == [2, 2]
+    assert {row.judges.keys() == {"eye"} for row in measured.found} == {True}
+    assert 0 < measured.seconds < measured.wall_seconds
+    assert len(list(design.folder_of(timed, 1).glob("*/*.png"))) == 2
+
+
+@pytest.mark.slow
 def test_the_command_times_real_processes(loop_config: Path, tmp_path: Path) -> None:
     out = tmp_path / "OUT"
-    options = ["--processes", "2", "--loop-prompts", "1", "--rounds", "1", "--repeats", "1", "--out", str(out)]
+    options = ["--processes", "1", "--loop-prompts", "1", "--rounds", "1", "--repeats", "1", "--out", str(out)]
     code, output = noisesmith("bench", "loop", loop_config, *options)
     assert code == 0, output
-    measured = json.loads((out / "measured" / "loop_2x1-0.json").read_text())
+    measured = json.loads((out / "measured" / "run-0.json").read_text())
     assert 0 < measured["seconds"] < measured["wall_seconds"]
-    assert [len(row["scores"]) for row in measured["found"]] == [2, 2]
-    assert len(list(out.glob("runs/loop_2x1-0/*/*.png"))) == 2
-    assert "loop, 2 processes, 1 round" in (out / "loop.md").read_text()
+    assert (measured["rows"], measured["images"]) == (4, 8)
+    assert "loop, 1 process, 1 round" in (out / "loop.md").read_text()
