@@ -18,6 +18,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_generator, model_parts, part_without_weights
 from noisesmith.pipeline.models import quantization
 from noisesmith.pipeline.models.quantization import without_quantization
+from noisesmith.pipeline.models.quantized import let_gradients_pass
 from noisesmith.pipeline.scorers import find_judge, find_scorer, load_scorer
 from tests import tiny_pipelines
 from tests.tiny_families import SCORERS
@@ -119,6 +120,30 @@ def test_the_gradient_of_a_quantized_scorer_matches_finite_differences(method: s
     with torch.no_grad():
         there, back = (scorer.log_scores(PROMPTS, images + sign * step).double().sum() for sign in (1, -1))
     assert float(there - back) / 2e-2 == pytest.approx(float(slope.norm()), rel=1e-2)
+
+
+def test_the_gradient_keeps_no_weights_in_the_computing_type() -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).requires_grad_(False)
+    quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
+    shapes = {(16, 8), (8, 16), (4, 16), (16, 4)}
+    assert shapes & _shapes_kept_for_the_gradient(model), "torchao's own layers keep them"
+    let_gradients_pass(model)
+    assert not shapes & _shapes_kept_for_the_gradient(model)
+
+
+def _shapes_kept_for_the_gradient(model: nn.Module) -> set[tuple[int, ...]]:
+    """The shapes of the tensors that a forward pass keeps until the backward pass."""
+    kept: set[tuple[int, ...]] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(3, 8, requires_grad=True)).sum().backward()
+    return kept
 
 
 @pytest.mark.parametrize("method", METHODS)
