@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
@@ -31,24 +31,30 @@ class GeneratorInfo:
 
 @dataclass
 class GenerateOrder:
-    """One row of a call: its task, and where the optimizer state and the gradients lie that it starts from."""
+    """One row of a call: its task, and where the optimizer state and the gradients lie that it starts from.
+
+    ``paused`` is where the state of its sampling lies, for a probe that goes on.
+    """
 
     task: GenerateTask
     state: Located | None = None
     slopes: tuple[Slope[Located], ...] = ()
+    paused: Located | None = None
 
 
 @dataclass(frozen=True)
 class GenerateReport:
     """What the driver learns of a call.
 
-    ``seconds`` is how long it used the model; ``states`` and ``latents`` are the positions of the rows' tensors.
+    ``seconds`` is how long it used the model; ``states`` and ``latents`` are the positions of the rows' tensors, and
+    ``paused`` those of where probes have stopped.
     """
 
     seconds: float
     records: list[ImageRecord]
     states: list[Position]
     latents: list[Position]
+    paused: list[Position] = field(default_factory=list)
 
 
 @ray.remote
@@ -78,8 +84,9 @@ class GeneratorActor:
             MemoryExhausted: the batch is too large for the device.
 
         Returns:
-            the report, and the pack of the rows' new optimizer states ``[1 + K, C, H, W]`` and z_0 ``[C, H, W]``. They
-            share one pack because every further object costs the driver more than reading both costs a worker.
+            the report, and the pack of the rows' new optimizer states ``[1 + K, C, H, W]``, z_0 ``[C, H, W]`` and,
+            where probes have stopped, ``[1 + H, C, H, W]``. They share one pack because every further object costs the
+            driver more than reading all of them costs a worker.
         """
         use = ExclusiveUse(self._models)
         orders: list[GenerateOrder] = pickle.loads(encoded)
@@ -87,14 +94,16 @@ class GeneratorActor:
         starts = [_start(order, packs) for order in orders]
         with memory_guard():
             made = generate(self._config.optimizer, self._generator, tasks, starts, use)
-        pack, positions = pack_tensors([*made.states, *made.latents])
-        states = positions[: len(orders)]
-        latents = positions[len(orders) :]
-        return GenerateReport(use.seconds, made.records, states, latents), pack
+        paused = [] if made.paused is None else list(made.paused)
+        pack, positions = pack_tensors([*made.states, *made.latents, *paused])
+        rows = len(orders)
+        states, latents, stopped = positions[:rows], positions[rows : 2 * rows], positions[2 * rows :]
+        return GenerateReport(use.seconds, made.records, states, latents, stopped), pack
 
 
 def _start(order: GenerateOrder, packs: tuple[NDArray[np.float32], ...]) -> Start[torch.Tensor] | None:
     if order.state is None:
         return None
     slopes = tuple(Slope(unpack_tensor(packs, slope.log_gradient), slope.factor) for slope in order.slopes)
-    return Start(unpack_tensor(packs, order.state), slopes)
+    paused = None if order.paused is None else unpack_tensor(packs, order.paused)
+    return Start(unpack_tensor(packs, order.state), slopes, paused)

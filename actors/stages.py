@@ -61,18 +61,19 @@ WriteCall = Call[WriterWorker, None, list[int]]
 
 
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
-    """Moves the noise of rows at any rounds, and denoises it. The rows of a batch share their sampler steps."""
+    """Moves the noise of rows at any rounds, and denoises it. The rows of a batch take the same sampler steps."""
 
     scores: Sequence[ScoreStage]
 
     def lane_of(self, row: RowTask) -> Hashable:
-        return row.search.next_image().steps
+        return row.search.next_image().lane
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
         start = row.search.start()
         if start is None:
             return ()
-        return (start.state.pack, *(slope.log_gradient.pack for slope in start.slopes))
+        packs = [start.state.pack, *(slope.log_gradient.pack for slope in start.slopes)]
+        return packs if start.paused is None else [*packs, start.paused.pack]
 
     def submit(self, worker: GeneratorWorker, rows: list[RowTask]) -> list[Reference]:
         arguments = Arguments()
@@ -84,6 +85,8 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
                 order.state = arguments.locate(start.state)
                 slopes = [Slope(arguments.locate(slope.log_gradient), slope.factor) for slope in start.slopes]
                 order.slopes = tuple(slopes)
+                if start.paused is not None:
+                    order.paused = arguments.locate(start.paused)
             orders.append(order)
         return worker.generate.remote(encode(orders), *arguments.references)
 
@@ -91,7 +94,8 @@ class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
         pack = call.pack()
         for index, row in call.current():
             state = Stored(pack, report.states[index])
-            row.search.generated(report.records[index], state, Stored(pack, report.latents[index]))
+            paused = Stored(pack, report.paused[index]) if report.paused else None
+            row.search.generated(report.records[index], state, Stored(pack, report.latents[index]), paused)
             for stage in self.scores:
                 stage.queue.add(row)
 

@@ -9,7 +9,7 @@ from noisesmith.pipeline.acceptance import check_config
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
 from noisesmith.pipeline.embedded import newest, versions
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import FoundGenerator, check_affine, find_generator
+from noisesmith.pipeline.generators import FoundGenerator, check_affine, check_probe, find_generator
 from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
@@ -41,6 +41,9 @@ def find_models(config: RunConfig) -> FoundModels:
     quiet_libraries()
     generator = find_generator(config.generators)
     _check_attention(config, generator)
+    short = config.optimizer.short_rounds(config.generators.steps)
+    if config.optimizer.probe is not None and short is not None:
+        check_probe(generator, short.steps)
     if config.optimizer.uses_gradient:
         check_affine(generator)
     scorers = tuple(find_scorer(member) for member in config.panel)

@@ -93,7 +93,8 @@ class Recipe:
     Starting from the row's first noise, move k took the candidate ``indices[k]`` of round ``rounds[k]`` with step size
     γ ``gammas[k]``. Methods whose noise cannot be rebuilt this way leave all three empty, and the row stores the noise
     itself. ``steps`` and ``batch_size`` are the sampler steps T and the batch size of the generator call that made the
-    image. The noise is always rebuilt bit for bit, and ``digest`` proves it; the image only at batch size 1.
+    image; of a probe that was finished, which two calls have made, the larger batch size. The noise is always rebuilt
+    bit for bit, and ``digest`` proves it; the image only at batch size 1.
     """
 
     method: str
@@ -142,13 +143,13 @@ class Result:
     """One finished row, ready to be written. Images are PNG bytes; scores are P("Yes") in [0, 1].
 
     ``scores[i]``, ``steps[i]`` and ``evaluations[i]`` describe image i, in the order the images were made: its score,
-    its sampler steps (fewer than T for a preview), and the U-Net evaluations it took, where one evaluation is one
-    denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a preview
-    rendered again is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild it. ``prompt_tokens_cut``
-    counts the tokens at the prompt's end that no text encoder of the generator has read. Where several scorers steered,
-    ``members`` has each one's scores of the first and the kept image. ``atoms`` are those of the kept image, where a
-    scorer asks questions about parts of the prompt. Where the run keeps more images than these two, ``images`` has one
-    entry per image made: its PNG bytes, or ``None`` where it is not kept.
+    its sampler steps (fewer than T for a preview or a probe), and the U-Net evaluations it took. One evaluation is
+    one denoising step of one row, guidance included. ``rounds`` counts search rounds: neither the first image nor a
+    preview or a probe that is made at full steps is one. ``noise_fp16`` is the kept z_T where ``recipe`` cannot rebuild
+    it. ``prompt_tokens_cut`` counts the tokens at the prompt's end that no text encoder of the generator has read.
+    Where several scorers steered, ``members`` has each one's scores of the first and the kept image. ``atoms`` are
+    those of the kept image, where a scorer asks questions about parts of the prompt. Where the run keeps more images
+    than these two, ``images`` has one entry per image made: its PNG bytes, or ``None`` where it is not kept.
     """
 
     row: Row

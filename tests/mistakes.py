@@ -127,6 +127,23 @@ CASES: dict[str, tuple[Break, str]] = {
     "unknown sampler": (_set("generators", scheduler="euler_a"), "generators.scheduler"),
     "sampler that does not fit": (_set("generators", scheduler="flow_euler"), "generators.scheduler"),
     "preview as long as the search": (_set("optimizer", preview={"steps": 2}), "optimizer.preview.steps"),
+    "probe of no step": (_set("optimizer", probe={"at": 0.1}), "optimizer.probe.at: 0.1 of 2 steps is none of them"),
+    "probe of all steps": (_set("optimizer", probe={"at": 0.9}), "optimizer.probe.at: 0.9 of 2 steps is all of them"),
+    "probe of previews": (
+        _set("optimizer", preview={"steps": 1}, probe={"at": 0.5}),
+        "optimizer.probe: rounds are previews already",
+    ),
+    "probe of latents that are moved": (
+        _top(optimizer={"method": "attend_and_excite", "probe": {"at": 0.5}}),
+        "optimizer.probe: attend_and_excite moves the latents",
+    ),
+    "probe of guidance that counts steps": (
+        lambda _, config: config.update(
+            generators=config["generators"] | {"skip_layer_guidance": {"layers": [1]}},
+            optimizer=config["optimizer"] | {"probe": {"at": 0.5}},
+        ),
+        "optimizer.probe: skip_layer_guidance counts the sampler steps",
+    ),
     "budget below one image": (_set("optimizer", unet_evaluations=1), "optimizer.unet_evaluations"),
     "budget below a rerendered preview": (
         lambda _, config: config.update(

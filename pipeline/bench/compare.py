@@ -49,10 +49,10 @@ class Figures:
     """One variant. ``parts`` has score and judges by source of the corpus; the reference has no ``difference``.
 
     ``rounds_to_95`` and ``evaluations_to_95`` are where the mean curve reaches 95 % of its final gain over the first
-    image. Both are ``None`` where nothing is gained; ``rounds_to_95`` also for previews, whose gain comes at the end by
-    construction. ``noise_norm`` is ‖z_T‖/√D of the kept noise, ``noise_ks`` its Kolmogorov-Smirnov distance from
-    N(0, 1). ``vlm_evaluations`` is the number of images scored. ``seconds`` are wall seconds over rows written, in the
-    last session of each run, while many rows are in work at once. All of these are means over rows.
+    image. Both are ``None`` where nothing is gained; ``rounds_to_95`` also for previews and probes, whose gain comes
+    at the end by construction. ``noise_norm`` is ‖z_T‖/√D of the kept noise, ``noise_ks`` its Kolmogorov-Smirnov
+    distance from N(0, 1). ``vlm_evaluations`` is the number of images scored. ``seconds`` are wall seconds over rows
+    written, in the last session of each run, while many rows are in work at once. All of these are means over rows.
     """
 
     rows: int
@@ -98,8 +98,8 @@ def compare(
         rows: by label and (seed, row id) the rows, with the columns of :func:`row_columns`.
         seconds: by label the seconds per row, where known.
         parts: the corpus by source: (name, prompts), in order.
-        rounds: M, the search rounds of every variant without previews.
-        steps: T, the sampler steps; with M it gives the budget of a variant with previews.
+        rounds: M, the search rounds of every variant whose rounds are full images.
+        steps: T, the sampler steps; with M it gives the budget of the others.
 
     Raises:
         UserError: no row was finished by every variant.
@@ -246,7 +246,7 @@ def _figures(
     parts: dict[str, dict[str, Change | None]] = {}
     for part, only in table.parts.items():
         parts[part] = {name: table.change(first, kept, only) for name, (first, kept) in columns.items()}
-    reached = None if variant.previews else _reach(by_round)
+    reached = None if variant.short_rounds else _reach(by_round)
     return Figures(
         rows=len(ours.rows),
         score=score,

@@ -73,20 +73,22 @@ class Variant:
     why: str
 
     @property
-    def previews(self) -> bool:
-        return bool(self.sections["optimizer"].get("preview"))
+    def short_rounds(self) -> bool:
+        """Whether its rounds are previews or probes."""
+        section: Section = self.sections["optimizer"]
+        return bool(section.get("preview") or section.get("probe"))
 
     def optimizer(self, rounds: int, steps: int) -> Section:
         """The optimizer section with the budget that all variants share.
 
         The budget is M rounds, ``rounds``. With the first image they take (M + 1)·T U-Net evaluations, T = ``steps``.
-        Where a round costs more or less than T, the evaluations limit the search instead: with previews, whose rounds
-        are cheaper and therefore more, and with the methods that read attention. What the section sets itself has
-        precedence.
+        Where a round costs more or less than T, the evaluations limit the search instead: with previews and probes,
+        whose rounds are cheaper and therefore more, and with the methods that read attention. What the section sets
+        itself has precedence.
         """
         section: Section = self.sections["optimizer"]
         limits = {"rounds": rounds}
-        if self.previews:
+        if self.short_rounds:
             limits = {"rounds": UNLIMITED, "unet_evaluations": (rounds + 1) * steps}
         elif section.get("method") in ("initno", "attend_and_excite"):
             limits["unet_evaluations"] = (rounds + 1) * steps

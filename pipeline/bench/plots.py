@@ -38,7 +38,7 @@ class _Style:
 
 @dataclass(frozen=True)
 class _Axis:
-    """What a plot has on its horizontal axis; previews are drawn right of ``high``."""
+    """What a plot has on its horizontal axis; previews and probes are drawn right of ``high``."""
 
     low: float
     high: float
@@ -46,12 +46,12 @@ class _Axis:
 
     @property
     def pitch(self) -> float:
-        """Distance between the marks of two previews."""
+        """Distance between the marks of two of them."""
         return 0.025 * (self.high - self.low)
 
 
 def score_by_round(comparison: Comparison, variants: tuple[Variant, ...], rounds: int, _steps: int) -> bytes:
-    """PNG: mean best score after each search round; previews at M, since they spend as much as M full rounds."""
+    """PNG: mean best score after each search round; previews and probes at M, since they spend as much as M rounds."""
     curves = {label: figures.by_round for label, figures in comparison.variants.items()}
     return _plot(comparison, variants, curves, _Axis(0.0, float(rounds), "search rounds"))
 
@@ -67,8 +67,8 @@ def _plot(comparison: Comparison, variants: tuple[Variant, ...], curves: dict[st
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = {variant.label: _cut(curves[variant.label], axis.high) for variant in variants if not variant.previews}
-    previews = [variant.label for variant in variants if variant.previews]
+    lines = {variant.label: _cut(curves[variant.label], axis.high) for variant in variants if not variant.short_rounds}
+    short = [variant.label for variant in variants if variant.short_rounds]
     banded = _banded(lines, comparison.variants)
     styles = _styles(list(lines))
     drawn: dict[str, Artist] = {}
@@ -76,13 +76,13 @@ def _plot(comparison: Comparison, variants: tuple[Variant, ...], curves: dict[st
         drawn[label] = _draw_line(axes, curve, styles[label], axis)
         if label in banded:
             _draw_band(axes, curve, styles[label])
-    for number, label in enumerate(previews):
+    for number, label in enumerate(short):
         drawn[label] = _draw_point(axes, comparison.variants[label], number, axis)
     note = f"Shaded: 95 % intervals of {', '.join(banded)}."
-    if previews:
-        note += "\nMarkers: searches by previews, for as many U-Net evaluations."
+    if short:
+        note += "\nMarkers: searches by previews or probes, for as many U-Net evaluations."
     axes.set_title(note, loc="left", fontsize=8.5, color=FAINT)
-    _dress(axes, axis, len(previews))
+    _dress(axes, axis, len(short))
     _legend(figure, drawn, comparison)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "noisesmith"})
@@ -130,7 +130,7 @@ def _draw_band(axes: Axes, curve: Curve, style: _Style) -> None:
 
 
 def _draw_point(axes: Axes, figures: Figures, number: int, axis: _Axis) -> Artist:
-    """A preview variant's kept score with its interval, right of the lines."""
+    """A variant of previews or probes: its kept score with its interval, right of the lines."""
     score = figures.score.kept
     x = axis.high + (number + 1) * axis.pitch
     error = [[score.mean - score.low], [score.high - score.mean]]
@@ -140,8 +140,8 @@ def _draw_point(axes: Axes, figures: Figures, number: int, axis: _Axis) -> Artis
     return point
 
 
-def _dress(axes: Axes, axis: _Axis, previews: int) -> None:
-    axes.set_xlim(axis.low, axis.high + (previews + 0.5) * axis.pitch)
+def _dress(axes: Axes, axis: _Axis, marks: int) -> None:
+    axes.set_xlim(axis.low, axis.high + (marks + 0.5) * axis.pitch)
     axes.set_xlabel(axis.unit, color=INK)
     axes.set_ylabel("mean VQA score of the best image so far", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -161,11 +161,12 @@ def _notes(comparison: Comparison, facts: Conditions) -> list[str]:
     rounds = counted(facts.rounds, "round")
     notes = [
         f"Δ: kept image, paired difference from `{REFERENCE}` with its 95 % bootstrap interval over prompts. Previews "
-        f"spend the U-Net evaluations of the first image and {rounds}, all others take {rounds}; a row ends early only "
-        "at the score 1. Δ at equal U-Net: between the best scores found within the smaller of both budgets. A judge "
-        "never steers and sees only the image kept in the end, so its Δ is as run. 95 % at: the round where the mean "
-        f"score has {SHARE:.0%} of its final gain over the first image. U-Net, VLM, s: denoising steps, images scored "
-        "and seconds per row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov distance from N(0, 1).",
+        f"and probes spend the U-Net evaluations of the first image and {rounds}, all others take {rounds}; a row "
+        "ends early only at the score 1. Δ at equal U-Net: between the best scores found within the smaller of both "
+        "budgets. A judge never steers and sees only the image kept in the end, so its Δ is as run. 95 % at: the round "
+        f"where the mean score has {SHARE:.0%} of its final gain over the first image. U-Net, VLM, s: denoising "
+        "steps, images scored and seconds per row. ‖z‖/√D and KS: norm of the kept noise, and its Kolmogorov-Smirnov "
+        "distance from N(0, 1).",
     ]
     return [*notes, *left_out(comparison, "method")]
 

@@ -21,6 +21,10 @@ def _preview(section: Section, keep: int = 1) -> Section:
     return section | {"preview": {"steps": 4, "keep": keep}}
 
 
+def _probe(section: Section, keep: int) -> Section:
+    return section | {"probe": {"at": 0.4, "keep": keep}}
+
+
 _PAPER: Section = {"method": "noise_diffusion", "candidates": 50}
 _FROM_BEST: Section = _PAPER | {"move_from": "best"}
 
@@ -40,6 +44,9 @@ DEFAULTS = (
     _method("preview_4_keep_2", _preview(_PAPER, 2), "the best two rendered again, in case a preview misleads"),
     _method("preview_4_best", _preview(_FROM_BEST), "previews, each moving away from the best so far"),
     _method("preview_4_keep_2_best", _preview(_FROM_BEST, 2), "both of the above"),
+    _method("probe_40", _probe(_PAPER, 1), "rounds scored after 40 % of the steps, the best goes on from there"),
+    _method("probe_40_keep_2", _probe(_PAPER, 2), "the best two go on, in case a probe misleads"),
+    _method("probe_40_random_keep_2", _probe({"method": "random_sampling"}, 2), "the same with fresh noises"),
     _method("preview_order_1000", _preview(_order(1_000)), "previews guided as by the best of 1,000"),
 )
 

@@ -132,8 +132,9 @@ def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:
     """How much work the search is and who does it, as name → text."""
     optimizer = settings.optimizer
     search = f"{optimizer.method}, {optimizer.rounds} rounds"
-    if optimizer.preview:
-        search += f" of {optimizer.preview.steps} steps"
+    short = optimizer.short_rounds(settings.generators.steps)
+    if short:
+        search += f" of {short.steps} steps"
     images, evaluations = settings.most_per_row()
     return {
         "optimizer": search,

@@ -7,15 +7,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, field_validator
 
 from noisesmith.pipeline.config.section import Section
+from noisesmith.pipeline.config.short_rounds import PreviewConfig, ProbeConfig, ShortRounds, short_rounds
 
 PAPER = "[arXiv 2411.16503](https://arxiv.org/abs/2411.16503)"  # Noise Diffusion, CVPR 2025
-
-
-class PreviewConfig(Section):
-    """Cheap rounds: few sampler steps while searching; the best images are rendered again at full T."""
-
-    steps: int = Field(ge=1, le=1000, description="sampler steps of a search round; the first image has full T")
-    keep: int = Field(1, ge=1, le=64, description="best previews to render and score again at full T")
 
 
 class _Optimizer(Section):
@@ -26,6 +20,11 @@ class _Optimizer(Section):
     patience: int | None = Field(None, ge=1, description="stop a row after this many rounds without a better score")
     unet_evaluations: int | None = Field(None, ge=1, description="denoising steps a row may take, first image included")
     preview: PreviewConfig | None = None
+    probe: ProbeConfig | None = None
+
+    def short_rounds(self, steps: int) -> ShortRounds | None:
+        """How rounds end before the sampler's ``steps``; ``None`` where they do not."""
+        return short_rounds(self.preview, self.probe, steps)
 
     @property
     def summary(self) -> str:
@@ -34,15 +33,8 @@ class _Optimizer(Section):
 
     def describe(self) -> str:
         """How images were searched, as one paragraph of Markdown: the method, then what its settings change."""
-        if self.preview is None:
-            return self.summary
-        keep = self.preview.keep
-        again = "preview is" if keep == 1 else f"{keep} previews are"
-        return (
-            f"{self.summary} Rounds are previews: the sampler takes {self.preview.steps} steps while it searches. When "
-            f"the search stops, the best {again} rendered again at full steps and scored again. Only images at full "
-            "steps are kept."
-        )
+        made = self.preview or self.probe
+        return self.summary if made is None else f"{self.summary} {made.describe()}"
 
     @property
     def folds(self) -> bool:
@@ -84,6 +76,7 @@ class NoSearchConfig(_Optimizer):
     method: Literal["none"] = "none"
     rounds: Literal[0] = 0
     preview: None = None
+    probe: None = None
 
 
 class RandomSamplingConfig(_Optimizer):

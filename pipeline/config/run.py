@@ -22,6 +22,7 @@ from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, Scor
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
 from noisesmith.pipeline.config.panel import MemberConfig, Scorers, check_members, groups_of
 from noisesmith.pipeline.config.section import Section
+from noisesmith.pipeline.config.short_rounds import ShortRounds, check_short_rounds
 from noisesmith.pipeline.storage.paths import to_path
 
 
@@ -123,16 +124,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _previews_are_shorter(self) -> RunConfig:
-        preview = self.optimizer.preview
+    def _short_rounds_are_shorter(self) -> RunConfig:
+        optimizer = self.optimizer
         steps = self.generators.steps
         least = steps
         what = "the first image takes"
-        if preview:
-            if preview.steps >= steps:
-                raise ValueError(f"optimizer.preview.steps: {preview.steps} must be below generators.steps, {steps}")
-            least += steps * preview.keep
-            what = "the first image and the previews rendered again take"
+        check_short_rounds(optimizer.preview, optimizer.probe, optimizer.method, self.generators)
+        short = optimizer.short_rounds(steps)
+        if short:
+            least += short.more * short.keep
+            made = "previews rendered again" if optimizer.preview else "probes that are finished"
+            what = f"the first image and the {made} take"
         budget = self.optimizer.unet_evaluations
         if budget is not None and budget < least:
             raise ValueError(f"optimizer.unet_evaluations: {budget} is below the {least} that {what}; raise it")
@@ -186,20 +188,16 @@ class RunConfig(Section):
         method = self.optimizer
         steps = self.generators.steps
         budget = method.unet_evaluations
-        keep = 0
-        round_steps = steps
-        if method.preview:
-            keep = method.preview.keep
-            round_steps = method.preview.steps
+        short = method.short_rounds(steps) or ShortRounds(steps, keep=0, more=0)
         rounds = method.rounds
         if budget is not None:
-            affordable = (budget - steps * (1 + keep)) // round_steps
+            affordable = (budget - steps - short.more * short.keep) // short.steps
             rounds = min(rounds, affordable)
-        again = min(keep, rounds)  # previews rendered again at full steps
-        if keep and method.target_score is not None:
-            again = rounds  # any preview that reaches the target is rendered again at once
+        again = min(short.keep, rounds)  # previews and probes made again at full steps
+        if short.keep and method.target_score is not None:
+            again = rounds  # any of them that reaches the target is made again at once
         images = 1 + rounds + again
-        evaluations = steps * (1 + again) + rounds * round_steps
+        evaluations = steps + short.more * again + short.steps * rounds
         if budget is not None:
             evaluations = min(evaluations, budget)
         return images, evaluations

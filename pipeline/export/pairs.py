@@ -52,7 +52,7 @@ class KeptAndFirst(Pairs):
 
 
 class KeptAndWorst(Pairs):
-    """The kept image and the one with the lowest score, previews aside."""
+    """The kept image and the one with the lowest score, previews and probes aside."""
 
     by = SCORE
     decides_by = (SCORE, "scores", "steps")
@@ -66,7 +66,7 @@ class KeptAndWorst(Pairs):
 
 
 class TwoImages(Pairs):
-    """Two images by their numbers. Some rows ended before one of them was made, and previews are not kept."""
+    """Two images by their numbers. Some rows ended before one of them was made; previews and probes are not kept."""
 
     by = SCORE
     decides_by = ("scores", "steps")
@@ -113,7 +113,7 @@ def read_pairs(source: Source, options: ExportOptions) -> Pairs:
 
 
 def full_images(steps: Sequence[int]) -> list[int]:
-    """Return the numbers of the images that are no previews: those with as many sampler steps as the first."""
+    """Return the numbers of the images at full steps, no previews or probes: as many sampler steps as the first."""
     return [number for number, count in enumerate(steps) if count == steps[0]]
 
 

@@ -13,6 +13,7 @@ from noisesmith.pipeline.generators.any_pipeline import (
     AnyPipeline,
     any_pipeline,
     check_affine,
+    check_probe,
     makes_images_of_text,
     study,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Generator",
     "LatentSpec",
     "check_affine",
+    "check_probe",
     "find_generator",
     "load_decoder",
     "load_generator",

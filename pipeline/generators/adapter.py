@@ -15,6 +15,7 @@ from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.conditioning import RememberedText
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
+from noisesmith.pipeline.generators.pausing import resumed, stopped
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
 from noisesmith.pipeline.models.libraries import Options, Pipeline, Tokenizer
 from noisesmith.pipeline.models.loading import explained
@@ -41,7 +42,7 @@ class Adapter(Family):
         self.pipe: Pipeline = load_pipeline(config, found.source, found.family, device)
         self._trained = self.pipe.scheduler.config
         self.pipe.scheduler = build_scheduler(config.scheduler, self._trained, config.timestep_spacing)
-        self._gains: dict[int, float] = {}
+        self._gains: dict[tuple[int, int | None], float] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         for name, part in self.pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
@@ -51,13 +52,13 @@ class Adapter(Family):
         if self.fixed_text:
             self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt)
 
-    def gain(self, steps: int) -> float:
-        if steps not in self._gains:
+    def gain(self, steps: int, stop: int | None = None) -> float:
+        if (steps, stop) not in self._gains:
             scheduler = build_scheduler(self.config.scheduler, self._trained, self.config.timestep_spacing)
-            self._gains[steps] = sampler_gain(scheduler, steps)
-        return self._gains[steps]
+            self._gains[steps, stop] = sampler_gain(scheduler, steps, stop)
+        return self._gains[steps, stop]
 
-    def pull_back(self, slope: Tensor, steps: int) -> Tensor:
+    def pull_back(self, slope: Tensor, steps: int, stop: int | None = None) -> Tensor:
         return slope
 
     def plain(self, text: str) -> str:
@@ -81,6 +82,16 @@ class Adapter(Family):
             "num_inference_steps": steps,
             **self.call_options(self.config, len(prompts)),
         }
+
+    def probe(self, prompts: list[str], noise: Tensor, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+        with stopped(self.pipe, steps, stop) as paused:
+            original = self.sample(prompts, noise, steps)
+        return original, paused[0]
+
+    def finish(self, prompts: list[str], paused: Tensor, steps: int, taken: int) -> Tensor:
+        unused = torch.zeros(len(paused), *self.spec.shape)
+        with resumed(self.pipe, steps, taken, paused):
+            return self.sample(prompts, unused, steps)
 
     def _denoise(self, options: Options) -> Tensor:
         """z_0 of a call of the pipeline."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from noisesmith.pipeline.generators.adapter import FoundGenerator, FoundPipeline
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaults, measured_selection
 from noisesmith.pipeline.generators.rehearsal import Rehearsal
-from noisesmith.pipeline.generators.samplers import CLASSES
+from noisesmith.pipeline.generators.samplers import CLASSES, build_scheduler, sampler_gain
 from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.loading import explained
@@ -158,6 +159,28 @@ def check_affine(found: FoundGenerator) -> None:
     if issubclass(found.family, AnyPipeline):
         models = {name: part_without_weights(found, name, "float32") for name in model_parts(found)}
         measured_selection(Rehearsal(found, models), found, found.config.steps)
+
+
+def check_probe(found: FoundGenerator, stop: int) -> None:
+    """Refuse probes after ``stop`` steps where it is not known that they can go on, or where they say nothing of z_T.
+
+    Raises:
+        UserError: names the field.
+    """
+    config, source = found.config, found.source
+    if issubclass(found.family, AnyPipeline):
+        raise UserError(
+            f"optimizer.probe: {source.id!r} is a {source.class_name}, which has no adapter of its own here, so it is "
+            "not known whether its sampling can go on from where it has paused; remove it, or use optimizer.preview"
+        )
+    trained = source.read_json("scheduler/scheduler_config.json")
+    scheduler = build_scheduler(config.scheduler, trained, config.timestep_spacing)
+    gain = sampler_gain(scheduler, config.steps, stop)
+    if not (math.isfinite(gain) and gain > 0):
+        raise UserError(
+            f"optimizer.probe.at: with {config.scheduler} the image that is predicted after {stop} of {config.steps} "
+            f"steps does not follow z_T (gain {gain:g}); raise it"
+        )
 
 
 def _check_scheduler(found: FoundPipeline) -> None:

@@ -38,15 +38,18 @@ class Generator(Protocol):
     config: GeneratorConfig
     pipe: Pipeline  # the diffusers pipeline
 
-    def gain(self, steps: int) -> float:
+    def gain(self, steps: int, stop: int | None = None) -> float:
         """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant.
 
-        1 where :meth:`pull_back` has the factors, one for each number.
+        With ``stop`` it is that of the x_0 which :meth:`probe` gives after so many of them. 1 where :meth:`pull_back`
+        has the factors, one for each number.
         """
         ...
 
-    def pull_back(self, slope: Tensor, steps: int) -> Tensor:
+    def pull_back(self, slope: Tensor, steps: int, stop: int | None = None) -> Tensor:
         """∂s/∂z_0 of one row as a slope at z_T, without the factor :meth:`gain`: moved to where z_T has its numbers.
+
+        With ``stop`` it is ∂s/∂x_0 of what :meth:`probe` gives.
 
         Raises:
             UserError: z_0 does not follow z_T number by number.
@@ -65,5 +68,21 @@ class Generator(Protocol):
         """Denoise ``noise`` ``[B, …]`` float32 ~ N(0, I) in ``steps`` into z_0 ``[B, …]`` float32, on the CPU.
 
         z_0 is what the decoder takes: the sampler's result, or what the pipeline hands to its VAE.
+        """
+        ...
+
+    def probe(self, prompts: list[str], noise: Tensor, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Take the first ``stop`` of ``steps`` sampler steps from ``noise``.
+
+        Returns:
+            x_0 ``[B, …]`` as the model predicts it in the last of them, like z_0 of :meth:`sample`; and where the
+            sampling has paused, ``[B, 1 + H, …]`` float32 on the CPU (``generators.pausing``).
+        """
+        ...
+
+    def finish(self, prompts: list[str], paused: Tensor, steps: int, taken: int) -> Tensor:
+        """z_0 ``[B, …]`` of what :meth:`probe` has paused after ``taken`` of ``steps`` steps.
+
+        At batch size 1 it equals that of :meth:`sample` bit for bit.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator
 from noisesmith.pipeline.generators.affine import Selection, find_selection
 from noisesmith.pipeline.generators.capture import handed_to
+from noisesmith.pipeline.generators.pausing import stopped
 from noisesmith.pipeline.generators.rehearsal import Rehearsal
 from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
@@ -39,7 +41,7 @@ class CapturedAdapter(Adapter):
     def __init__(self, found: FoundGenerator, device: str) -> None:
         super().__init__(found, device)
         self._found = found
-        self._selections: dict[int, Selection] = {}
+        self._selections: dict[tuple[int, int | None], Selection] = {}
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
@@ -92,12 +94,12 @@ class CapturedAdapter(Adapter):
     def plain(self, text: str) -> str:
         return super().plain(text.lower() if self.lowers() else text)
 
-    def pull_back(self, slope: Tensor, steps: int) -> Tensor:
-        if steps not in self._selections:
-            self._selections[steps] = self._measure(steps)
-        return self._selections[steps].pull_back(slope)
+    def pull_back(self, slope: Tensor, steps: int, stop: int | None = None) -> Tensor:
+        if (steps, stop) not in self._selections:
+            self._selections[steps, stop] = self._measure(steps, stop)
+        return self._selections[steps, stop].pull_back(slope)
 
-    def gain(self, steps: int) -> float:
+    def gain(self, steps: int, stop: int | None = None) -> float:
         return 1.0
 
     def _denoise(self, options: Options) -> Tensor:
@@ -105,13 +107,13 @@ class CapturedAdapter(Adapter):
             self.pipe(**options, output_type="pt")
         return handed[0]
 
-    def _measure(self, steps: int) -> Selection:
+    def _measure(self, steps: int, stop: int | None) -> Selection:
         models = {name: part_without_weights(self._found, name, "float32") for name in model_parts(self._found)}
         # A VAE's buffers are statistics, by which a pipeline may scale its latents.
         for name, buffer in self.pipe.vae.named_buffers():
             owner, _, attribute = name.rpartition(".")
             setattr(models["vae"].get_submodule(owner), attribute, buffer.float().cpu())
-        return measured_selection(Rehearsal(self._found, models), self._found, steps)
+        return measured_selection(Rehearsal(self._found, models), self._found, steps, stop)
 
 
 class PackedAdapter(CapturedAdapter):
@@ -135,15 +137,17 @@ def turn_before(tokenizer: Tokenizer, *, enable_thinking: bool) -> str:
     return text.split(_MARK)[0]
 
 
-def measured_selection(rehearsal: Rehearsal, found: FoundGenerator, steps: int) -> Selection:
-    """How z_0 of a pipeline follows its z_T.
+def measured_selection(rehearsal: Rehearsal, found: FoundGenerator, steps: int, stop: int | None = None) -> Selection:
+    """How z_0 of a pipeline follows its z_T, or the x_0 that it predicts after ``stop`` steps.
 
     Raises:
         UserError: not number by number.
     """
 
     def run(noise: Tensor) -> Tensor:
-        return rehearsal.follow(["a cat"], steps, found.spec, noise[None])[0]
+        until = nullcontext() if stop is None else stopped(rehearsal.pipe, steps, stop)
+        with until:
+            return rehearsal.follow(["a cat"], steps, found.spec, noise[None])[0]
 
     selection = find_selection(run, found.spec.shape)
     if selection is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
@@ -105,8 +107,10 @@ def build_scheduler(name: str, trained: Json | Settings, timestep_spacing: str |
     return scheduler
 
 
-def sampler_gain(scheduler: Scheduler, steps: int) -> float:
+def sampler_gain(scheduler: Scheduler, steps: int, stop: int | None = None) -> float:
     """c of z_0 = c·z_T + const, by running the real scheduler on z_T = 1 with a prediction of zero.
+
+    With ``stop`` it is that of the x_0 which the sampler predicts in the last of so many steps.
 
     A deterministic sampler is affine in z_T while predictions are held constant, so with a prediction of zero
     the constant is zero and z_0 of z_T = 1 is c. (13.153 for DDIM and PNDM at 50 steps of Stable Diffusion's schedule.)
@@ -119,8 +123,41 @@ def sampler_gain(scheduler: Scheduler, steps: int) -> float:
     scheduler.set_timesteps(steps, **shifting)
     sample = torch.ones(1, 1, 1, 1, dtype=torch.float64) * float(getattr(scheduler, "init_noise_sigma", 1.0))
     zero = torch.zeros_like(sample)
-    for timestep in scheduler.timesteps:
+    last = len(scheduler.timesteps) if stop is None else evaluations_of(scheduler, steps, stop)
+    for number, timestep in enumerate(scheduler.timesteps[:last], start=1):
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(sample, timestep)
-        sample = scheduler.step(zero, timestep, sample, return_dict=False)[0]
+        stepped = scheduler.step(zero, timestep, sample, return_dict=False)
+        if stop is not None and number == last:
+            return float(predicted_original(scheduler, zero, timestep, sample, stepped))
+        sample = stepped[0]
     return float(sample)
+
+
+def evaluations_of(scheduler: Scheduler, steps: int, taken: int) -> int:
+    """How many predictions the first ``taken`` of ``steps`` steps ask for: PNDM's first step asks for two."""
+    return taken + len(scheduler.timesteps) - steps
+
+
+def predicted_original(
+    scheduler: Scheduler, prediction: Tensor, timestep: Tensor, sample: Tensor, stepped: Sequence[Tensor]
+) -> Tensor:
+    """x_0 as the model predicts it in a step that a scheduler of :data:`CLASSES` has just taken.
+
+    Args:
+        prediction: of the model, of ``sample``, which is z_t.
+        stepped: what the step returned.
+    """
+    if len(stepped) > 1:  # DDIM and Euler return it
+        return stepped[1]
+    if hasattr(scheduler, "model_outputs"):  # DPM-Solver++ solves for it
+        newest: Tensor = scheduler.model_outputs[-1]
+        return newest
+    if hasattr(scheduler, "sigmas"):  # of a flow, which predicts its velocity
+        time: Tensor = scheduler.sigmas[scheduler.step_index - 1]
+        return sample - time * prediction
+    signal: Tensor = scheduler.alphas_cumprod[timestep]
+    alpha, sigma = signal**0.5, (1 - signal) ** 0.5
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha * sample - sigma * prediction
+    return (sample - sigma * prediction) / alpha

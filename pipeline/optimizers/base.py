@@ -75,7 +75,7 @@ class Request:
 
     ``subjects`` are the things the prompt asks for, written as in the prompt; empty for methods that do not read
     attention. ``steps`` are sampler steps, the same in the whole batch. ``rerender`` marks a preview
-    whose noise is only to be denoised again at full steps.
+    or a probe that is made at full steps: its noise stays.
     """
 
     prompt: str

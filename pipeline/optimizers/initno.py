@@ -133,7 +133,7 @@ class InitNo(RandomSampling):
     config: InitNoConfig
 
     def prepare(self, requests: Sequence[Request], proposals: list[Proposal], sampler: Sampler) -> list[Proposal]:
-        """Put an optimised noise in the place of every fresh one. A preview's noise stays as it is."""
+        """Put an optimised noise in the place of every fresh one. That of an image made at full steps stays."""
         fresh = [position for position, request in enumerate(requests) if not request.rerender]
         if not fresh:
             return proposals

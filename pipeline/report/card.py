@@ -149,8 +149,8 @@ def settings_of(config: RunConfig, provenance: Provenance, manifest: Manifest) -
         corpora.append(f"{part.source} ({part.size} rows)" if part.size else part.source)
     corpora += [_added(part, manifest.header) for part in manifest.later]
     search: list[str] = [config.optimizer.method]
-    # The paragraph about the method says all about previews.
-    for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method", "preview"}).items():
+    # The paragraph about the method says all about previews and probes.
+    for key, value in config.optimizer.model_dump(exclude_none=True, exclude={"method", "preview", "probe"}).items():
         search.append(f"{key} {value}")
     judges = [f"{judge.name} ({judge.model})" for judge in config.judges]
     judges += [f"{table} ({model}), afterwards" for table, model in _models_of_tables(manifest).items()]

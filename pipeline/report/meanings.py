@@ -14,12 +14,12 @@ _MEANINGS = {
     "prompt": "what the image should show",
     "image": "the kept image: the one with the best score",
     "image_initial": "the first image, before any search round",
-    "round_images": "the images that belong to scores; null for previews, which are not kept",
+    "round_images": "the images that belong to scores; null for previews and probes, which are not kept",
     "score": 'P("Yes") of the kept image, 0 to 1',
     "score_initial": 'P("Yes") of the first image',
     "scores": "the score of every image made for the row, in the order they were made",
-    "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview, which is "
-    "never kept",
+    "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview "
+    "or a probe, which is never kept",
     "evaluations": "U-Net evaluations of each of these images: denoising steps, guidance included",
     "rounds": "search rounds after the first image; a row with a parent_id counts those of its parent too",
     "stop_reason": "why the search of this row ended",

@@ -53,7 +53,7 @@ class Summary:
     """The figures of a run; ``None`` where no row has a value.
 
     ``curve[r]`` is the mean best score after image r; a row that stopped earlier counts with its best score, and a
-    preview counts for nothing until it is rendered again at full steps.
+    preview or a probe counts for nothing until it is made at full steps.
     ``members`` are the scorers of a panel, empty for one scorer.
     ``truncated`` counts the rows whose prompt the diffusion model has not read to its end.
     ``noise_norm`` (‖z_T‖/√D) and ``noise_std`` are means over the kept noises; both are 1 under N(0, I).
@@ -172,7 +172,7 @@ def _resampled_means(values: Array, seed: int) -> Array:
 
 
 def best_so_far(scores: Sequence[float], steps: Sequence[int]) -> list[float]:
-    """A row's best score after each of its images; previews count for nothing, since they are never kept.
+    """A row's best score after each of its images; previews and probes count for nothing, since they are never kept.
 
     Args:
         steps: sampler steps of each image; the first image has full steps.

@@ -11,18 +11,22 @@ from torch import Tensor
 from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
 from noisesmith.pipeline.noise import check_finite, digest, statistics
-from noisesmith.pipeline.optimizers import Proposal, build_optimizer
+from noisesmith.pipeline.optimizers import Proposal, Request, build_optimizer
 from noisesmith.pipeline.search.propose import propose, requests_of
 from noisesmith.pipeline.search.tasks import ALONE, GenerateTask, ImageRecord, ModelUse, Start
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a batch made: per row the new optimizer state ``[1 + K, C, H, W]``, z_0 ``[C, H, W]`` and the record."""
+    """What a batch made: per row the new optimizer state ``[1 + K, C, H, W]``, z_0 ``[C, H, W]`` and the record.
+
+    ``paused`` is where probes have stopped, ``[B, 1 + H, C, H, W]``; their z_0 is the predicted one.
+    """
 
     states: list[Tensor]
     latents: Tensor
     records: list[ImageRecord]
+    paused: Tensor | None = None
 
 
 def generate(
@@ -35,7 +39,7 @@ def generate(
     """Propose every row's next noise with the configured method, and denoise it.
 
     Args:
-        tasks: rows at any rounds, all with the same number of sampler steps.
+        tasks: rows at any rounds, all with the same sampler steps, of which all begin and end at the same ones.
         starts: what each row moves from; ``None`` for a first image.
         use: entered while the model is used. The noises are drawn, chosen and described outside of it.
 
@@ -48,13 +52,42 @@ def generate(
         requests = requests_of(config, generator, tasks)
         proposals = optimizer.prepare(requests, proposals, generator)
         noise = torch.stack([proposal.state[0] for proposal in proposals])
-        latents, evaluations = optimizer.denoise(requests, noise, generator)
+        paused = None
+        if tasks[0].taken:
+            latents, evaluations = _finish(generator, requests, tasks, starts)
+        elif tasks[0].stop is not None:
+            latents, paused, evaluations = _probe(generator, requests, noise, tasks[0].stop)
+        else:
+            latents, evaluations = optimizer.denoise(requests, noise, generator)
         cut = generator.tokens_cut([request.prompt for request in requests])
     check_finite("z_0", latents)
     records = []
     for proposal, spent, tokens in zip(proposals, evaluations, cut, strict=True):
         records.append(_record(proposal, spent, len(tasks), tokens))
-    return Generated([proposal.state for proposal in proposals], latents, records)
+    return Generated([proposal.state for proposal in proposals], latents, records, paused)
+
+
+def _probe(
+    generator: Generator, requests: Sequence[Request], noise: Tensor, stop: int
+) -> tuple[Tensor, Tensor, list[float]]:
+    """The predicted z_0 after ``stop`` steps, where sampling has paused, and every row's U-Net evaluations."""
+    prompts = [request.prompt for request in requests]
+    latents, paused = generator.probe(prompts, noise, requests[0].steps, stop)
+    return latents, paused, [float(stop)] * len(requests)
+
+
+def _finish(
+    generator: Generator,
+    requests: Sequence[Request],
+    tasks: Sequence[GenerateTask],
+    starts: Sequence[Start[Tensor] | None],
+) -> tuple[Tensor, list[float]]:
+    """z_0 of probes that go on, and every row's further U-Net evaluations."""
+    paused = [start.paused for start in starts if start is not None and start.paused is not None]
+    prompts = [request.prompt for request in requests]
+    steps, taken = tasks[0].steps, tasks[0].taken
+    latents = generator.finish(prompts, torch.stack(paused), steps, taken)
+    return latents, [float(steps - taken)] * len(tasks)
 
 
 def denoise(config: OptimizerConfig, generator: Generator, tasks: Sequence[GenerateTask], noise: Tensor) -> Tensor:

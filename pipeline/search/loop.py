@@ -51,9 +51,9 @@ def search_rows(
     while batch := list(islice(remaining, config.generators.batch_size)):
         searches = [RowSearch[Tensor](row, config) for row in batch]
         while unfinished := [search for search in searches if not search.finished]:
-            # Previews have fewer sampler steps than full images, and a batch has one number of steps.
-            by_steps = sorted(unfinished, key=lambda search: search.next_image().steps)
-            for _, alike in groupby(by_steps, key=lambda search: search.next_image().steps):
+            # Previews and probes have fewer sampler steps than full images, and the images of a batch have the same.
+            by_lane = sorted(unfinished, key=lambda search: search.next_image().lane)
+            for _, alike in groupby(by_lane, key=lambda search: search.next_image().lane):
                 made = make_images(list(alike), config, models)
                 on_images(made)
         for search in searches:
@@ -66,8 +66,10 @@ def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models
     starts = [search.start() for search in searches]
     try:
         made = generate(config.optimizer, models.generator, tasks, starts)
-        for search, record, state, latents in zip(searches, made.records, made.states, made.latents, strict=True):
-            search.generated(record, state, latents)
+        paused = [None] * len(searches) if made.paused is None else made.paused
+        outcomes = zip(searches, made.records, made.states, made.latents, paused, strict=True)
+        for search, record, state, latents, stopped in outcomes:
+            search.generated(record, state, latents, stopped)
         questions = [search.score_task() for search in searches]
         answers = [score(models.decoder, group, questions, made.latents) for group in models.groups]
     except ArithmeticError:

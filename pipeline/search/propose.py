@@ -39,8 +39,8 @@ def propose(
                     f"round {task.key.round} of row {task.key.row_id} starts from an image without a score"
                 )
             slope = _sum(start.slopes)
-            at_noise = None if slope is None else generator.pull_back(slope, task.steps)
-            feedback = Feedback(task.score, at_noise, generator.gain(task.steps))
+            at_noise = None if slope is None else generator.pull_back(slope, task.steps, task.scored_at)
+            feedback = Feedback(task.score, at_noise, generator.gain(task.steps, task.scored_at))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return proposals
 

@@ -26,6 +26,8 @@ def recipe_of(
     """
     earlier = parent.recipe if parent is not None else None
     record = records[kept]
+    probe = images[kept].parent if images[kept].taken else None
+    calls = [kept] if probe is None else [probe, kept]  # a finished probe was made in two
     moves = _moves_to(images, kept) if config.optimizer.folds else []
     return Recipe(
         method=config.optimizer.method,
@@ -36,7 +38,7 @@ def recipe_of(
         indices=(*(earlier.indices if earlier else ()), *(records[image].index for image in moves)),
         candidates=getattr(config.optimizer, "candidates", 1),
         steps=images[kept].steps,
-        batch_size=record.batch_size,
+        batch_size=max(records[image].batch_size for image in calls),
         digest=record.digest,
     )
 
@@ -46,7 +48,7 @@ def _moves_to(images: Sequence[NextImage], image: int) -> list[int]:
     moves: list[int] = []
     current = image
     while (parent := images[current].parent) is not None:
-        # A rerendered preview has the preview's own noise, so it is no move.
+        # A preview or a probe that is made at full steps keeps its noise, so that is no move.
         if not images[current].rerender:
             moves.append(current)
         current = parent

@@ -7,6 +7,7 @@ process, a reference to it where workers exchange tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from noisesmith.pipeline.config import RunConfig
@@ -15,6 +16,7 @@ from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.search.asking import atoms_of, edits_of, questions_of
 from noisesmith.pipeline.search.combine import Combination, Opinion
 from noisesmith.pipeline.search.recipe import recipe_of
+from noisesmith.pipeline.search.stop import reaches_target, why_stop
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, NextImage, ScoreTask, Slope, Start
 
 T = TypeVar("T")
@@ -25,8 +27,8 @@ class RowSearch(Generic[T]):
     """Image 0 is the first; every later round moves from the image ``base``. The best image at full steps is kept.
 
     A row with a parent begins with its parent's kept noise, and counts its parent's rounds on.
-    With previews, rounds are made at few sampler steps. When the search stops, the best previews are rendered again at
-    full steps, because no preview's score is ever reported as final.
+    With previews or probes, rounds take few sampler steps. When the search stops, the best of these short images are
+    made at full steps, because no score of a short image is ever reported as final.
 
     Attributes:
         images: every image asked for, in order; ``records`` and ``scores`` are those of images made and scored.
@@ -36,6 +38,7 @@ class RowSearch(Generic[T]):
         states, slopes: optimizer states and gradients by image, only as long as a later image may need them.
         questions: asked about the prompt's parts, where a scorer asks them; ``atoms`` has P(answer) of each, by image.
         latents: z_0 by image, of the current image and of those that may still be written.
+        paused: where sampling has stopped, by image, of the current probe and of the best ones.
     """
 
     def __init__(self, row: Row, config: RunConfig) -> None:
@@ -54,13 +57,15 @@ class RowSearch(Generic[T]):
         self.states: dict[int, T] = {}
         self.slopes: dict[int, tuple[Slope[T], ...]] = {}
         self.latents: dict[int, T] = {}
-        self._best_previews: list[int] = []  # best first
+        self.paused: dict[int, T] = {}
+        self._short = config.optimizer.short_rounds(config.generators.steps)
+        self._best_short: list[int] = []  # best first
         self._to_rerender: list[int] = []
         self._combination = Combination(config)
 
     @property
     def rounds(self) -> int:
-        """Search rounds taken, those of the parent included: neither a first image nor a rerendered preview counts."""
+        """Search rounds taken, those of the parent included: neither a first image nor a rerendered one counts."""
         for image in reversed(self.images):
             if not image.rerender:
                 return image.round
@@ -112,19 +117,33 @@ class RowSearch(Generic[T]):
         key = NoiseKey(self.config.seed, self.row.search_id, image.round)
         score = None if image.parent is None else self.scores[image.parent]
         begins = self.row.parent.recipe if self.row.parent and image.parent is None else None
-        return GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender, begins)
+        task = GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender, begins)
+        if self.config.optimizer.probe is None:
+            return task
+        return replace(
+            task,
+            steps=self.config.generators.steps,
+            stop=self._stop_of(self.current),
+            taken=image.taken,
+            scored_at=None if image.parent is None else self._stop_of(image.parent),
+        )
 
     def start(self) -> Start[T] | None:
         """What the next image starts from; ``None`` for the first image, which starts from a fresh noise."""
         parent = self.next_image().parent
-        return None if parent is None else Start(self.states[parent], self.slopes.get(parent, ()))
+        if parent is None:
+            return None
+        return Start(self.states[parent], self.slopes.get(parent, ()), self.paused.get(parent))
 
-    def generated(self, record: ImageRecord, state: T, latents: T) -> None:
+    def generated(self, record: ImageRecord, state: T, latents: T, paused: T | None = None) -> None:
         """Record how the current image was made, in place of an earlier attempt at it.
 
         Args:
             latents: z_0.
+            paused: where a probe has stopped.
         """
+        if paused is not None:
+            self.paused[self.current] = paused
         self.records[self.current :] = [record]
         self.states[self.current] = state
         self.latents[self.current] = latents
@@ -148,8 +167,8 @@ class RowSearch(Generic[T]):
         self.scores.append(score)
         self.member_scores.append(log_scores)
         self.atoms.append(self._combination.atoms(opinions))
-        # A preview is never kept, and of equal scores the earliest is.
-        if not self._is_preview(image) and (best is None or score > best):
+        # A short image is never kept, and of equal scores the earliest is.
+        if not self._is_short(image) and (best is None or score > best):
             self.kept = image
         self.slopes[image] = self._combination.slopes(opinions)
         self._choose_base(image)
@@ -201,20 +220,22 @@ class RowSearch(Generic[T]):
         if not self.scores:
             return NextImage(round=self.row.earlier_rounds, parent=None, steps=full_steps)
         if self._to_rerender:
-            preview = self._to_rerender[0]
-            return NextImage(self.images[preview].round, preview, full_steps, rerender=True)
-        return NextImage(self.rounds + 1, self.base, self._round_steps())
+            best = self._to_rerender[0]
+            return NextImage(self.images[best].round, best, full_steps, rerender=True, taken=self._stop_of(best) or 0)
+        return NextImage(self.rounds + 1, self.base, self._short.steps if self._short else full_steps)
 
-    def _round_steps(self) -> int:
-        preview = self.config.optimizer.preview
-        return preview.steps if preview else self.config.generators.steps
-
-    def _is_preview(self, image: int) -> bool:
+    def _is_short(self, image: int) -> bool:
+        """Whether an image is a preview or a probe."""
         return self.images[image].steps != self.config.generators.steps
 
+    def _stop_of(self, image: int) -> int | None:
+        """The step after which an image has stopped, if it is a probe."""
+        is_probe = self.config.optimizer.probe is not None and self._is_short(image)
+        return self.images[image].steps if is_probe else None
+
     def _full_images(self) -> list[int]:
-        """The images made so far that are no previews."""
-        return [image for image in range(len(self.scores)) if not self._is_preview(image)]
+        """The images made so far at full steps."""
+        return [image for image in range(len(self.scores)) if not self._is_short(image)]
 
     def _keep_by_rank(self) -> None:
         """At the end of a search that keeps by rank: the ranks of the images are known only then."""
@@ -235,63 +256,36 @@ class RowSearch(Generic[T]):
 
     def _choose_stop(self, image: int) -> None:
         if not self.images[image].rerender:
-            self._remember_preview(image)
+            self._remember_short(image)
             self.stop_reason = self._why_stop()
             if self.stop_reason is not None:
-                self._to_rerender = list(self._best_previews)
+                self._to_rerender = list(self._best_short)
             return
-        self._best_previews.remove(self._to_rerender.pop(0))
-        # A preview only seemed to reach the target: the search goes on.
+        self._best_short.remove(self._to_rerender.pop(0))
+        # A short image only seemed to reach the target: the search goes on.
         seemed_done = not self._to_rerender and self.stop_reason in ("perfect", "target")
-        if seemed_done and not self._reaches_target(self.scores[self.kept]):
+        if seemed_done and not reaches_target(self.config.optimizer, self.scores[self.kept]):
             self.stop_reason = self._why_stop()
 
-    def _remember_preview(self, image: int) -> None:
-        preview = self.config.optimizer.preview
-        if preview is None or not self._is_preview(image):
-            return
-        best_first = sorted([*self._best_previews, image], key=lambda held: -self.scores[held])
-        self._best_previews = best_first[: preview.keep]
-
-    def _reaches_target(self, score: float) -> bool:
-        target = self.config.optimizer.target_score
-        return score >= (1.0 if target is None else target)
-
     def _why_stop(self) -> str | None:
-        """``perfect``, ``target``, ``rounds``, ``budget``, ``patience``, or ``None`` while the search goes on."""
-        config = self.config.optimizer
-        best = max(self.scores[self.kept], self.scores[-1])  # the latest may be a preview, which is not kept
-        if best >= 1.0:
-            return "perfect"
-        if config.target_score is not None and best >= config.target_score:
-            return "target"
-        if self.rounds >= config.rounds:
-            return "rounds"
-        if self._exceeds_budget():
-            return "budget"
-        if config.patience is not None and self._rounds_without_gain() >= config.patience:
-            return "patience"
-        return None
-
-    def _exceeds_budget(self) -> bool:
-        """Whether another round, and rendering the best previews again, would exceed ``unet_evaluations``."""
-        config = self.config.optimizer
-        if config.unet_evaluations is None:
-            return False
         spent = sum(record.evaluations for record in self.records)
-        rerendering = config.preview.keep * self.config.generators.steps if config.preview else 0
-        return spent + self._round_steps() + rerendering > config.unet_evaluations
-
-    def _rounds_without_gain(self) -> int:
         searched = [score for score, image in zip(self.scores, self.images, strict=True) if not image.rerender]
-        return len(searched) - 1 - searched.index(max(searched))
+        best = max(self.scores[self.kept], self.scores[-1])  # the latest may be short, which is not kept
+        return why_stop(self.config, self.rounds, spent, searched, best)
+
+    def _remember_short(self, image: int) -> None:
+        if self._short is None or not self._is_short(image):
+            return
+        best_first = sorted([*self._best_short, image], key=lambda held: -self.scores[held])
+        self._best_short = best_first[: self._short.keep]
 
     def _forget(self) -> None:
         """Drop what no later image starts from and what is not to be written."""
         may_be_kept = {self.kept}
         if self._combination.by_rank and not self.finished:
             may_be_kept.update(self._full_images())
-        needed = {self.base, *self._best_previews}
+        needed = {self.base, *self._best_short}
+        self.paused = {image: paused for image, paused in self.paused.items() if image in self._best_short}
         if self.config.stores_noise:
             needed |= may_be_kept
         self.states = {image: state for image, state in self.states.items() if image in needed}

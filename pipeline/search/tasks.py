@@ -18,13 +18,20 @@ ALONE: ModelUse = nullcontext()  # for a process whose calls never overlap
 class NextImage:
     """One image to make: its search round, the image whose noise it starts from, and its sampler steps.
 
-    ``rerender`` marks a preview's noise that is denoised again at full steps; it belongs to the preview's round.
+    ``rerender`` marks the image of a preview or a probe at full steps; it belongs to their round. It begins with the
+    preview's noise, or goes on where the probe has stopped, after ``taken`` steps.
     """
 
     round: int
     parent: int | None
     steps: int
     rerender: bool = False
+    taken: int = 0
+
+    @property
+    def lane(self) -> tuple[int, int]:
+        """Images share a batch only where this is equal: the sampler steps at which they begin and end."""
+        return self.taken, self.steps
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,12 @@ class GenerateTask:
     """One row's position in a generator's batch; ``score`` is that of the image it starts from, absent at first.
 
     ``begins`` rebuilds the noise of the first image, where a row continues the search of another one.
+
+    Attributes:
+        steps: that the sampler is set to.
+        stop: the step after which a probe stops; ``None`` for an image that is made to its end.
+        taken: steps that are taken already, of a probe that goes on.
+        scored_at: ``stop`` of the image it starts from.
     """
 
     prompt: str
@@ -58,6 +71,9 @@ class GenerateTask:
     score: float | None = None
     rerender: bool = False
     begins: Recipe | None = None
+    stop: int | None = None
+    taken: int = 0
+    scored_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,11 @@ class Slope(Generic[T]):
 
 @dataclass(frozen=True)
 class Start(Generic[T]):
-    """What an image starts from: its parent's optimizer state, and the parts of ∂log s/∂z_0 where it was computed."""
+    """What an image starts from: its parent's optimizer state, and the parts of ∂log s/∂z_0 where it was computed.
+
+    ``paused`` is where its parent has stopped, for a probe that goes on.
+    """
 
     state: T
     slopes: tuple[Slope[T], ...]
+    paused: T | None = None

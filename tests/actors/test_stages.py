@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -126,11 +127,42 @@ def test_no_row_pays_for_a_gradient_that_only_another_row_needs() -> None:
     assert {batch[0] for batch in world.gradients} == {True, False}
 
 
-def test_rows_of_other_sampler_steps_are_batched_apart() -> None:
-    world = World()
-    preview = {"rounds": 2, "preview": {"steps": 1, "keep": 1}}
-    assert run(world, 6, optimizer=preview, generators={"batch_size": 4, "steps": 4}).complete
+class Parts(World):
+    """A world whose generators pause where a probe stops, and that notes what part of the steps each call takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[set[tuple[int, int | None]]] = []
+        self.resumed: list[bool] = []
+        self._pausing: set[Any] = set()
+
+    def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
+        references = super().receive(worker, stage, arguments)
+        if stage == "generate":
+            orders = pickle.loads(arguments[0])
+            self.parts.append({(order.task.taken, order.task.stop) for order in orders})
+            self.resumed += [order.paused is not None for order in orders if order.task.taken]
+            if orders[0].task.stop is not None:
+                self._pausing.add(references[0])
+        return references
+
+    def _report(self, sent: Sent) -> Any:
+        report = super()._report(sent)
+        if sent.reference in self._pausing:
+            return replace(report, paused=report.states)
+        return report
+
+
+@pytest.mark.parametrize("short", [{"preview": {"steps": 1, "keep": 1}}, {"probe": {"at": 0.25, "keep": 1}}])
+def test_rows_of_other_sampler_steps_are_batched_apart(short: dict[str, Any]) -> None:
+    world = Parts()
+    assert run(world, 6, optimizer={"rounds": 2} | short, generators={"batch_size": 4, "steps": 4}).complete
     assert len(world.of(RowWritten)) == 6
+    assert all(len(parts) == 1 for parts in world.parts)
+    assert all(world.resumed)
+    if "probe" in short:
+        assert set.union(*world.parts) == {(0, None), (0, 1), (1, None)}
+        assert len(world.resumed) == 6
 
 
 def test_draining_finishes_the_rows_in_flight_and_admits_no_more() -> None:

@@ -35,9 +35,9 @@ def comparison() -> Comparison:
             count = 1 if variant.label == "none" else ROUNDS + 1
             later = rng.beta(0.3 + 0.05 * number, 2.0, count - 1)
             steps = [T] * count
-            if variant.previews:
+            if variant.short_rounds:
                 later, steps = np.append(np.repeat(later, 2), later.max()), [T, *[1] * (2 * count - 2), T]
-            stop = "budget" if variant.previews else "rounds"
+            stop = "budget" if variant.short_rounds else "rounds"
             searches.append(row([first, *later.tolist()], steps, stop_reason=stop))
         rows[variant.label] = rows_of(*searches)
     seconds = dict.fromkeys(rows, 1.0)

@@ -63,6 +63,51 @@ def _assert_gain(name: str, trained: dict[str, Any], steps: int, spacing: str | 
     assert float((at_noise - gain * at_z0).norm() / at_noise.norm()) < 1e-4
 
 
+def _x0(scheduler: Any, steps: int, stop: int, z_T: torch.Tensor, predictions: list[torch.Tensor]) -> torch.Tensor:
+    """x_0 from z_t and the prediction of the last step, by the textbook: z_t = α·x_0 + σ·ε, v = α·ε − σ·x_0."""
+    scheduler.set_timesteps(steps)
+    sample = z_T * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    calls = stop + len(scheduler.timesteps) - steps
+    for place, prediction in zip(range(calls), predictions, strict=False):
+        timestep = scheduler.timesteps[place]
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample, timestep)
+        before, last = sample, prediction
+        sample = scheduler.step(prediction, timestep, sample, return_dict=False)[0]
+    kind = type(scheduler).__name__
+    if kind.startswith("FlowMatch"):
+        return before - timestep.double() / 1000 * last
+    if kind.startswith("Euler"):  # its z_t is divided by α
+        ratio = scheduler.sigmas[calls - 1].double()
+        alpha = (1 + ratio**2) ** -0.5
+        before, sigma = before * alpha, ratio * alpha
+    else:
+        alpha = scheduler.alphas_cumprod[int(timestep)].double() ** 0.5
+        sigma = (1 - alpha**2) ** 0.5
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha * before - sigma * last
+    return (before - sigma * last) / alpha
+
+
+@pytest.mark.parametrize(("steps", "stop"), [(4, 1), (20, 8), (20, 19)])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["ddim", "pndm", "dpmsolver++", "euler", "flow_euler"])
+def test_gradient_through_the_first_steps_is_the_gain_times_the_gradient_at_the_predicted_x0(
+    name: str, prediction_type: str, steps: int, stop: int
+) -> None:
+    trained = FLOW if name == "flow_euler" else STABLE_DIFFUSION | {"prediction_type": prediction_type}
+    generator = torch.Generator().manual_seed(steps)
+    shape = (1, 4, 6, 6)
+    predictions = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps + 1)]
+    direction = torch.randn(shape, generator=generator, dtype=torch.float64)
+    z_T = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    x_0 = _x0(build_scheduler(name, trained), steps, stop, z_T, predictions)
+    at_noise, at_x0 = torch.autograd.grad((x_0 * direction).sin().sum(), [z_T, x_0])
+    gain = sampler_gain(build_scheduler(name, trained), steps, stop)
+    assert gain > 0
+    assert float((at_noise - gain * at_x0).norm() / at_noise.norm()) < 1e-4
+
+
 def test_known_gains() -> None:
     assert sampler_gain(build_scheduler("ddim", STABLE_DIFFUSION), 50) == pytest.approx(13.153, abs=2e-3)
     assert sampler_gain(build_scheduler("pndm", STABLE_DIFFUSION), 50) == pytest.approx(13.153, abs=2e-3)

@@ -223,6 +223,12 @@ def test_the_card_says_how_previews_were_used(make_run: MakeRun, method: str, ke
     assert f"{again} rendered again at full steps and scored again" in card
 
 
+def test_the_card_says_how_probes_were_used(make_run: MakeRun) -> None:
+    card = card_of(make_run, method="noise_diffusion", probe={"at": 0.4, "keep": 2})
+    assert "Rounds are probes: the sampler pauses after 40% of its steps" in card
+    assert "the best 2 images go on from there to full steps and are scored again" in card
+
+
 @pytest.mark.parametrize("method", ["random_diffusion", "noise_diffusion", "pgd"])
 def test_the_card_says_which_noise_a_round_starts_from(make_run: MakeRun, method: str) -> None:
     assert "A round starts from the noise of the best image so far" in card_of(

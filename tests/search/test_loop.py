@@ -13,6 +13,7 @@ from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import METHODS, RunConfig, load_config
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.search.loop import LoadedModels, search_rows
 from noisesmith.pipeline.sinks import open_run, read_rows
@@ -24,11 +25,12 @@ from tests.sessions import one_process_per_worker
 pytestmark = pytest.mark.slow
 
 ONE = {"batch_size": 1}
-IMAGES = {"preview": "all", "random_diffusion": "all", "move_from_best": "worst"}
+IMAGES = {"preview": "all", "probe": "all", "random_diffusion": "all", "move_from_best": "worst"}
 READS_ATTENTION = ("initno", "attend_and_excite")
 VARIANTS: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS} | {
     "order_statistic": {"method": "noise_diffusion", "selection": "order_statistic"},
     "preview": {"method": "noise_diffusion", "preview": {"steps": 1, "keep": 2}},
+    "probe": {"method": "noise_diffusion", "probe": {"at": 0.5, "keep": 2}},
     "move_from_best": {"method": "random_diffusion", "move_from": "best", "target_score": 0.9999},
 }
 
@@ -80,6 +82,11 @@ def test_workers_and_loop_give_identical_rows_at_batch_size_one(
     assert outcome.complete
     assert written == expected
     assert all(row["judge_second"] is not None for row in written)
+    if variant == "probe":
+        assert all(row["steps"] == [2, 1, 1, 2, 2] and row["evaluations"] == [2, 1, 1, 1, 1] for row in written)
+        again = replay_row(config.run_dir, config, written[0]["id"])
+        assert again.noise_identical
+        assert again.image_identical, "two calls of half the steps made what one call makes"
     if IMAGES.get(variant) == "all":
         for row in written:
             images = row["round_images"]

@@ -65,20 +65,31 @@ def drive(
             proposal = optimizer.propose(start.state, feedback, search.generate_task().key)
         noise = proposal.state[0]
         every[search.current] = proposal.state
-        record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, image.steps)
-        search.generated(record, proposal.state, noise)
+        task = search.generate_task()
+        spent = image.steps - image.taken
+        record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, spent)
+        if image.taken:
+            assert start is not None
+            assert torch.equal(start.paused, noise), "a probe goes on from where it has stopped"
+        search.generated(record, proposal.state, noise, noise if task.stop else None)
         search.scored(opinions(next(rest)))
+        assert set(search.paused) <= {place for place, turn in enumerate(search.images) if turn.steps < T}
+        assert len(search.paused) <= (settings.optimizer.probe.keep if settings.optimizer.probe else 0)
     return search, every, search.result(SHAPE, (8, 8), {})
 
 
 unit = st.floats(0, 1, exclude_max=True)
+SHORT = {
+    "preview": st.fixed_dictionaries({"steps": st.integers(1, T - 1), "keep": st.integers(1, 3)}),
+    "probe": st.fixed_dictionaries({"at": st.sampled_from([0.1, 0.4, 0.9]), "keep": st.integers(1, 3)}),
+}
 walks = st.fixed_dictionaries(
     {"rounds": st.integers(0, 12)},
     optional={
         "move_from": st.sampled_from(["latest", "best"]),
         "target_score": st.floats(0.5, 1),
         "patience": st.integers(1, 5),
-        "preview": st.fixed_dictionaries({"steps": st.integers(1, T - 1), "keep": st.integers(1, 3)}),
+        "short": st.one_of(*(st.fixed_dictionaries({name: rounds}) for name, rounds in SHORT.items())),
         "unet_evaluations": st.integers(4 * T, 12 * T),
     },
 )
@@ -89,7 +100,9 @@ walks = st.fixed_dictionaries(
 def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there(
     walk: dict[str, Any], images: str, scores: list[float]
 ) -> None:
-    run = RunConfig.model_validate(config(**walk).model_dump(mode="json") | {"output": {"images": images}})
+    run = RunConfig.model_validate(
+        config(**walk.pop("short", {}), **walk).model_dump(mode="json") | {"output": {"images": images}}
+    )
     search, memories, result = drive(run, scores)
     made = [math.exp(log(score)) for score in scores[: len(result.scores)]]
     full = [score for score, steps in zip(made, result.steps, strict=True) if steps == T]
@@ -157,6 +170,38 @@ def test_the_best_previews_are_made_again_at_full_steps(keep: int, rounds: int, 
     assert result.rounds == rounds
 
 
+def test_the_best_probes_go_on_from_where_they_have_stopped() -> None:
+    scores = [0.3, 0.2, 0.6, 0.5, 0.7, 0.4]
+    search, memories, result = drive(config(rounds=3, probe={"at": 0.4, "keep": 2}), scores)
+    assert result.steps == (T, 4, 4, 4, T, T)
+    assert result.evaluations == (T, 4, 4, 4, T - 4, T - 4)
+    assert [turn.parent for turn in search.images if turn.rerender] == [2, 3]
+    assert torch.equal(memories[4], memories[2])
+    assert result.recipe.steps == T
+
+
+def test_the_gradient_of_a_probe_counts_as_one_and_that_of_a_full_image_as_another() -> None:
+    search: RowSearch[str] = RowSearch(ROW, config(rounds=2, probe={"at": 0.4}))
+    record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", 1, T)
+    asked = []
+    for score in (0.2, 0.3, 0.1, 0.4):
+        task = search.generate_task()
+        asked.append((task.steps, task.taken, task.stop, task.scored_at))
+        search.generated(record, "state", "z_0", "paused" if task.stop else None)
+        search.scored(opinions(score))
+    assert asked == [(T, 0, None, None), (T, 0, 4, None), (T, 0, 4, 4), (T, 4, None, 4)]
+
+
+def test_the_recipe_of_a_finished_probe_has_the_larger_batch_of_its_two_calls() -> None:
+    search: RowSearch[str] = RowSearch(ROW, config(rounds=1, probe={"at": 0.4}))
+    for batch_size, score in ((1, 0.2), (3, 0.3), (1, 0.4)):
+        task = search.generate_task()
+        record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T)
+        search.generated(record, "state", "z_0", "paused" if task.stop else None)
+        search.scored(opinions(score))
+    assert search.result(SHAPE, (8, 8), {}).recipe.batch_size == 3
+
+
 def test_a_preview_that_only_seemed_to_reach_the_target_lets_the_search_go_on() -> None:
     scores = [0.2, 0.95, 0.4, 0.3, 0.97, 0.93]
     _, _, result = drive(config(rounds=9, target_score=0.9, preview={"steps": 3}), scores)
@@ -182,6 +227,7 @@ def test_the_search_moves_on_from_the_latest_noise_or_from_the_best() -> None:
         ({"rounds": 9, "patience": 2}, [0.1, 0.3, 0.2, 0.3], "patience", 3),
         ({"rounds": 9, "unet_evaluations": 35}, [0.1, 0.3, 0.2], "budget", 2),
         ({"rounds": 9, "unet_evaluations": 35, "preview": {"steps": 4}}, [0.1] * 5, "budget", 3),
+        ({"rounds": 9, "unet_evaluations": 28, "probe": {"at": 0.4}}, [0.1] * 5, "budget", 3),
         ({"method": "none"}, [0.1], "rounds", 0),
     ],
 )

@@ -136,7 +136,7 @@ function histogram(series, words, {low, high, bins = 20, band = null, xLabel = "
   });
 }
 
-// A row's scores by image: previews are squares, the kept image has a ring.
+// A row's scores by image: previews and probes are squares, the kept image has a ring.
 function trajectoryChart(row) {
   const kept = keptImage(row);
   const words = `Score by image: ${row.trajectory.map(score).join(", ")}`;
@@ -151,8 +151,8 @@ function trajectoryChart(row) {
     picture.append(label(width / 2, height - 5, "image", {"text-anchor": "middle"}));
     picture.append(svg("polyline", {class: "quiet line", points: values.map((value, place) => `${x(place)},${y(value)}`).join(" ")}));
     values.forEach((value, place) => {
-      const isPreview = row.steps && row.steps[place] !== row.steps[0];
-      if (isPreview) picture.append(svg("rect", {class: "quiet solid", x: x(place) - 3, y: y(value) - 3, width: 6, height: 6}));
+      const isShort = row.steps && row.steps[place] !== row.steps[0];
+      if (isShort) picture.append(svg("rect", {class: "quiet solid", x: x(place) - 3, y: y(value) - 3, width: 6, height: 6}));
       else picture.append(svg("circle", {class: place ? "kept solid" : "first hollow", cx: x(place), cy: y(value), r: 3.5}));
       if (place === kept) picture.append(svg("circle", {class: "kept ring", cx: x(place), cy: y(value), r: 7}));
     });

@@ -74,7 +74,7 @@ function trajectoryNote(row) {
   const images = `${counted(row.trajectory.length, "image", "images")}, ${counted(row.rounds, "round", "rounds")}, stopped: ${stopText(row.stop)}.`;
   const place = kept === null ? "" : ` Kept (ring): image ${kept}.`;
   const parent = row.parent ? ` The first image has the noise that row ${row.parent} has kept.` : "";
-  return el("p", {class: "note"}, `${images}${place}${parent}${row.steps ? " Squares are previews." : ""}`);
+  return el("p", {class: "note"}, `${images}${place}${parent}${row.steps ? " Squares are previews or probes." : ""}`);
 }
 
 function scoresPart(row) {

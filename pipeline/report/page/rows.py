@@ -102,7 +102,7 @@ def page_row(row: Mapping[str, Any], columns: RowColumns) -> dict[str, Any]:
         "extra": {name: value_of(row[name]) for name in columns.extra},
     }
     steps = row["steps"]
-    if steps and len(set(steps)) > 1:  # some images are previews
+    if steps and len(set(steps)) > 1:  # some images are previews or probes
         record["steps"] = list(steps)
     if columns.has_atoms:
         record["atoms"] = [[atom["question"], atom["answer"], plain(atom["score"])] for atom in row[ATOMS] or ()]
