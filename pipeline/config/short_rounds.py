@@ -29,7 +29,7 @@ class ProbeConfig(Section):
     """Rounds that end early: the image predicted part of the way is scored; the best go on from there to full T."""
 
     at: float = Field(gt=0, lt=1, description="share of the sampler steps after which a round's image is scored")
-    keep: int = Field(1, ge=1, le=64, description="best probes to finish and score again at full T")
+    keep: int = Field(2, ge=1, le=64, description="best probes to finish and score again at full T")
 
     def describe(self) -> str:
         """What these rounds are, for readers of the dataset."""

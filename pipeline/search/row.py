@@ -130,10 +130,12 @@ class RowSearch(Generic[T]):
 
     def start(self) -> Start[T] | None:
         """What the next image starts from; ``None`` for the first image, which starts from a fresh noise."""
-        parent = self.next_image().parent
+        image = self.next_image()
+        parent = image.parent
         if parent is None:
             return None
-        return Start(self.states[parent], self.slopes.get(parent, ()), self.paused.get(parent))
+        paused = self.paused[parent] if image.taken else None
+        return Start(self.states[parent], self.slopes.get(parent, ()), paused)
 
     def generated(self, record: ImageRecord, state: T, latents: T, paused: T | None = None) -> None:
         """Record how the current image was made, in place of an earlier attempt at it.

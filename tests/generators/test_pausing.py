@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,13 +125,13 @@ def test_a_pipeline_without_an_adapter_is_refused_before_it_is_loaded(folders: M
         find_models(config)
 
 
-def test_a_probe_that_says_nothing_of_the_noise_is_refused(families: Mapping[str, Path]) -> None:
+def test_a_probe_that_says_nothing_of_the_noise_is_refused(tmp_path: Path, families: Mapping[str, Path]) -> None:
     """A schedule that ends in noise alone has α = 0 in its first step, and v then predicts x_0 without z_T."""
-    folder = families["sd2"]
-    config = GeneratorConfig(model=str(folder), steps=4, timestep_spacing="trailing")
-    found = find_generator(config)
-    trained = found.source.read_json("scheduler/scheduler_config.json")
-    trained["rescale_betas_zero_snr"] = True
+    folder = tmp_path / "sd2"
+    shutil.copytree(families["sd2"], folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}))
+    found = find_generator(GeneratorConfig(model=str(folder), steps=4, timestep_spacing="trailing"))
     check_probe(found, 2)
     with pytest.raises(UserError, match=r"optimizer\.probe\.at: with ddim .* after 1 of 4 steps does not follow z_T"):
         check_probe(found, 1)

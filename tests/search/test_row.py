@@ -100,9 +100,8 @@ walks = st.fixed_dictionaries(
 def test_what_is_kept_is_the_best_image_at_full_steps_and_its_recipe_leads_there(
     walk: dict[str, Any], images: str, scores: list[float]
 ) -> None:
-    run = RunConfig.model_validate(
-        config(**walk.pop("short", {}), **walk).model_dump(mode="json") | {"output": {"images": images}}
-    )
+    plain = {name: value for name, value in walk.items() if name != "short"} | walk.get("short", {})
+    run = RunConfig.model_validate(config(**plain).model_dump(mode="json") | {"output": {"images": images}})
     search, memories, result = drive(run, scores)
     made = [math.exp(log(score)) for score in scores[: len(result.scores)]]
     full = [score for score, steps in zip(made, result.steps, strict=True) if steps == T]
@@ -227,7 +226,7 @@ def test_the_search_moves_on_from_the_latest_noise_or_from_the_best() -> None:
         ({"rounds": 9, "patience": 2}, [0.1, 0.3, 0.2, 0.3], "patience", 3),
         ({"rounds": 9, "unet_evaluations": 35}, [0.1, 0.3, 0.2], "budget", 2),
         ({"rounds": 9, "unet_evaluations": 35, "preview": {"steps": 4}}, [0.1] * 5, "budget", 3),
-        ({"rounds": 9, "unet_evaluations": 28, "probe": {"at": 0.4}}, [0.1] * 5, "budget", 3),
+        ({"rounds": 9, "unet_evaluations": 28, "probe": {"at": 0.4, "keep": 1}}, [0.1] * 5, "budget", 3),
         ({"method": "none"}, [0.1], "rounds", 0),
     ],
 )

@@ -35,12 +35,16 @@ REPORT_BYTES = 400  # per row: what the driver receives of a call besides refere
 @pytest.fixture(scope="module")
 def work(tiny_sd: Path, tiny_llava: Path) -> Counter[str]:
     """Rows that passed through each model of a whole search, and forward passes that were differentiated."""
+    return _count_work(tiny_sd, tiny_llava, STEPS, {})
+
+
+def _count_work(tiny_sd: Path, tiny_llava: Path, steps: int, optimizer: dict[str, Any]) -> Counter[str]:
     found: Counter[str] = Counter()
     config = RunConfig.model_validate(
         {
-            "generators": {"model": str(tiny_sd), "steps": STEPS, "batch_size": BATCH, "guidance_scale": 4.0},
+            "generators": {"model": str(tiny_sd), "steps": steps, "batch_size": BATCH, "guidance_scale": 4.0},
             "scorers": {"model": str(tiny_llava)},
-            "optimizer": {"rounds": ROUNDS, "candidates": CANDIDATES},
+            "optimizer": {"rounds": ROUNDS, "candidates": CANDIDATES} | optimizer,
         }
     )
     models = load_models(config, "cpu")
@@ -76,6 +80,14 @@ def test_the_denoiser_runs_twice_per_step_and_image(work: Counter[str]) -> None:
     images = len(PROMPTS) * (1 + ROUNDS)
     assert work["unet"] == 2 * STEPS * images, "with and without the prompt"
     assert work["unet backward"] == 0
+
+
+def test_a_probe_takes_a_part_of_the_steps_and_the_best_take_only_what_is_left(tiny_sd: Path, tiny_llava: Path) -> None:
+    steps, stop, keep = 5, 2, 2
+    work = _count_work(tiny_sd, tiny_llava, steps, {"probe": {"at": stop / steps, "keep": keep}})
+    assert work["unet"] == 2 * len(PROMPTS) * (steps + ROUNDS * stop + keep * (steps - stop))
+    assert work["vlm"] == len(PROMPTS) * (1 + ROUNDS + keep)
+    assert work["vlm backward"] == len(PROMPTS) * ROUNDS, "no gradient of what is finished"
 
 
 def test_a_prompt_and_its_negative_are_encoded_once(work: Counter[str]) -> None:
