@@ -21,7 +21,8 @@ def test_a_probe_goes_on_at_another_worker_from_what_lies_in_the_pack(tiny_sd: P
     generators = {"model": str(tiny_sd), "steps": STEPS, "scheduler": "pndm"}
     optimizer = {"method": "random_sampling", "probe": {"at": STOP / STEPS}}
     config = RunConfig.model_validate({"generators": generators, "optimizer": optimizer})
-    workers: list[Any] = [GeneratorActor.__ray_metadata__.modified_class(config) for _ in range(2)]
+    actor: Any = GeneratorActor
+    workers = [actor.__ray_metadata__.modified_class(config) for _ in range(2)]
     for worker in workers:
         worker._generator = load_generator(find_generator(config.generators), "cpu")
 

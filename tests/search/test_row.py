@@ -70,6 +70,7 @@ def drive(
         record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, spent)
         if image.taken:
             assert start is not None
+            assert start.paused is not None
             assert torch.equal(start.paused, noise), "a probe goes on from where it has stopped"
         search.generated(record, proposal.state, noise, noise if task.stop else None)
         search.scored(opinions(next(rest)))
@@ -187,7 +188,7 @@ def test_the_gradient_of_a_probe_counts_as_one_and_that_of_a_full_image_as_anoth
         task = search.generate_task()
         asked.append((task.steps, task.taken, task.stop, task.scored_at))
         search.generated(record, "state", "z_0", "paused" if task.stop else None)
-        search.scored(opinions(score))
+        search.scored([Opinion((log(score),), None)])
     assert asked == [(T, 0, None, None), (T, 0, 4, None), (T, 0, 4, 4), (T, 4, None, 4)]
 
 
@@ -197,7 +198,7 @@ def test_the_recipe_of_a_finished_probe_has_the_larger_batch_of_its_two_calls() 
         task = search.generate_task()
         record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T)
         search.generated(record, "state", "z_0", "paused" if task.stop else None)
-        search.scored(opinions(score))
+        search.scored([Opinion((log(score),), None)])
     assert search.result(SHAPE, (8, 8), {}).recipe.batch_size == 3
 
 
