@@ -242,6 +242,10 @@ def folder_of(model: str, root: Path) -> Path:
                 index[tokenizer] = ["transformers", "PreTrainedTokenizerFast"]
         _write(folder / "model_index.json", {"_class_name": pipeline} | index)
         return folder
+    if model in published_scorers.PREFERENCES:
+        for name, content in published_scorers.PREFERENCES[model](str(folder / "base")).items():
+            _write(folder / name, content)
+        return folder
     if model in _SCORERS:
         config, sees = _SCORERS[model]
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 Json = dict[str, Any]
@@ -12,6 +13,7 @@ INTERNVL = "OpenGVLab/InternVL3-8B-hf"
 SMOLVLM = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
 GEMMA3 = "google/gemma-3-4b-it"
 PALIGEMMA2 = "google/paligemma2-3b-mix-448"
+HPSV2, IMAGE_REWARD = "xswu/HPSv2", "THUDM/ImageReward"
 
 _HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _SIGLIP = {
@@ -114,3 +116,36 @@ SCORERS: dict[str, tuple[Json, Json]] = {
         "vision_config": _SIGLIP | {"image_size": 448, "projection_dim": 2304},
     }, _HALF | {"image_processor_type": "SiglipImageProcessor", "size": {"height": 448, "width": 448}}),
 }  # fmt: skip
+
+_VIT_H = {
+    "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 1024,
+    "text_config": {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "projection_dim": 1024, "hidden_act": "gelu",
+    },
+    "vision_config": {
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+        "patch_size": 14, "projection_dim": 1024, "hidden_act": "gelu",
+    },
+}  # fmt: skip
+_MED = {
+    "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": 768,
+    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "num_attention_heads": 12,
+    "num_hidden_layers": 12, "vocab_size": 30524, "encoder_width": 768, "add_cross_attention": True,
+}  # fmt: skip
+_NO_WEIGHTS: Json = {}
+
+# The files of models that were published without a config.json, which here names a model next to them as their base.
+PREFERENCES: dict[str, Callable[[str], dict[str, Json]]] = {
+    HPSV2: lambda base: {
+        "config.json": {"architectures": ["HPSv2"], "base_model": base},
+        "base/config.json": _VIT_H,
+        "HPS_v2.1_compressed.safetensors": _NO_WEIGHTS,
+    },
+    IMAGE_REWARD: lambda base: {
+        "config.json": {"architectures": ["ImageReward"], "base_model": base},
+        "base/config.json": _MED,
+        "med_config.json": _MED,
+        "ImageReward.safetensors": _NO_WEIGHTS,
+    },
+}

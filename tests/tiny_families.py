@@ -43,7 +43,7 @@ from transformers import (
     SiglipProcessor,
 )
 
-from tests import tiny, tiny_scorers, tiny_vlms
+from tests import tiny, tiny_preferences, tiny_scorers, tiny_vlms
 from tests.tiny import tokenizer
 
 LLAVA_TEMPLATE = (
@@ -234,6 +234,8 @@ SCORERS: dict[str, Callable[[Path], Path]] = {  # every local scorer family, by 
     "clip": clip,
     "siglip": siglip,
     "siglip2": siglip2,
+    "hpsv2": tiny_preferences.hpsv2,
+    "image_reward": tiny_preferences.image_reward,
     "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),
     "instructblip_vicuna": lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
     "clip_flant5": tiny_scorers.clip_flant5,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,34 @@ from noisesmith.pipeline.models.quantization import Quantization, add_quantizati
 from noisesmith.pipeline.storage.home import user_path
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+CARD = "README.md"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 MOST_LAYERS = 1000  # building more, without a weight even, takes minutes; large models have about a hundred
 _EDGE = 1 << 20  # bytes hashed at each end of a large file
 
 
 @dataclass(frozen=True)
+class WeightsAlone:
+    """A checkpoint that was published without a ``config.json`` that names its class.
+
+    Attributes:
+        class_name: the class that it is taken for.
+        hub_ids: where it was published.
+        names: those that its file of weights may have, without the suffix; the first that is there counts.
+    """
+
+    class_name: str
+    hub_ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """A model that was found: ``location`` is a folder or a Hub id, for ``from_pretrained``.
 
-    Where ``file`` is set, the weights are in that one file, and ``location`` has only their configuration.
+    Where ``file`` is set, the weights are in that one file, and ``location`` has only their configuration. Where
+    ``weights`` is set, they are in the first file there is of these names, and are not read by ``from_pretrained``.
+    ``index`` is the small file that every such model has.
     """
 
     id: str
@@ -41,6 +59,8 @@ class ModelSource:
     allow_pickle: bool = False
     file: Path | None = None
     quantization: Quantization | None = None
+    weights: tuple[str, ...] = ()
+    index: str = "config.json"
 
     @property
     def local(self) -> bool:
@@ -60,25 +80,45 @@ class ModelSource:
         Raises:
             UserError: there are no safetensors, and pickled weights are not allowed.
         """
-        found = any(self._has(name) for name in ("model.safetensors.index.json", "model.safetensors"))
+        names = [f"{name}.safetensors" for name in self.weights] or [
+            "model.safetensors",
+            "model.safetensors.index.json",
+        ]
+        found = any(self._path(name) for name in names)
         if not found and not self.allow_pickle:
+            suffix = ".pt" if self.weights else ".bin"
             raise UserError(
-                f"{self.field}: {self.id!r} has no model.safetensors; give a folder or revision that has, or set "
-                "scorers.allow_pickle=true to read its pickled weights (.bin) if you trust them"
+                f"{self.field}: {self.id!r} has no {names[0]}; give a folder or revision that has, or set "
+                f"scorers.allow_pickle=true to read its pickled weights ({suffix}) if you trust them"
             )
         return found
 
-    def _has(self, filename: str) -> bool:
+    def weights_file(self) -> Path:
+        """The one file that holds the weights of a model with names of its own for it.
+
+        Raises:
+            UserError: there is none, or only a pickled one and these are not allowed.
+        """
+        suffixes = (".safetensors",) if self.has_safetensors() else PICKLED
+        for name in self.weights:
+            for suffix in suffixes:
+                path = self._path(name + suffix)
+                if path is not None:
+                    return path
+        raise UserError(f"{self.field}: {self.id!r} has no {self.weights[0]}.pt; fetch the model again")
+
+    def _path(self, filename: str) -> Path | None:
+        """A file of the model, which is downloaded where it is not here; ``None`` where the model has none."""
         if self.local:
-            return (Path(self.location) / filename).is_file()
+            path = Path(self.location) / filename
+            return path if path.is_file() else None
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
-            hf_hub_download(self.location, filename, revision=self.revision)
+            return Path(hf_hub_download(self.location, filename, revision=self.revision))
         except EntryNotFoundError:
-            return False
-        return True
+            return None
 
     def resolved_revision(self) -> str:
         """The commit of a Hub model, or a fingerprint of local files (names, sizes, both ends of each file).
@@ -104,8 +144,7 @@ class ModelSource:
     def _snapshot(self) -> Path:
         from huggingface_hub import hf_hub_download
 
-        filename = "model_index.json" if self.field.startswith("generators") else "config.json"
-        return Path(hf_hub_download(self.location, filename, revision=self.revision)).parent
+        return Path(hf_hub_download(self.location, self.index, revision=self.revision)).parent
 
     def load_options(self) -> Options:
         """Options for ``from_pretrained`` of ``diffusers``: revision, files, and whether pickles are allowed."""
@@ -117,11 +156,14 @@ class ModelSource:
         }
 
 
-def locate(model: str, revision: str | None, field: str, index_file: str) -> ModelSource:
+def locate(
+    model: str, revision: str | None, field: str, index_file: str, alone: Sequence[WeightsAlone] = ()
+) -> ModelSource:
     """Find a model and read its class from ``index_file`` (``model_index.json`` or ``config.json``).
 
     Args:
         field: the config field that names the model, such as ``generators.model``; it leads every message.
+        alone: the checkpoints that may lack the index file, known by their Hub id or by their weights.
 
     Raises:
         UserError: no such folder, no such Hub model, or no class named in the index file.
@@ -136,11 +178,28 @@ def locate(model: str, revision: str | None, field: str, index_file: str) -> Mod
         location = model
     elif not Path(location).is_dir():
         raise UserError(f"{field}: {model!r} is a file; give the model's folder")
+    known = _known_without(index_file, location, alone)
+    if known is not None:
+        if location in known.hub_ids:
+            _download(location, revision, CARD, field)
+        return ModelSource(model, location, revision, known.class_name, field, weights=known.names, index=CARD)
     index = _read_json(model, location, revision, index_file, field)
     names = [index.get("_class_name")] if index_file == "model_index.json" else index.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise UserError(f"{field}: {index_file} of {model!r} names no model class; save the model with save_pretrained")
-    return ModelSource(model, location, revision, names[0], field)
+    files = next((one.names for one in alone if one.class_name == names[0]), ())
+    return ModelSource(model, location, revision, names[0], field, weights=files, index=index_file)
+
+
+def _known_without(index_file: str, location: str, alone: Sequence[WeightsAlone]) -> WeightsAlone | None:
+    """The checkpoint that a Hub id, or a folder without the index file, is known as."""
+    folder = Path(location)
+    if not folder.is_dir():
+        return next((one for one in alone if location in one.hub_ids), None)
+    if (folder / index_file).is_file():
+        return None
+    stored = {path.stem for path in folder.iterdir() if path.suffix in (".safetensors", *PICKLED)}
+    return next((one for one in alone if stored.intersection(one.names)), None)
 
 
 def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> Json:
@@ -215,10 +274,10 @@ def licence(model: str, revision: str | None) -> str | None:
     """
     from huggingface_hub import hf_hub_download, metadata_load
 
-    card = user_path(model) / "README.md"
+    card = user_path(model) / CARD
     try:
         if not card.is_file() and _HUB_ID.match(model) and not Path(model).exists():
-            card = Path(hf_hub_download(model, "README.md", revision=revision))
+            card = Path(hf_hub_download(model, CARD, revision=revision))
         metadata = (metadata_load(card) if card.is_file() else None) or {}
     except (*HUB_ERRORS, yaml.YAMLError):  # no connection, no card, or a card that is not one
         return None

@@ -21,6 +21,7 @@ from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
 from noisesmith.pipeline.scorers.panel import Answers, Asked, Group, Member, group_of, reads_overshoot
+from noisesmith.pipeline.scorers.published import PUBLISHED
 from noisesmith.pipeline.scorers.trial import Trial, try_judge, try_scorer
 
 __all__ = [
@@ -61,6 +62,8 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "CLIPModel": "noisesmith.pipeline.scorers.clip:Clip",
     "SiglipModel": "noisesmith.pipeline.scorers.clip:Siglip",
     "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",
+    "HPSv2": "noisesmith.pipeline.scorers.hpsv2:HpsV2",
+    "ImageReward": "noisesmith.pipeline.scorers.image_reward:ImageReward",
 }
 REFERENCED = tuple(FAMILIES)[:3]  # those of the official implementation, whose readout means nothing for the others
 DETECTOR = {"Judge": "noisesmith.pipeline.scorers.detector:Detector"}  # the embedded one, which can only judge
@@ -183,7 +186,7 @@ def _find(
     """Find the model of a scorer, or of a judge next to ``scorers``."""
     if is_url(config.model):
         return find_server(config.model, config.server_model, config.api_key_env, field), OpenAIServer
-    found = locate(config.model, config.revision, field, "config.json")
+    found = locate(config.model, config.revision, field, "config.json", PUBLISHED)
     source = replace(found, allow_pickle=scorers.allow_pickle)
     if source.class_name not in families:
         raise UserError(
@@ -221,10 +224,13 @@ def _check_weights(source: ModelSource) -> None:
     folder = source.stored_folder()
     if folder is None:
         return
-    name = "model.safetensors"
-    if source.local and not source.has_safetensors():
-        name = "pytorch_model.bin"
-    stored = [file for file in (name, f"{name}.index.json") if (folder / file).is_file()]
+    if source.weights:
+        stored = [source.weights_file().name] if source.local else []
+    else:
+        name = "model.safetensors"
+        if source.local and not source.has_safetensors():
+            name = "pytorch_model.bin"
+        stored = [file for file in (name, f"{name}.index.json") if (folder / file).is_file()]
     problem = weights_problem(folder, stored) if stored else None
     if problem:
         raise UserError(f"{source.field}: {source.id!r} is incomplete: {problem}; fetch the model again")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.loading import explained
+from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_processor, auto_tokenizer
 from noisesmith.pipeline.models.weightless import transformers_config
 from noisesmith.pipeline.scorers.family import FoundScorer
@@ -35,16 +36,24 @@ class _Contrastive(LoadedScorer):
 
     def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
         source = found.source
-        where = {"revision": source.revision, "local_files_only": source.local}
         with explained(f"{source.field}: {source.id!r} cannot be loaded"):
-            self.processor: Processor = auto_processor(source.location, where)
-            model = self.load_model(source, found.dtype)
+            self.processor, model = self.load(source, found.dtype)
         self.id = source.id
         self.revision = found.revision
         self.model = model.to(device).eval().requires_grad_(False)
         self.rounding = rounding
         if self.padding == "longest":  # masked; text that is padded to the full length is not
             fit_padding(self.processor.tokenizer)
+
+    def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
+        """The processor (with ``tokenizer`` and ``image_processor``) and the model.
+
+        Raises:
+            UserError: weights are pickled and not allowed, or some are missing.
+        """
+        where = {"revision": source.revision, "local_files_only": source.local}
+        processor: Processor = auto_processor(source.location, where)
+        return processor, self.load_model(source, dtype)
 
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         tokenizer = self.processor.tokenizer
@@ -65,9 +74,13 @@ class _Contrastive(LoadedScorer):
 
     @classmethod
     def text_limits(cls, found: FoundScorer) -> list[TextLimit]:
-        config = transformers_config(found.source, found.source.class_name)
-        tokens = config.text_config.max_position_embeddings
-        return [TextLimit("text model", tokens, auto_tokenizer(found.source))]
+        return cls.limits_of(found.source, found.source.class_name)
+
+    @staticmethod
+    def limits_of(source: ModelSource, class_name: str) -> list[TextLimit]:
+        """What a model's text half reads, by its config."""
+        tokens = transformers_config(source, class_name).text_config.max_position_embeddings
+        return [TextLimit("text model", tokens, auto_tokenizer(source))]
 
     @classmethod
     def blank_text(cls, model: Model, vision: Inputs, batch: int, length: int) -> Inputs:

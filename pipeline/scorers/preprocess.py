@@ -168,6 +168,33 @@ def pad_to_square(images: Tensor, colour: Sequence[float] | float) -> Tensor:
     return square
 
 
+def preprocess_torchvision(images: Tensor, processor: ImageProcessor, rounding: bool = True, *, by_pil: bool) -> Tensor:
+    """Pixel values as torchvision's ``Resize``, ``CenterCrop`` and ``Normalize`` make them.
+
+    Its crop rounds the left and upper edge, where the library's processors cut a half off.
+
+    Args:
+        images: ``[B, 3, H, W]`` in [0, 1].
+        processor: an image processor, read for its size, mean and standard deviation.
+        rounding: as in :func:`preprocess`.
+        by_pil: the image is resized by Pillow; otherwise as a tensor, whose values are neither rounded nor clamped.
+
+    Returns:
+        ``[B, 3, edge, edge]`` in the dtype of ``images``.
+    """
+    levels = grey_levels(images, rounding)
+    height, width = _target_size(levels.shape[-2], levels.shape[-1], dict(processor.size))
+    levels = resize(levels, height, width, PIL_RESAMPLE[int(processor.resample)], rounding and by_pil)
+    return normalise(_crop_rounded(levels, min(height, width)), processor).to(images.dtype)
+
+
+def _crop_rounded(levels: Tensor, edge: int) -> Tensor:
+    """The square in the middle, its position rounded to even."""
+    top = round((levels.shape[-2] - edge) / 2)
+    left = round((levels.shape[-1] - edge) / 2)
+    return levels[..., top : top + edge, left : left + edge]
+
+
 def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     """Pixel values as Noise Diffusion's official implementation makes them of the VAE's output, faults included.
 
@@ -186,9 +213,7 @@ def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     edge = size.get("shortest_edge") or size["height"]
     target = _target_size(levels.shape[-2], levels.shape[-1], {"shortest_edge": edge})
     levels = torch.nn.functional.interpolate(levels, target, mode="bicubic", align_corners=False, antialias=False)
-    top = round((target[0] - edge) / 2)
-    left = round((target[1] - edge) / 2)
-    levels = levels[..., top : top + edge, left : left + edge]
+    levels = _crop_rounded(levels, edge)
     mean = _per_channel(processor.image_mean, levels)
     std = _per_channel(processor.image_std, levels)
     return ((levels - mean) / std).to(images.dtype)

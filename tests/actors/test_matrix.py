@@ -1,4 +1,4 @@
-"""Every generator family with every scorer family: whole searches through the actors, on tiny models."""
+"""Generator families with scorer families: whole searches through the actors, on tiny models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +19,12 @@ from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator
+from noisesmith.pipeline.images import decode_png
 from noisesmith.pipeline.noise import NoiseKey, digest, replay
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
-from noisesmith.pipeline.scorers import Group, Member, find_scorer, load_scorer
+from noisesmith.pipeline.scorers import Group, Member, find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.search.score import score_latents
 from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
@@ -32,16 +35,18 @@ from tests.sessions import one_process_per_worker
 pytestmark = pytest.mark.slow
 
 GENERATORS = tiny_generators.FAMILIES
-NEWER = {  # each with one of the newer scorers
-    "flux-dev": "qwen3_vl",
-    "flux2-klein": "llava_onevision",
-    "z-image": "internvl",
-    "qwen-image": "smolvlm",
-    "sana": "gemma3",
-    "pixart-sigma": "paligemma2",
-    "lumina2": "qwen3_vl",
-    "aura-flow": "internvl",
+NEWER_SCORERS = ("qwen3_vl", "internvl", "gemma3", "hpsv2")
+NEWER = {  # each with all of the newer scorers, and with one more
+    "flux-dev": "llava_onevision",
+    "flux2-klein": "smolvlm",
+    "z-image": "paligemma2",
+    "qwen-image": "siglip2",
+    "sana": "llava_onevision",
+    "pixart-sigma": "smolvlm",
+    "lumina2": "paligemma2",
+    "aura-flow": "qwen3_5",
 }
+JUDGE = "image_reward"
 SCORERS: dict[str, Callable[[Path], Path]] = {
     "clip_flant5": tiny_scorers.clip_flant5,
     "llava": tiny.llava,
@@ -54,18 +59,26 @@ SCORERS: dict[str, Callable[[Path], Path]] = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     builders = GENERATORS | SCORERS
-    for generator, scorer in NEWER.items():
+    for generator in NEWER:
         builders[generator] = tiny_pipelines.EVERY[generator].build
+    for scorer in (*NEWER_SCORERS, *NEWER.values(), JUDGE):
         builders[scorer] = tiny_families.SCORERS[scorer]
     return {name: build(folder / name) for name, build in builders.items()}
 
 
 def _config(folder: Path, models: dict[str, Path], generator: str, scorer: str) -> RunConfig:
-    if generator in NEWER:
-        options = {**tiny_pipelines.EVERY[generator].options, "height": 64, "width": 32}
-    else:
+    if generator not in NEWER:
         options = {"scheduler": "flow_euler" if generator == "sd3" else "ddim"}
-    return load_config(write_config(folder, models[generator], models[scorer], rows=2, generators=options))
+        return load_config(write_config(folder, models[generator], models[scorer], rows=2, generators=options))
+    first, *others = (*NEWER_SCORERS, scorer)
+    panel: list[dict[str, Any]] = [{"name": first, "model": str(models[first]), "batch_size": 2}]
+    panel += [{"name": name, "model": str(models[name]), "shares": first} for name in others]
+    more: dict[str, Any] = {
+        "generators": {**tiny_pipelines.EVERY[generator].options, "height": 64, "width": 32},
+        "scorers": panel,
+        "judges": [{"name": JUDGE, "model": str(models[JUDGE])}],
+    }
+    return load_config(write_config(folder, models[generator], models[scorer], rows=2, **more))
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +88,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> I
         yield session
 
 
-def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
-    """Each row's scores: the paper's algorithm in plain torch, in this process."""
-    generator, scorer = (
-        load_generator(find_generator(config.generators), "cpu"),
-        load_scorer(find_scorer(config.panel[0]), "cpu"),
-    )
+def _searched(config: RunConfig, ids: list[str]) -> list[list[list[float]]]:
+    """Each scorer's score of each of a row's images: the paper's algorithm in plain torch, in this process."""
+    generator = load_generator(find_generator(config.generators), "cpu")
+    panel = Group(tuple(Member(load_scorer(find_scorer(member), "cpu")) for member in config.panel))
     decoder = load_decoder(find_generator(config.generators), "cpu")
     assert isinstance(config.optimizer, NoiseDiffusionConfig)
     shape, rounds = generator.spec.shape, config.optimizer.rounds
     noise = torch.stack([NoiseKey(config.seed, row, 0).draw(0, shape) for row in ids])
-    scores: list[list[float]] = [[] for _ in ids]
+    scores: list[list[list[float]]] = [[] for _ in ids]
     for round_ in range(1 + rounds):
         z_0 = generator.sample(PROMPTS[:2], noise, config.generators.steps)
-        shown = score_latents(decoder, Group((Member(scorer),)), PROMPTS[:2], z_0, gradient=round_ < rounds)
-        for place, score in enumerate(shown.scores[0].tolist()):
-            scores[place].append(score)
+        shown = score_latents(decoder, panel, PROMPTS[:2], z_0, gradient=round_ < rounds)
+        for place, of_panel in enumerate(shown.scores.T.tolist()):
+            scores[place].append(of_panel)
             if shown.log_gradients is None:
                 continue
-            gamma, key = 1 - math.sqrt(score), NoiseKey(config.seed, ids[place], round_ + 1)
+            gamma, key = 1 - math.sqrt(geometric_mean(of_panel)), NoiseKey(config.seed, ids[place], round_ + 1)
             drawn = torch.stack([key.draw(index, shape) for index in range(config.optimizer.candidates)])
             moves = ((math.sqrt(1 - gamma) - 1) * noise[place] + math.sqrt(gamma) * drawn).flatten(1)
             slope = generator.pull_back(shown.log_gradients[place], config.generators.steps)
@@ -106,6 +117,7 @@ def _searched(config: RunConfig, ids: list[str]) -> list[list[float]]:
 def test_the_actors_search_and_write_what_the_algorithm_says(
     tmp_path: Path, runs: Session, models: dict[str, Path], generator: str, scorer: str
 ) -> None:
+    """A newer generator has a panel of the newer scorers, and another one as the judge."""
     config = _config(tmp_path, models, generator, scorer)
     found, corpus = find_models(config), open_corpus(config)
     outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
@@ -114,10 +126,24 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
     rows = list(read_rows(config.run_dir))
     assert [row["id"] for row in rows] == [row.id for row in corpus.rows()]
     for row, scores in zip(rows, _searched(config, [row["id"] for row in rows]), strict=True):
+        combined = [geometric_mean(of_panel) for of_panel in scores]
         assert all(0 < score < 1 for score in row["scores"])
-        assert row["scores"] == pytest.approx(scores, rel=1e-6)
+        assert row["scores"] == pytest.approx(combined, rel=1e-6)
         assert row["score"] == max(row["scores"])
         assert Image.open(io.BytesIO(row["image"])).size == (found.generator.spec.width, found.generator.spec.height)
         assert digest(replay(Recipe.from_row(row["recipe"]), row["id"])) == row["recipe"]["digest"]
         assert row["generator_revision"] == found.generator.source.resolved_revision()
-        assert row["scorer_revision"] == found.scorers[0].source.resolved_revision()
+        if generator in NEWER:
+            _check_panel_and_judge(config, row, scores)
+        else:
+            assert row["scorer_revision"] == found.scorers[0].source.resolved_revision()
+
+
+def _check_panel_and_judge(config: RunConfig, row: dict[str, Any], scores: list[list[float]]) -> None:
+    kept = row["scores"].index(row["score"])
+    for place, member in enumerate(config.panel):
+        assert row[f"score_{member.name}_initial"] == pytest.approx(scores[0][place], rel=1e-6)
+        assert row[f"score_{member.name}"] == pytest.approx(scores[kept][place], rel=1e-6)
+    judge = load_judge(find_judge(config.judges[0], config.panel[0]), "cpu")
+    (verdict,) = judge.judge([row["prompt"]], decode_png(row["image"])[None])
+    assert row[f"judge_{JUDGE}"] == pytest.approx(verdict, rel=1e-6)

@@ -219,6 +219,8 @@ def test_a_newer_model_has_the_billions_of_parameters_that_it_is_known_for(
         (published_scorers.SMOLVLM, "2.25"),
         (published_scorers.GEMMA3, "4.30"),
         (published_scorers.PALIGEMMA2, "3.03"),
+        (published_scorers.HPSV2, "0.99"),
+        (published_scorers.IMAGE_REWARD, "0.45"),
     ],
 )
 def test_a_newer_scorer_has_the_billions_of_parameters_of_its_published_files(

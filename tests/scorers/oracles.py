@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.smolvlm import processing_smolvlm
 
 from noisesmith.pipeline.config import QUESTION
 from noisesmith.pipeline.scorers.chat import ChatScorer
 from noisesmith.pipeline.scorers.clip import Clip, Siglip, Siglip2
 from noisesmith.pipeline.scorers.gemma3 import Gemma3
+from noisesmith.pipeline.scorers.hpsv2 import HpsV2
+from noisesmith.pipeline.scorers.image_reward import ImageReward
 from noisesmith.pipeline.scorers.internvl import InternVL
 from noisesmith.pipeline.scorers.llava_next import LlavaNext
 from noisesmith.pipeline.scorers.llava_onevision import LlavaOnevision
 from noisesmith.pipeline.scorers.paligemma import PaliGemma
 from noisesmith.pipeline.scorers.qwen_vl import Qwen35, QwenVL
 from noisesmith.pipeline.scorers.smolvlm import SmolVLM
-from tests import tiny_families, tiny_vlms
+from tests import tiny_families, tiny_preferences, tiny_vlms
 
 Oracle = Callable[[Path, Any, str, Image.Image, str], float]
 Reader = Callable[[Path, str, str, str, Image.Image], tuple[Any, Any]]
@@ -37,12 +42,22 @@ class Family:
     Attributes:
         read: of a vision-language model: what its processor makes of a question, the start of an answer and an image,
             and its tokenizer.
+        load: the network of another implementation, for a class that the library has not.
+        special: the control tokens of its tokenizer, where they are of its own.
     """
 
     build: Callable[[Path], Path]
     scorer: Any
     oracle: Oracle
     read: Reader | None = None
+    load: Callable[[Path], Any] | None = None
+    special: tuple[str, ...] = ()
+
+    def reference(self, folder: Path, class_name: str) -> Any:
+        """The network that the oracle asks."""
+        if self.load is not None:
+            return self.load(folder)
+        return getattr(transformers, class_name).from_pretrained(folder).eval()
 
 
 def _vision_language(
@@ -133,6 +148,63 @@ def _siglip(folder: Path, model: Any, prompt: str, image: Image.Image, readout: 
     return float(logit.sigmoid())
 
 
+def _open_clip(folder: Path) -> Any:
+    weights = load_file(folder / "HPS_v2.1_compressed.safetensors")
+    network = tiny_preferences.OpenClip(len(weights["token_embedding.weight"]))
+    network.load_state_dict(weights)
+    return network
+
+
+def _reward_network(folder: Path) -> Any:
+    weights = load_file(folder / "ImageReward.safetensors")
+    network = tiny_preferences.Reward().eval()
+    network.load_state_dict({name: value for name, value in weights.items() if "position_ids" not in name})
+    return network
+
+
+def _standardised(levels: torch.Tensor) -> torch.Tensor:
+    """The centre of ``[3, h, w]`` in [0, 1] as torchvision crops and normalises it."""
+    edge = tiny_preferences.STANDARD["image_size"]
+    top, left = (round((side - edge) / 2) for side in levels.shape[1:])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((levels[:, top : top + edge, left : left + edge] - mean) / std)[None]
+
+
+def _short_edge(image: Image.Image) -> tuple[int, int]:
+    """Width and height where the short edge is the model's."""
+    edge, short = tiny_preferences.STANDARD["image_size"], min(image.size)
+    return int(edge * image.width / short), int(edge * image.height / short)
+
+
+def _levels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+def _hpsv2(folder: Path, model: Any, prompt: str, image: Image.Image, readout: str) -> float:
+    """As its authors score: a tensor resized by torch, a text padded with zeros."""
+    width, height = _short_edge(image)
+    resized = torch.nn.functional.interpolate(
+        _levels(image)[None], (height, width), mode="bicubic", align_corners=False, antialias=True
+    )
+    text = [0] * tiny_preferences.LENGTH
+    ids = tiny_preferences.clip_tokenizer()(prompt).input_ids
+    text[: len(ids)] = ids
+    with torch.no_grad():
+        cosine = model(torch.tensor([text]), _standardised(resized[0]))
+    return float((1 + cosine) / 2)
+
+
+def _image_reward(folder: Path, model: Any, prompt: str, image: Image.Image, readout: str) -> float:
+    """As its authors score: an image resized by Pillow, a text padded to 35 tokens, the reward standardised."""
+    pixels = _standardised(_levels(image.resize(_short_edge(image), Image.Resampling.BICUBIC)))
+    tokens = tiny_preferences.bert_tokenizer()(
+        prompt, padding="max_length", truncation=True, max_length=35, return_tensors="pt"
+    )
+    with torch.no_grad():
+        reward = (model(tokens.input_ids, tokens.attention_mask, pixels) - 0.16717362830052426) / 1.0333394966054072
+    return float(reward.sigmoid())
+
+
 ONEVISION: dict[str, Any] = {
     "num_image_tokens": 16,
     "vision_feature_select_strategy": "full",
@@ -152,5 +224,12 @@ FAMILIES = {
     "clip": Family(tiny_families.clip, Clip, _clip),
     "siglip": Family(tiny_families.siglip, Siglip, _siglip),
     "siglip2": Family(tiny_families.siglip2, Siglip2, _siglip),
-}
+    "hpsv2": Family(
+        tiny_preferences.hpsv2, HpsV2, _hpsv2, load=_open_clip, special=("<|startoftext|>", "<|endoftext|>")
+    ),
+    "image_reward": Family(
+        tiny_preferences.image_reward, ImageReward, _image_reward, load=_reward_network,
+        special=("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
+    ),
+}  # fmt: skip
 CHAT = [name for name, family in FAMILIES.items() if issubclass(family.scorer, ChatScorer)]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from PIL import Image
 
-from noisesmith.pipeline.config import QUESTION, GeneratorConfig, JudgeConfig, ScorerConfig
+from noisesmith.pipeline.config import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.images import decode_png, encode_png
-from noisesmith.pipeline.models.locate import locate
-from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer, load_judge, load_scorer
+from noisesmith.pipeline.scorers import find_judge, find_scorer, load_judge, load_scorer
 from tests import tiny_families
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
@@ -49,9 +48,8 @@ def decoder(tiny_sd: Path) -> Decoder:
 
 
 def _load(name: str, folder: Path, dtype: torch.dtype = torch.float32, readout: str = "yes", **more: Any) -> Any:
-    source = locate(str(folder), None, "scorers.model", "config.json")
-    found = FoundScorer(source, FAMILIES[name].scorer, QUESTION, readout, dtype)
-    return FAMILIES[name].scorer(found, "cpu", **more)
+    found = find_scorer(ScorerConfig(model=str(folder), readout=readout))
+    return FAMILIES[name].scorer(replace(found, dtype=dtype), "cpu", **more)
 
 
 def _pictures(height: int, width: int) -> torch.Tensor:
@@ -73,7 +71,7 @@ def test_score_equals_the_librarys_processor_and_forward(
     """Through PNG bytes, as images are shipped; a batch of prompts of different lengths against one by one."""
     folder = folders(name)
     source = find_scorer(ScorerConfig(model=str(folder))).source
-    model = getattr(transformers, source.class_name).from_pretrained(folder).eval()
+    model = FAMILIES[name].reference(folder, source.class_name)
     pixels = _pictures(*size)
     images = torch.stack([decode_png(encode_png(image)) for image in pixels])
     for readout in ("yes", "yes_no"):
@@ -88,7 +86,7 @@ def test_score_equals_the_librarys_processor_and_forward(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_control_tokens_in_a_prompt_are_text(name: str, folders: Callable[[str], Path]) -> None:
     others = [] if name == "qwen3_5" else ["<image>", "<s>", "</s>"]  # text itself to a tokenizer that has bytes
-    tokens = [*tiny_families.QWEN_TOKENS, *others]
+    tokens = list(FAMILIES[name].special) or [*tiny_families.QWEN_TOKENS, *others]
     assert_special_tokens_are_text(_load(name, folders(name)), tokens)
 
 
@@ -134,7 +132,7 @@ def in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
 
-    def softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def softmax(x: torch.Tensor, dim: int, **options: Any) -> torch.Tensor:
         return x.softmax(dim)
 
     norms = (
@@ -181,7 +179,7 @@ def test_a_checkpoint_without_a_chat_template_is_refused(name: str, tmp_path: Pa
         _load(name, folder)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2", "hpsv2", "image_reward"])
 def test_a_prompt_beyond_the_text_length_is_cut(name: str, folders: Callable[[str], Path]) -> None:
     scorer = _load(name, folders(name))
     long = " ".join(["a cat"] * 20)

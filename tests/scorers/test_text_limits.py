@@ -11,7 +11,7 @@ import torch
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.scorers import find_scorer, load_scorer
 from noisesmith.pipeline.scorers.chat import ChatScorer
-from tests import tiny, tiny_families, tiny_scorers, tiny_vlms
+from tests import tiny, tiny_families, tiny_preferences, tiny_scorers, tiny_vlms
 
 Build = Callable[[Path], Path]
 
@@ -27,6 +27,8 @@ FAMILIES: dict[str, tuple[Build, list[tuple[str, int | None, bool]]]] = {
     "paligemma2": (tiny_vlms.paligemma2, [("language model", 1024 - 16, False)]),
     "clip": (tiny_families.clip, [("text model", 16, True)]),
     "siglip": (tiny_families.siglip, [("text model", 16, True)]),
+    "hpsv2": (tiny_preferences.hpsv2, [("text model", 64, True)]),
+    "image_reward": (tiny_preferences.image_reward, [("text encoder", 35, True)]),
     "clip_flant5": (tiny_scorers.clip_flant5, [("language model", None, False)]),
     "instructblip": (
         lambda folder: tiny_scorers.instructblip(folder, decoder_only=True),
