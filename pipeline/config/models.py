@@ -197,7 +197,7 @@ class ScorerConfig(Actors):
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     quantization: Quantization = None
-    allow_pickle: bool = Field(False, description="read pickled weights (.bin) where a model has no safetensors")
+    allow_pickle: bool = Field(False, description="read pickled weights (.bin, .pt) where there are no safetensors")
     allow_code: bool = Field(False, description="let model name a class, package.module:Class, whose code is run")
 
     @field_validator("question")

@@ -25,8 +25,8 @@ from noisesmith.pipeline.generators.quantize import quantized
 from noisesmith.pipeline.generators.samplers import check_sampler
 from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.generators.weightless import load_tokenizers, model_parts, part_without_weights
-from noisesmith.pipeline.models.locate import PICKLED, ModelSource, locate
-from noisesmith.pipeline.models.weights import is_pointer
+from noisesmith.pipeline.models.locate import ModelSource, locate
+from noisesmith.pipeline.models.weights import PICKLED, is_pointer
 from noisesmith.pipeline.storage.home import user_path
 from noisesmith.pipeline.text.limits import TextLimit
 

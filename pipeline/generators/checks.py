@@ -9,8 +9,8 @@ from pathlib import Path
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
-from noisesmith.pipeline.models.locate import PICKLED, ModelSource, download_command
-from noisesmith.pipeline.models.weights import weights_problem
+from noisesmith.pipeline.models.locate import ModelSource, download_command
+from noisesmith.pipeline.models.weights import PICKLED, weights_problem
 
 _LIBRARIES = ("diffusers", "transformers")
 _NEVER_LOADED = ("safety_checker",)

@@ -17,28 +17,13 @@ from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.models.libraries import Json, Options
 from noisesmith.pipeline.models.loading import HUB_ERRORS
 from noisesmith.pipeline.models.quantization import Quantization, add_quantization
+from noisesmith.pipeline.models.weights import PICKLED, WeightsAlone, known_without
 from noisesmith.pipeline.storage.home import user_path
 
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 CARD = "README.md"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 MOST_LAYERS = 1000  # building more, without a weight even, takes minutes; large models have about a hundred
 _EDGE = 1 << 20  # bytes hashed at each end of a large file
-
-
-@dataclass(frozen=True)
-class WeightsAlone:
-    """A checkpoint that was published without a ``config.json`` that names its class.
-
-    Attributes:
-        class_name: the class that it is taken for.
-        hub_ids: where it was published.
-        names: those that its file of weights may have, without the suffix; the first that is there counts.
-    """
-
-    class_name: str
-    hub_ids: tuple[str, ...]
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -178,9 +163,9 @@ def locate(
         location = model
     elif not Path(location).is_dir():
         raise UserError(f"{field}: {model!r} is a file; give the model's folder")
-    known = _known_without(index_file, location, alone)
+    known = known_without(index_file, location, alone)
     if known is not None:
-        if location in known.hub_ids:
+        if not os.path.isdir(location):
             _download(location, revision, CARD, field)
         return ModelSource(model, location, revision, known.class_name, field, weights=known.names, index=CARD)
     index = _read_json(model, location, revision, index_file, field)
@@ -189,17 +174,6 @@ def locate(
         raise UserError(f"{field}: {index_file} of {model!r} names no model class; save the model with save_pretrained")
     files = next((one.names for one in alone if one.class_name == names[0]), ())
     return ModelSource(model, location, revision, names[0], field, weights=files, index=index_file)
-
-
-def _known_without(index_file: str, location: str, alone: Sequence[WeightsAlone]) -> WeightsAlone | None:
-    """The checkpoint that a Hub id, or a folder without the index file, is known as."""
-    folder = Path(location)
-    if not folder.is_dir():
-        return next((one for one in alone if location in one.hub_ids), None)
-    if (folder / index_file).is_file():
-        return None
-    stored = {path.stem for path in folder.iterdir() if path.suffix in (".safetensors", *PICKLED)}
-    return next((one for one in alone if stored.intersection(one.names)), None)
 
 
 def _read_json(model: str, location: str, revision: str | None, filename: str, field: str) -> Json:

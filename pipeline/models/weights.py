@@ -1,14 +1,46 @@
-"""Looks at stored weight files without loading them: are all of them there, and are they weights?"""
+"""Looks at stored weight files without loading them: whose they are, whether all are there, and are weights."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone without Git LFS has in place of a large file
 _INDEX = ".index."
 _SHARD = "-of-"
+
+
+@dataclass(frozen=True)
+class WeightsAlone:
+    """A checkpoint that was published without a ``config.json`` that names its class.
+
+    Attributes:
+        class_name: the class that it is taken for.
+        hub_ids: where it was published.
+        names: those that its file of weights may have, without the suffix; the first that is there counts.
+    """
+
+    class_name: str
+    hub_ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def known_without(index_file: str, location: str, alone: Sequence[WeightsAlone]) -> WeightsAlone | None:
+    """The checkpoint that a Hub id, or a folder without the index file, is known as."""
+    if not os.path.isdir(location):
+        return next((one for one in alone if location in one.hub_ids), None)
+    try:
+        files = list(Path(location).iterdir())
+    except OSError:  # whoever reads the index file will say why
+        return None
+    if any(file.name == index_file for file in files):
+        return None
+    stored = {file.stem for file in files if file.suffix in (".safetensors", *PICKLED)}
+    return next((one for one in alone if stored.intersection(one.names)), None)
 
 
 def weights_problem(folder: Path, names: Sequence[str]) -> str | None:

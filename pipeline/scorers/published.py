@@ -17,7 +17,8 @@ from torch import Tensor
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Json, Model, Settings
 from noisesmith.pipeline.models.loading import BrokenModelError
-from noisesmith.pipeline.models.locate import CARD, ModelSource, WeightsAlone, locate
+from noisesmith.pipeline.models.locate import CARD, ModelSource, locate
+from noisesmith.pipeline.models.weights import WeightsAlone
 from noisesmith.pipeline.scorers.loaded import refuse_layout
 
 PUBLISHED = (

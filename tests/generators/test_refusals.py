@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from noisesmith.pipeline.config import GeneratorConfig, RunConfig, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_decoder, load_generator, lora
-from noisesmith.pipeline.models import locate as models
+from noisesmith.pipeline.models.weights import PICKLED
 from tests.tiny_generators import single_file
 
 Case = tuple[str, dict[str, Any], str]
@@ -335,6 +335,6 @@ def test_pickles_count_in_the_revision_once_they_may_be_loaded(families: Mapping
     shutil.copytree(families["sd1"], copy)
     configs = [GeneratorConfig(model=str(copy), allow_pickle=allowed) for allowed in (False, True)]
     before = [find_generator(config).source.resolved_revision() for config in configs]
-    (copy / "unet" / f"extra{models.PICKLED[0]}").write_bytes(b"x")
+    (copy / "unet" / f"extra{PICKLED[0]}").write_bytes(b"x")
     after = [find_generator(config).source.resolved_revision() for config in configs]
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)
