@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -89,28 +89,28 @@ def runs(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> I
 
 
 def _searched(config: RunConfig, ids: list[str]) -> list[list[list[float]]]:
-    """Each scorer's score of each of a row's images: the paper's algorithm in plain torch, in this process."""
+    """Each scorer's log s of each of a row's images: the paper's algorithm in plain torch, in this process."""
     generator = load_generator(find_generator(config.generators), "cpu")
     panel = Group(tuple(Member(load_scorer(find_scorer(member), "cpu")) for member in config.panel))
     decoder = load_decoder(find_generator(config.generators), "cpu")
     assert isinstance(config.optimizer, NoiseDiffusionConfig)
     shape, rounds = generator.spec.shape, config.optimizer.rounds
     noise = torch.stack([NoiseKey(config.seed, row, 0).draw(0, shape) for row in ids])
-    scores: list[list[list[float]]] = [[] for _ in ids]
+    log_scores: list[list[list[float]]] = [[] for _ in ids]
     for round_ in range(1 + rounds):
         z_0 = generator.sample(PROMPTS[:2], noise, config.generators.steps)
         shown = score_latents(decoder, panel, PROMPTS[:2], z_0, gradient=round_ < rounds)
-        for place, of_panel in enumerate(shown.scores.T.tolist()):
-            scores[place].append(of_panel)
+        for place, of_panel in enumerate(shown.log_scores.T.tolist()):
+            log_scores[place].append(of_panel)
             if shown.log_gradients is None:
                 continue
-            gamma, key = 1 - math.sqrt(geometric_mean(of_panel)), NoiseKey(config.seed, ids[place], round_ + 1)
+            gamma, key = 1 - math.sqrt(math.exp(fmean(of_panel))), NoiseKey(config.seed, ids[place], round_ + 1)
             drawn = torch.stack([key.draw(index, shape) for index in range(config.optimizer.candidates)])
             moves = ((math.sqrt(1 - gamma) - 1) * noise[place] + math.sqrt(gamma) * drawn).flatten(1)
             slope = generator.pull_back(shown.log_gradients[place], config.generators.steps)
             best = ((moves @ slope.flatten()) / moves.square().sum(1)).argmax()
             noise[place] = math.sqrt(1 - gamma) * noise[place] + math.sqrt(gamma) * drawn[best]
-    return scores
+    return log_scores
 
 
 @pytest.mark.parametrize(("generator", "scorer"), [*product(GENERATORS, SCORERS), *NEWER.items()])
@@ -125,8 +125,8 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
     assert verify_run(config.run_dir) == []
     rows = list(read_rows(config.run_dir))
     assert [row["id"] for row in rows] == [row.id for row in corpus.rows()]
-    for row, scores in zip(rows, _searched(config, [row["id"] for row in rows]), strict=True):
-        combined = [geometric_mean(of_panel) for of_panel in scores]
+    for row, log_scores in zip(rows, _searched(config, [row["id"] for row in rows]), strict=True):
+        combined = [math.exp(fmean(of_panel)) for of_panel in log_scores]
         assert all(0 < score < 1 for score in row["scores"])
         assert row["scores"] == pytest.approx(combined, rel=1e-6)
         assert row["score"] == max(row["scores"])
@@ -134,16 +134,16 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
         assert digest(replay(Recipe.from_row(row["recipe"]), row["id"])) == row["recipe"]["digest"]
         assert row["generator_revision"] == found.generator.source.resolved_revision()
         if generator in NEWER:
-            _check_panel_and_judge(config, row, scores)
+            _check_panel_and_judge(config, row, log_scores)
         else:
             assert row["scorer_revision"] == found.scorers[0].source.resolved_revision()
 
 
-def _check_panel_and_judge(config: RunConfig, row: dict[str, Any], scores: list[list[float]]) -> None:
+def _check_panel_and_judge(config: RunConfig, row: dict[str, Any], log_scores: list[list[float]]) -> None:
     kept = row["scores"].index(row["score"])
     for place, member in enumerate(config.panel):
-        assert row[f"score_{member.name}_initial"] == pytest.approx(scores[0][place], rel=1e-6)
-        assert row[f"score_{member.name}"] == pytest.approx(scores[kept][place], rel=1e-6)
+        assert row[f"score_{member.name}_initial"] == pytest.approx(math.exp(log_scores[0][place]), rel=1e-6)
+        assert row[f"score_{member.name}"] == pytest.approx(math.exp(log_scores[kept][place]), rel=1e-6)
     judge = load_judge(find_judge(config.judges[0], config.panel[0]), "cpu")
     (verdict,) = judge.judge([row["prompt"]], decode_png(row["image"])[None])
     assert row[f"judge_{JUDGE}"] == pytest.approx(verdict, rel=1e-6)
