@@ -165,8 +165,10 @@ class RowQueue:
         lane = self._lanes[key]
         first = lane[0][1]
         alone = self.is_suspect(first)
+        if full and (alone or len(lane) < size):  # the usual answer: every answer of a worker leads to this question
+            return []
         batch = [first] if alone else self._batch(lane, size)
-        if full and (alone or len(batch) < size):
+        if full and len(batch) < size:
             return []
         self._remove(key, batch)
         return batch

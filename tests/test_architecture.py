@@ -62,7 +62,7 @@ MAY_IMPORT = {
         "schema scorers search sinks storage"
     ),
     "actors": (
-        "acceptance config errors generators images machine models noise "
+        "acceptance bench config errors generators images machine models noise "
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (

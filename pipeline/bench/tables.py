@@ -77,10 +77,15 @@ def conditions(design: Design, models: Mapping[str, str], sides: Sequence[str] =
         readout=" + ".join(member.readout for member in design.settings.panel),
         batch_size={"generators": generators.batch_size} | {placed.section: placed.batch_size for placed in scorers},
         models=used,
-        machine=Machine(_cpu(), usable_cores(), _gpus()),
+        machine=this_machine(),
         date=datetime.now(UTC).date().isoformat(),
         versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in _LIBRARIES},
     )
+
+
+def this_machine() -> Machine:
+    """The computer that this process runs on."""
+    return Machine(_cpu(), usable_cores(), _gpus())
 
 
 def to_json(design: Design, comparison: Comparison, facts: Conditions) -> str:

@@ -171,7 +171,7 @@ def bench_training(
         _drive_trials(design.data, trials)
     with interruptible():
         training.train_arms(design, search_progress, console.print)
-    _print_written(training.write_training(design))
+    print_written(training.write_training(design))
 
 
 @app.command("loop")
@@ -210,7 +210,7 @@ def bench_loop(
     from noisesmith.pipeline.preflight import check_machine
 
     options = loop.LoopOptions(
-        processes=_numbers(processes, "--processes"),
+        processes=numbers(processes, "--processes"),
         loop_prompts=loop_prompts,
         loop_rounds=loop_rounds,
         repeats=repeats,
@@ -222,7 +222,7 @@ def bench_loop(
     design = loop.make_loop(base, out, options, prompts=prompts, rounds=rounds)
     with interruptible():
         loop.measure(design, console.print)
-    _print_written(loop.write_loop(design))
+    print_written(loop.write_loop(design))
 
 
 def _compare(design: Design) -> None:
@@ -234,10 +234,10 @@ def _compare(design: Design) -> None:
     console.print(f"{total} runs of {design.corpus.size} prompts: {total - len(trials)} done, {len(trials)} to make")
     if trials:
         _drive_trials(design, trials)
-    _print_written(bench.write_comparison(design))
+    print_written(bench.write_comparison(design))
 
 
-def _print_written(paths: list[Path]) -> None:
+def print_written(paths: list[Path]) -> None:
     """Print the table, which begins the first file, and the names of all files."""
     table, _, _ = paths[0].read_text(encoding="utf-8").partition("\n\n")
     console.print(table)
@@ -251,7 +251,7 @@ def _config_and_overrides(words: list[str]) -> tuple[Path | None, list[str]]:
     return None, words
 
 
-def _numbers(text: str, option: str) -> tuple[int, ...]:
+def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
