@@ -252,6 +252,7 @@ def _config_and_overrides(words: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
+    """The whole numbers of a list with commas; ``option`` is named where they are none."""
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
