@@ -42,6 +42,13 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a crash has left directly in a folder."""
+    for path in list(folder.iterdir()):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)  # a lock's heartbeat thread may have renamed its own by now
+
+
 @contextmanager
 def durable(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file for writing. It is on disk when the block ends, and removed when the block raises."""
@@ -69,6 +76,49 @@ def replace(source: Path, target: Path) -> None:
         target.upload(source)
     finally:
         source.unlink()
+
+
+def bring(source: Path, target: Path, sha256: str) -> None:
+    """Give the content of a file a second name, durably, in place of an earlier target; the source stays.
+
+    It is a hard link where both are on one local file system, since no file of a run is ever changed in place. Else it
+    is a copy, which an object store makes on its own where both are in it.
+
+    Raises:
+        OSError: this failed.
+        ValueError: the content has another SHA-256; there is no target then, or the earlier one.
+    """
+    in_one_store = is_remote(source) and is_remote(target) and source.protocol == target.protocol
+    staged = target if in_one_store else temporary(target)
+    try:
+        _link_or_copy(source, staged)
+        _refuse_other_content(staged, sha256)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    if not in_one_store:
+        replace(staged, target)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Link to a local file, copy an object within its store, or copy a file to this machine, durably."""
+    if is_remote(source) and is_remote(target):
+        source.copy_to(target)
+        return
+    if not is_remote(source):
+        with suppress(OSError):  # another file system, or one without hard links
+            os.link(source, target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())  # whoever has brought the file here may not have waited for the disk
+            return
+        target.unlink(missing_ok=True)
+    with source.open("rb") as content, durable(target) as file:
+        shutil.copyfileobj(content, file, 2**20)
+
+
+def _refuse_other_content(path: Path, sha256: str) -> None:
+    if sha256_of(path) != sha256:
+        raise ValueError(f"{path} differs from its SHA-256")
 
 
 def write_atomic(target: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import islice
@@ -204,11 +204,8 @@ class StorePath(ProxyUPath):
         return content
 
     def unlink(self, missing_ok: bool = False) -> None:
-        try:
+        with suppress(FileNotFoundError) if missing_ok else nullcontext():
             self._ask("rm_file")
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
 
     def remove_tree(self) -> None:
         """Remove every object below this path."""
@@ -240,6 +237,10 @@ class StorePath(ProxyUPath):
             sent_digest = hashlib.file_digest(sent, "sha256").digest()
             if hashlib.file_digest(kept, "sha256").digest() != sent_digest:
                 raise OSError(errno.EIO, "the store returns other bytes than it was sent", str(self))
+
+    def copy_to(self, target: StorePath) -> None:
+        """Copy the object within its store, in place of an earlier target."""
+        self._ask("cp_file", path2=target.path)
 
     def _kind(self) -> str | None:
         """Return ``file`` or ``directory``, or ``None`` where there is nothing."""
