@@ -61,8 +61,9 @@ class Row:
 class CheckedCorpus(Protocol):
     """What a run directory needs to know of a corpus; ``noisesmith.pipeline.prompts.Corpus`` provides it.
 
-    ``digest`` identifies prompts, extra columns, their types and the order; ``size`` is the number of rows, ``first``
-    the index of the first one in its run, and ``extra_schema`` holds the Arrow types of the corpus's own columns.
+    ``digest`` identifies prompts, extra columns, their types and the order; ``first`` is the index of the first row in
+    its run, and ``extra_schema`` holds the Arrow types of the corpus's own columns. ``size`` is the number of rows that
+    the run makes, and ``whole`` that of all rows: other runs make the rest where this one is a partition.
     """
 
     @property
@@ -73,6 +74,9 @@ class CheckedCorpus(Protocol):
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def whole(self) -> int: ...
 
     @property
     def extra_schema(self) -> pa.Schema: ...

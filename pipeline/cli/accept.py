@@ -32,7 +32,7 @@ def accept(run_dir: RunDir, score: Score = None, judge: Judges = None, atoms: At
     from noisesmith.pipeline.acceptance import accept_again, acceptance_lines, read_acceptance
     from noisesmith.pipeline.report import renew_report
     from noisesmith.pipeline.sinks import config_of_run, hold_side
-    from noisesmith.pipeline.sinks.run import writing
+    from noisesmith.pipeline.sinks.location import writing
     from noisesmith.pipeline.storage.files import write_atomic
 
     settings = config_of_run(run_dir)

@@ -38,7 +38,7 @@ def calibrate(
     from noisesmith.pipeline.acceptance.diagram import reliability_diagram
     from noisesmith.pipeline.report import rewrite_report
     from noisesmith.pipeline.sinks import config_of_run, hold_side, read_rows
-    from noisesmith.pipeline.sinks.run import writing
+    from noisesmith.pipeline.sinks.location import writing
     from noisesmith.pipeline.storage.files import write_atomic
 
     settings = config_of_run(run_dir)

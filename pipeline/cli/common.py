@@ -20,7 +20,7 @@ from noisesmith.pipeline.telemetry.console import plain_console
 console = plain_console()
 
 
-def _run_dir(text: str) -> Path:
+def run_location(text: str) -> Path:
     return given_path(text, "RUN")
 
 
@@ -40,9 +40,13 @@ ConfigPath = Annotated[
     Path,
     typer.Argument(metavar="CONFIG", help="YAML config, such as configs/quickstart.yaml.", parser=local_path),
 ]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its URL.", parser=_run_dir)]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its URL.", parser=run_location)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.rounds=10.")
+]
+PartitionOption = Annotated[
+    str | None,
+    typer.Option("--partition", metavar="I/N", help="Make only the shards of the I-th of N runs; merge joins them."),
 ]
 OutDir = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run directory (output.dir).")]
 
@@ -69,10 +73,12 @@ def debug_print(traceback: str) -> None:
             print_error(printable(line))
 
 
-def read_settings(config: Path, overrides: list[str] | None, out: str | None) -> RunConfig:
-    """The config in a file, with ``overrides`` and, where it is given, ``out`` as its ``output.dir``."""
-    values = {} if out is None else {"output.dir": out}
-    return load_config(config, overrides, values)
+def read_settings(
+    config: Path, overrides: list[str] | None, out: str | None, partition: str | None = None
+) -> RunConfig:
+    """The config in a file, with ``overrides`` and, where they are given, ``out`` as ``output.dir`` and a partition."""
+    given = {"output.dir": out, "partition": partition}
+    return load_config(config, overrides, {key: value for key, value in given.items() if value is not None})
 
 
 @contextmanager

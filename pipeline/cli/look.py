@@ -139,8 +139,10 @@ def _run_lines(found: Status) -> dict[str, str]:
     if found.message:
         state += f": {found.message}"
     errors = ", ".join(f"{error} {count:,}" for error, count in found.failed.items())
-    return {
-        "state": state,
+    lines = {"state": state}
+    if found.partition is not None:
+        lines["partition"] = f"{found.partition}, its own rows and shards"
+    return lines | {
         "rows": f"{found.rows_done:,} of {found.rows:,} done",
         "shards": f"{found.shards_committed:,} of {found.shards:,} committed",
         "failed": errors or "none",

@@ -11,6 +11,7 @@ from noisesmith.pipeline.cli.common import (
     ConfigPath,
     OutDir,
     Overrides,
+    PartitionOption,
     RunDir,
     console,
     debug_print,
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
     from noisesmith.pipeline.telemetry.tally import Tally
 
 
-def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+def run(config: ConfigPath, overrides: Overrides = None, out: OutDir = None, partition: PartitionOption = None) -> None:
     """Search an image for every prompt of the corpus and write the dataset.
 
     The same command resumes a run that has stopped.
+    --partition 2/8 makes the second of eight parts of the dataset, in a directory of its own; merge joins them.
     Ctrl-C finishes the rows in flight and stops; a second Ctrl-C stops at once.
     """
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import hold_run
 
-    settings = read_settings(config, overrides, out)
+    settings = read_settings(config, overrides, out, partition)
     _, corpus = check_run(settings)
     with interruptible(), hold_run(settings, corpus, console.print) as state:
         _complete(settings, corpus, state, str(state.run_dir))
@@ -93,7 +95,7 @@ def _complete(settings: RunConfig, corpus: CheckedCorpus, state: RunState, what:
         return
     conclude(settings, state, console.print)
     console.print(f"all {corpus.size} rows of {what} are done; nothing to run")
-    _hint(state.run_dir)
+    hint(state.run_dir)
 
 
 def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
@@ -124,7 +126,7 @@ def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
         )
         if not progress.tally.rows:
             raise typer.Exit(1)
-    _hint(state.run_dir)
+    hint(state.run_dir)
 
 
 def _debug_failures(tally: Tally, run_dir: Path) -> None:
@@ -138,7 +140,7 @@ def _debug_failures(tally: Tally, run_dir: Path) -> None:
         debug_print(f"traceback of the commonest failure:\n{traceback}")
 
 
-def _hint(run_dir: Path) -> None:
+def hint(run_dir: Path) -> None:
     """Print where the dataset is and what one may do with it next."""
     from noisesmith.pipeline.report.usage import open_command
     from noisesmith.pipeline.sinks.layout import unopenable

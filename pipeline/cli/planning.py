@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, console, read_settings
+from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, PartitionOption, console, read_settings
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import printable
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from noisesmith.pipeline.prompts import Corpus
 
 
-def plan(config: ConfigPath, overrides: Overrides = None, out: OutDir = None) -> None:
+def plan(
+    config: ConfigPath, overrides: Overrides = None, out: OutDir = None, partition: PartitionOption = None
+) -> None:
     """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
 
-    settings = read_settings(config, overrides, out)
+    settings = read_settings(config, overrides, out, partition)
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
-    lines = _corpus_lines(corpus) | _output_lines(settings, corpus.size, done) | _model_lines(settings, models)
+    lines = _corpus_lines(corpus) | _output_lines(settings, corpus, done) | _model_lines(settings, models)
     lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2
@@ -45,20 +47,24 @@ def _corpus_lines(corpus: Corpus) -> dict[str, str]:
     return {"corpus": "; ".join(sources), "columns": ", ".join(columns) or "none except the prompt"}
 
 
-def _output_lines(settings: RunConfig, size: int, done: int) -> dict[str, str]:
+def _output_lines(settings: RunConfig, corpus: Corpus, done: int) -> dict[str, str]:
     """What is written, as name → text."""
     from noisesmith.pipeline.acceptance import rule_text
 
-    rows = f"{size:,}"
+    rows = f"{corpus.size:,}"
     if done:
         rows += f" ({done:,} already done)"
     output = settings.output
-    shards = math.ceil(size / output.rows_per_shard)
+    total = shards = math.ceil(corpus.whole / output.rows_per_shard)
+    if settings.partition is not None:
+        shards = len(settings.partition.shards(total))
     lines = {
         "rows": rows,
         "run directory": str(settings.run_dir),
         "shards": f"{shards} of {output.rows_per_shard} rows, {' + '.join(output.formats)}",
     }
+    if settings.partition is not None:
+        lines["partition"] = f"{settings.partition} of {corpus.whole:,} rows in {total} shards"
     if settings.accept is not None:
         lines["accepted"] = rule_text(settings.accept)
     return lines

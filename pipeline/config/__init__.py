@@ -26,6 +26,7 @@ from noisesmith.pipeline.config.optimizers import (
     RandomSamplingConfig,
 )
 from noisesmith.pipeline.config.panel import MemberConfig
+from noisesmith.pipeline.config.partition import Partition
 from noisesmith.pipeline.config.run import RunConfig
 from noisesmith.pipeline.config.section import Actors
 
@@ -47,6 +48,7 @@ __all__ = [
     "NoSearchConfig",
     "NoiseDiffusionConfig",
     "OptimizerConfig",
+    "Partition",
     "PgdConfig",
     "RandomDiffusionConfig",
     "RandomSamplingConfig",

@@ -21,6 +21,7 @@ from noisesmith.pipeline.config.flat import flatten, left_at_default, with_versi
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
 from noisesmith.pipeline.config.optimizers import NoiseDiffusionConfig, OptimizerConfig
 from noisesmith.pipeline.config.panel import MemberConfig, Scorers, check_members, groups_of
+from noisesmith.pipeline.config.partition import PartitionField
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.config.short_rounds import ShortRounds, check_short_rounds
 from noisesmith.pipeline.storage.paths import to_path
@@ -95,6 +96,10 @@ class RunConfig(Section):
     judges: tuple[JudgeConfig, ...] = ()
     optimizer: OptimizerConfig = NoiseDiffusionConfig()
     output: OutputConfig = OutputConfig()
+    partition: PartitionField | None = Field(
+        None,
+        description="i/n makes the shards of the i-th of n runs, which noisesmith merge joins; all when absent",
+    )
     ray: RayConfig = RayConfig()
     rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived when absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
@@ -251,8 +256,8 @@ _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 # Like batch_size, these compute the same up to rounding.
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "vae_checkpointing", "compile", "cpu_offload")
 OPERATIONAL = (
-    "name", "output.dir", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle", "scorers.allow_code",
-    "scorers.shares",
+    "name", "output.dir", "partition", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
+    "scorers.allow_code", "scorers.shares",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
     "generators.max_prompt_tokens",  # it refuses a run, and changes none

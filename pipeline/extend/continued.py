@@ -39,6 +39,11 @@ class ContinuedCorpus:
     positions: Mapping[int, int]
     parents: Mapping[int, Parent]
 
+    @property
+    def whole(self) -> int:
+        """The number of its rows: only a whole run can be extended."""
+        return self.size
+
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
         """Yield rows in order; the arguments are those of ``Corpus.rows``.
 

@@ -17,7 +17,7 @@ from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.preflight import check_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import CheckedCorpus, index_of
-from noisesmith.pipeline.sinks import RunState, check_part, config_of_run, hold_part, part_with
+from noisesmith.pipeline.sinks import RunState, check_part, config_of_run, hold_part, part_with, refuse_partition
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 
 
@@ -50,6 +50,7 @@ def find_extension(run_dir: Path, overrides: Sequence[str], below: float | None 
     if below is not None and not 0 < below <= 1:
         raise UserError(f"--below {below:g}: is not a score; give one above 0 and at most 1")
     manifest = read_manifest(run_dir)
+    refuse_partition(run_dir, manifest)
     config = config_of_run(run_dir, _with_one_source(config_of_run(run_dir), overrides))
     part = part_with(manifest, config, below)
     if part is not None and part.number:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from noisesmith.pipeline.config import Partition
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.prompts.columns import conform
 from noisesmith.pipeline.prompts.digests import checksum, encode
@@ -66,7 +67,8 @@ class Corpus:
 
     ``digest`` is the SHA-256 over prompts, extra columns, their types and the order. ``sections`` has the source,
     number of rows and format of each corpus section, and ``as_json`` the columns that are written as JSON text.
-    ``first`` is the index of the first row in its run, which may have started with other prompts.
+    ``first`` is the index of the first row in its run, which may have started with other prompts. ``size`` counts the
+    rows of the run: where it is a ``partition``, these are the rows of its shards of ``rows_per_shard``.
     """
 
     digest: str
@@ -76,18 +78,41 @@ class Corpus:
     sections: tuple[tuple[str, int, str], ...]
     as_json: tuple[str, ...] = ()
     first: int = 0
+    partition: Partition | None = None
+    rows_per_shard: int = 0
+
+    @property
+    def whole(self) -> int:
+        """The number of rows that all sources have, whichever run makes them."""
+        return sum(part.size for part in self.parts)
+
+    def dealt(self, partition: Partition, rows_per_shard: int) -> Corpus:
+        """Return this corpus with the rows of a partition alone, which keep their indices.
+
+        Raises:
+            UserError: there are fewer shards than partitions.
+        """
+        shards = -(-self.whole // rows_per_shard)
+        if shards < partition.of:
+            raise UserError(
+                f"partition: {partition} would leave runs without a row, since the corpus has {shards} shards of "
+                f"{rows_per_shard} rows; deal it to at most {shards} runs, or lower output.rows_per_shard"
+            )
+        size = partition.rows(self.whole, rows_per_shard)
+        return replace(self, size=size, partition=partition, rows_per_shard=rows_per_shard)
 
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
         """Yield rows in order, in constant memory.
 
         Args:
-            start, stop: the first position, and the one after the last; the end of the corpus when absent.
+            start, stop: the first position, and the one after the last; the end of the corpus when absent. Positions
+                count all rows, also those that this run does not make.
             skip: indices to leave out, which are positions counted from ``first`` on.
 
         Raises:
             RunError: a source has changed since the corpus was opened.
         """
-        stop = self.size if stop is None else min(stop, self.size)
+        stop = self.whole if stop is None else min(stop, self.whole)
         first = 0
         for part in self.parts:
             if first < stop and first + part.size > start:
@@ -98,7 +123,7 @@ class Corpus:
         """Yield the rows of one part, whose first row has the position ``first``."""
         for batch in part.batches():
             positions = range(max(first, among.start), min(first + len(batch), among.stop))
-            wanted = [position for position in positions if self.first + position not in skip]
+            wanted = [position for position in self._own(positions) if self.first + position not in skip]
             taken = batch.take([position - first for position in wanted])
             for position, prompt, extra in zip(wanted, taken.prompts, self._extras(part, taken), strict=True):
                 index = self.first + position
@@ -109,6 +134,12 @@ class Corpus:
             first += len(batch)
             if first >= among.stop:
                 return
+
+    def _own(self, positions: range) -> Iterator[int]:
+        """Yield the positions that this run makes."""
+        for position in positions:
+            if self.partition is None or self.partition.owns(position // self.rows_per_shard):
+                yield position
 
     def _extras(self, part: Part, batch: Batch) -> list[dict[str, object]]:
         """Return the extra columns of each row of a batch; those that this part lacks are ``None``."""

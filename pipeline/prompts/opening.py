@@ -28,17 +28,21 @@ from noisesmith.pipeline.text.subjects import occurrences
 def open_corpus(config: RunConfig, started: str | None = None, first: int = 0) -> Corpus:
     """Read every source of ``config.corpus`` once, and refuse what cannot become a row.
 
+    Where the config names a partition, the corpus has its rows alone; everything is read and checked nevertheless.
+
     Args:
         started: the digest of the corpus with which a run started that is resumed. Where this version reads another
             corpus, but the reading of earlier versions gives this one, that is used: a run keeps its columns and types.
         first: the index of its first row in the run.
 
     Raises:
-        UserError: there is no source, or a source, a row or a column is unusable; the message names file and line.
+        UserError: there is no source, or a source, a row or a column is unusable; the message names file and line. Or
+            there are more partitions than shards.
     """
     if not config.corpus:
         raise UserError("corpus: is required; name a source of prompts, such as corpus.source=prompts.txt")
-    return replace(_as_started(config, started), first=first)
+    corpus = replace(_as_started(config, started), first=first)
+    return corpus if config.partition is None else corpus.dealt(config.partition, config.output.rows_per_shard)
 
 
 def _as_started(config: RunConfig, started: str | None) -> Corpus:

@@ -169,6 +169,8 @@ def settings_of(config: RunConfig, provenance: Provenance, manifest: Manifest) -
     ]
     if generators.negative_prompt:
         settings.append(("negative prompt", generators.negative_prompt))
+    if manifest.header.partition is not None:
+        settings.append(("partition", f"{manifest.header.partition} of {manifest.header.rows} rows"))
     return settings
 
 

@@ -2,7 +2,7 @@
 
 from noisesmith.pipeline.sinks.configs import config_of_row, config_of_run, first_config, later_configs
 from noisesmith.pipeline.sinks.done import DoneRows
-from noisesmith.pipeline.sinks.parts import check_part, hold_part
+from noisesmith.pipeline.sinks.parts import check_part, hold_part, refuse_partition
 from noisesmith.pipeline.sinks.reader import read_rows
 from noisesmith.pipeline.sinks.reopen import reopen_failed, repair_run
 from noisesmith.pipeline.sinks.run import (
@@ -38,6 +38,7 @@ __all__ = [
     "open_run",
     "part_with",
     "read_rows",
+    "refuse_partition",
     "reopen_failed",
     "repair_run",
     "sample_rows",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from noisesmith.pipeline.config import Partition
 from noisesmith.pipeline.schema import LISTED
 from noisesmith.pipeline.sinks.layout import ShardLayout
 from noisesmith.pipeline.sinks.samples import text_columns
@@ -20,8 +21,10 @@ VERSION = 5
 WITH_SIDE_TABLES = {1: 3, 2: 4}
 # What its second part makes of a run's version: an older program does not know parts.
 EXTENDED = {1: 6, 2: 7, 3: 6, 4: 7, 5: 8}
-NEWEST = max(EXTENDED.values())
-_ROWS_AS_IN = {3: 1, 4: 2, 6: 1, 7: 2, 8: 5}
+# A partition of a run of version 5: an older program would wait for shards that other runs make.
+PARTITIONED = 9
+NEWEST = PARTITIONED
+_ROWS_AS_IN = {3: 1, 4: 2, 6: 1, 7: 2, 8: 5, 9: 5}
 
 # When a search stops: besides the corpus, all that may differ between the parts of a run.
 STOP_RULES = ("optimizer.rounds", "optimizer.target_score", "optimizer.patience", "optimizer.unet_evaluations")
@@ -38,6 +41,9 @@ class Header:
     ``rows`` and ``shards`` count those of the part, which has the ``number`` and begins at ``first_row`` and
     ``first_shard``. A part that continues searches has in ``parents`` the index of the row that each of its rows goes
     on from, and in ``below`` the score below which these were.
+
+    Where the run is a ``partition``, it makes some of these shards and their rows, and other runs make the others. It
+    has one part.
     """
 
     version: int
@@ -54,11 +60,12 @@ class Header:
     first_shard: int = 0
     parents: tuple[int, ...] = ()
     below: float | None = None
+    partition: Partition | None = None
 
     @property
     def layout(self) -> ShardLayout:
         tar_folder = "tars" if self.version_of_rows >= 5 else "data"
-        return ShardLayout(self.rows, self.rows_per_shard, tar_folder, self.first_row, self.first_shard)
+        return ShardLayout(self.rows, self.rows_per_shard, tar_folder, self.first_row, self.first_shard, self.partition)
 
     @property
     def config_file(self) -> str:
@@ -89,17 +96,23 @@ class Header:
         return text_columns(self.columns, self.version_of_rows)
 
 
-_OF_LATER_PARTS = ("number", "first_row", "first_shard", "parents", "below")  # the first part leaves them at defaults
+# What the headers of most runs do not hold, since older programs do not know it: the first part leaves the fields of
+# later parts at their defaults, and only partitions have the other one.
+_OF_LATER_PARTS = ("number", "first_row", "first_shard", "parents", "below")
+_OF_PARTITIONS = "partition"
 
 
 def header_record(parts: list[Header]) -> dict[str, Any]:
     """Return the first line of a manifest. For a run with one part it is what older programs read."""
-    first = asdict(parts[0])
+    first, *later = map(asdict, parts)
     for name in _OF_LATER_PARTS:
         del first[name]
+    for fields in (first, *later):
+        if fields[_OF_PARTITIONS] is None:
+            del fields[_OF_PARTITIONS]
     record = {"kind": "run", **first}
-    if len(parts) > 1:
-        record["parts"] = [asdict(part) for part in parts[1:]]
+    if later:
+        record["parts"] = later
     return record
 
 
@@ -123,10 +136,14 @@ def read_headers(line: dict[str, Any] | None) -> list[Header]:
             raise ValueError(f"line 1 has a part {number} that goes on from rows which are not in parts before it")
         rows += part.rows
         shards += part.shards
+    if later and any(part.partition for part in parts):
+        raise ValueError("line 1 has a partition with more than one part")
     return parts
 
 
 def _header(record: dict[str, Any]) -> Header:
     formats = tuple(record.pop("formats"))
     parents = tuple(record.pop("parents", ()))
-    return Header(**record, formats=formats, parents=parents)
+    dealt = record.pop(_OF_PARTITIONS, None)
+    partition = None if dealt is None else Partition(**dealt)
+    return Header(**record, formats=formats, parents=parents, partition=partition)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from noisesmith.pipeline.config import Partition
 from noisesmith.pipeline.storage.paths import is_remote
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
@@ -20,7 +21,8 @@ SHARD_NAME = re.compile(r"shard-(\d{5,})(\.jsonl)?")
 class ShardLayout:
     """The shards of a part of a run: of S = ``rows_per_shard`` rows each, the last one may have fewer.
 
-    The part has ``size`` rows from ``first_row`` on, and its shards are numbered from ``first_shard`` on.
+    The part has ``size`` rows from ``first_row`` on, and its shards are numbered from ``first_shard`` on. Where the run
+    is a ``partition``, other runs make some of these shards: numbers and names are those of all shards.
 
     Parquet files are in ``data/``. Tars are in ``tar_folder``: readers of a whole folder expect one kind of file in it.
     """
@@ -30,16 +32,26 @@ class ShardLayout:
     tar_folder: str = "tars"
     first_row: int = 0
     first_shard: int = 0
+    partition: Partition | None = None
 
     @property
     def shards(self) -> int:
-        """How many shards the part has."""
+        """How many shards the part has, whichever run makes them."""
         return -(-self.size // self.rows_per_shard)
 
     @property
     def numbers(self) -> range:
-        """The numbers of the part's shards."""
+        """The numbers of the part's shards that this run makes."""
+        if self.partition is not None:
+            return self.partition.shards(self.shards)  # a partition has one part, which begins at shard 0
         return range(self.first_shard, self.first_shard + self.shards)
+
+    @property
+    def own_rows(self) -> int:
+        """How many rows the shards have that this run makes."""
+        if self.partition is not None:
+            return self.partition.rows(self.size, self.rows_per_shard)
+        return self.size
 
     def shard_of(self, index: int) -> int:
         """Return the shard of a row.

@@ -5,7 +5,9 @@ Only what it lists is the dataset.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +92,18 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """How many rows all parts have."""
-        return self.parts[-1].first_row + self.parts[-1].rows
+        """How many rows all parts have. Of a partition, only its own count, here and below."""
+        return sum(part.layout.own_rows for part in self.parts)
 
     @property
     def shards(self) -> int:
         """How many shards all parts have."""
-        return self.parts[-1].first_shard + self.parts[-1].shards
+        return sum(len(part.layout.numbers) for part in self.parts)
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of these shards."""
+        return set(chain.from_iterable(part.layout.numbers for part in self.parts))
 
     @property
     def missing(self) -> int:
@@ -236,10 +243,11 @@ def salvage_manifest(run_dir: Path) -> tuple[Manifest, list[str]]:
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); restore it from a copy, or use another output.dir") from error
     manifest = Manifest(header, {}, {}, tuple(later))
+    numbers = manifest.numbers
     damage = []
     for number, line in enumerate(lines[1:], 2):
         try:
-            _add_line(manifest, line)
+            _add_line(manifest, line, numbers)
         except _EntryError as error:
             damage.append(f"line {number} {error}")
         except (TypeError, KeyError):  # a key is missing, or a value has another type
@@ -259,12 +267,12 @@ def _side_record(entry: SideEntry) -> dict[str, Any]:
     return {"kind": "side", **asdict(entry)}
 
 
-def _add_line(manifest: Manifest, line: dict[str, Any] | None) -> None:
-    """Add what one line commits, or take out what it removes."""
+def _add_line(manifest: Manifest, line: dict[str, Any] | None, numbers: Container[int]) -> None:
+    """Add what one line commits, or take out what it removes; ``numbers`` are those of the run's shards."""
     if line is None:
         raise _EntryError("holds no JSON object")
     kind = line.pop("kind")
-    if line["shard"] not in range(manifest.shards):
+    if line["shard"] not in numbers:
         raise _EntryError("is no entry of a shard of this run")
     if kind == "shard":
         entry = _entry(line)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig, dump_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import PARENT, column_types, reserved_columns, schema_of
 from noisesmith.pipeline.sinks.header import EXTENDED, STOP_RULES, Header
+from noisesmith.pipeline.sinks.location import writing
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, write_manifest
-from noisesmith.pipeline.sinks.run import RunState, new_header, open_run, part_with, writing
+from noisesmith.pipeline.sinks.run import RunState, new_header, open_run, part_with
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import hold
 
@@ -52,9 +54,11 @@ def check_part(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, *, 
         continues: whether it continues searches.
 
     Raises:
-        UserError: the run is not finished, or the config or the columns of the corpus do not fit those of the run.
+        UserError: the run is a partition or not finished, or the config or the columns of the corpus do not fit those
+            of the run.
     """
     run_dir = config.run_dir
+    refuse_partition(run_dir, manifest)
     if manifest.missing:
         raise UserError(
             f"{run_dir}: {manifest.missing} of {manifest.shards} shards are not committed yet; finish the run with "
@@ -69,6 +73,20 @@ def check_part(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, *, 
     _check_columns(config, corpus, manifest.header)
     if continues:
         _check_parent_column(config, manifest.header)
+
+
+def refuse_partition(run_dir: Path, manifest: Manifest) -> None:
+    """Refuse a run beside which others make rows and shards of the same dataset.
+
+    Raises:
+        UserError: it is one.
+    """
+    partition = manifest.header.partition
+    if partition is not None:
+        raise UserError(
+            f"{run_dir}: is the partition {partition} of a dataset, and other runs make the other rows; join them with "
+            "noisesmith merge, then extend the merged run"
+        )
 
 
 def _check_columns(config: RunConfig, corpus: CheckedCorpus, header: Header) -> None:

@@ -17,10 +17,11 @@ from noisesmith.pipeline.schema import row_table, schema_of
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file
+from noisesmith.pipeline.sinks.location import writing
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest, write_manifest
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file
 from noisesmith.pipeline.sinks.rows import check_row, replays
-from noisesmith.pipeline.sinks.run import RunState, open_run, refuse_other_run, writing
+from noisesmith.pipeline.sinks.run import RunState, open_run, refuse_other_run
 from noisesmith.pipeline.sinks.verify import Findings, check_file, examine
 from noisesmith.pipeline.storage.lock import hold
 
@@ -82,7 +83,7 @@ def repair_run(
         found = examine(run_dir, replayed)
         damaged = set(found.shards)
         if found.lines:  # a damaged line does not say whose entry it was, so every shard without an entry is suspect
-            damaged |= set(range(found.manifest.shards)) - found.manifest.entries.keys()
+            damaged |= found.manifest.numbers - found.manifest.entries.keys()
         for path in found.files:
             path.unlink()
         for shard in shards_in(run_dir / "failed") & damaged:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,13 +13,14 @@ from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks.commit import commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover, shards_in
-from noisesmith.pipeline.sinks.header import VERSION, Header
-from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, staging_root, unopenable
+from noisesmith.pipeline.sinks.header import PARTITIONED, VERSION, Header
+from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, staging_root
+from noisesmith.pipeline.sinks.location import check_location, check_new, writing
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, write_manifest
 from noisesmith.pipeline.sinks.reader import read_shard
 from noisesmith.pipeline.sinks.staging import read_staged, staged_rows
 from noisesmith.pipeline.storage import files
-from noisesmith.pipeline.storage.lock import Lock, hold, lock_file
+from noisesmith.pipeline.storage.lock import Lock, hold
 from noisesmith.pipeline.storage.paths import is_remote
 
 MODEL_COLUMNS = ["generator", "generator_revision", "scorer", "scorer_revision"]
@@ -84,9 +83,7 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
         for kind in part.formats:
             files.make_dir(run_dir / part.layout.folder(kind))
         files.write_atomic(run_dir / part.config_file, dump_config(config).encode())
-        for path in list(run_dir.iterdir()):
-            if files.is_temporary(path):
-                path.unlink(missing_ok=True)  # the lock's heartbeat thread may have renamed its own by now
+        files.remove_temporaries(run_dir)
         done = recover(run_dir, corpus.first)
         schema = schema_of(part.columns, corpus.extra_schema)
         commit_complete(run_dir, done, part, schema)
@@ -178,64 +175,30 @@ def made_with(config: RunConfig) -> dict[str, str] | None:
 def _resumable(config: RunConfig, corpus: CheckedCorpus) -> Manifest | None:
     """Return the manifest of the run to resume, or ``None`` where a new run may start."""
     run_dir = config.run_dir
-    if "\0" in str(run_dir):
-        raise UserError(f"output.dir: {str(run_dir)!r} holds a NUL character; choose another output.dir")
-    try:
-        os.fsencode(str(run_dir))
-    except UnicodeEncodeError as error:  # Python's encoding of file names follows the locale
-        raise UserError(
-            f"output.dir: {str(run_dir)!r} is no file name in {error.encoding}, the encoding of this locale; "
-            "set LC_ALL=C.UTF-8, or choose another output.dir"
-        ) from error
+    check_location(run_dir)
     with writing(run_dir):
-        _check_location(run_dir)
         if manifest_file(run_dir).exists():
             manifest = read_manifest(run_dir)
             refuse_other_run(config, corpus, manifest.part_of_row(corpus.first))
             return manifest
-        if run_dir.exists() and any(map(_is_foreign, run_dir.iterdir())):
-            raise UserError(f"output.dir: {run_dir} holds files but no run; choose an empty or new directory")
-    _check_openable(run_dir)
+    check_new(run_dir)
     return None
-
-
-def _check_openable(run_dir: Path) -> None:
-    """Refuse a new run in a directory from which ``load_dataset`` could not open its dataset."""
-    problem = unopenable(run_dir)
-    if problem is not None:
-        raise UserError(f"output.dir: {problem}; choose an output.dir without it")
-
-
-def _check_location(run_dir: Path) -> None:
-    """Refuse a location where no run directory can be created or written."""
-    if is_remote(run_dir):
-        run_dir.check()
-        return
-    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if os.path.lexists(path))
-    if not nearest.is_dir():
-        raise UserError(f"output.dir: {nearest} is not a directory; choose another output.dir")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"output.dir: {nearest} cannot be written; choose another output.dir or allow writing")
-
-
-def _is_foreign(path: Path) -> bool:
-    """Return whether a file is none of those that a run has before it has a manifest."""
-    return not files.is_temporary(path) and path != lock_file(path.parent)
 
 
 def new_header(config: RunConfig, corpus: CheckedCorpus) -> Header:
     """Return the header of a new run of these prompts."""
-    layout = ShardLayout(corpus.size, config.output.rows_per_shard)
+    layout = ShardLayout(corpus.whole, config.output.rows_per_shard)
     return Header(
-        version=VERSION,
+        version=VERSION if config.partition is None else PARTITIONED,
         config=config.semantic(),
         config_digest=config.digest(),
         corpus_digest=corpus.digest,
-        rows=corpus.size,
+        rows=corpus.whole,
         rows_per_shard=layout.rows_per_shard,
         shards=layout.shards,
         formats=config.output.formats,
         columns=column_types(row_schema(config, corpus.extra_schema)),
+        partition=config.partition,
     )
 
 
@@ -246,7 +209,7 @@ def refuse_other_run(config: RunConfig, corpus: CheckedCorpus, old: Header) -> N
     no difference; so the fields are compared, and not the digests.
 
     Raises:
-        UserError: the config or corpus differs; the message names the fields.
+        UserError: the config, the corpus or the partition differs; the message names the fields.
     """
     what = f"output.dir: {config.run_dir}"
     remedy = "restore it, or choose another output.dir"
@@ -259,31 +222,10 @@ def refuse_other_run(config: RunConfig, corpus: CheckedCorpus, old: Header) -> N
     if old.corpus_digest != corpus.digest:
         raise UserError(
             f"{what} was started with another corpus: corpus digest was {old.corpus_digest[:12]} of "
-            f"{old.rows} rows and is now {corpus.digest[:12]} of {corpus.size}; {remedy}"
+            f"{old.rows} rows and is now {corpus.digest[:12]} of {corpus.whole}; {remedy}"
         )
-
-
-@contextmanager
-def writing(run_dir: Path) -> Iterator[None]:
-    """Explain in one sentence why a run directory, or the location for one, cannot be used.
-
-    Raises:
-        UserError: the block has raised an ``OSError``.
-    """
-    try:
-        yield
-    except OSError as error:
-        message = f"output.dir: {run_dir} cannot be written ({error.strerror or error}); {_remedy(run_dir, error)}"
-        raise UserError(message) from error
-
-
-def _remedy(run_dir: Path, error: OSError) -> str:
-    if not is_remote(run_dir):
-        if error.errno == errno.ENOSPC:
-            return "free some space, or choose another output.dir"
-        return "choose another output.dir"
-    if isinstance(error, FileNotFoundError):
-        return "create the bucket, or choose another output.dir"
-    if isinstance(error, PermissionError):
-        return "renew the credentials in the environment, or choose an output.dir they may write to"
-    return "check the store's address and the network"
+    if old.partition != config.partition:
+        held = "all rows" if old.partition is None else f"the partition {old.partition}"
+        asked = "all rows" if config.partition is None else f"the partition {config.partition}"
+        again = "without --partition" if old.partition is None else f"with --partition {old.partition}"
+        raise UserError(f"{what} holds {held}, not {asked}; run it again {again}, or choose another output.dir")

@@ -21,6 +21,7 @@ from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.schema import column_types
 from noisesmith.pipeline.sinks.done import recover
 from noisesmith.pipeline.sinks.header import WITH_SIDE_TABLES
+from noisesmith.pipeline.sinks.location import writing
 from noisesmith.pipeline.sinks.manifest import (
     Manifest,
     SideEntry,
@@ -29,7 +30,6 @@ from noisesmith.pipeline.sinks.manifest import (
     write_manifest,
 )
 from noisesmith.pipeline.sinks.reader import read_shard
-from noisesmith.pipeline.sinks.run import writing
 from noisesmith.pipeline.sinks.shards import write_parquet
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import hold

@@ -98,7 +98,7 @@ def examine(run_dir: Path, replayed: Collection[int] = ()) -> Findings:
     shards: dict[int, list[str]] = {}
     for shard in sorted(manifest.entries.keys() | shards_in(run_dir / "failed")):
         entry = manifest.entries.get(shard)
-        problems = list(_check_letters(run_dir, shard, entry))
+        problems = list(check_letters(run_dir, shard, entry))
         if entry is not None:
             problems += _check_shard(run_dir, manifest, entry, replayed)
         if problems:
@@ -122,7 +122,7 @@ def sample_rows(run_dir: Path, count: int) -> frozenset[int]:
     return frozenset(random.Random(0).sample(rows, min(count, len(rows))))
 
 
-def _check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[str]:
+def check_letters(run_dir: Path, shard: int, entry: Entry | None) -> Iterator[str]:
     """Check that a shard's dead letters can be read and, once it is committed, are those of its entry."""
     try:
         letters = [letter["id"] for letter in staging.read_letters(run_dir, shard).values()]

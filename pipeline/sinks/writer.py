@@ -34,8 +34,8 @@ class RunWriter:
         self.header = read_manifest(run_dir).part_of_row(first_row)
         self.layout = self.header.layout
         self.schema = schema_of(self.header.columns, extra_schema)
-        if self.layout.size != size:
-            raise ValueError(f"{run_dir} is a run of {self.layout.size} rows, not {size}")
+        if self.layout.own_rows != size:
+            raise ValueError(f"{run_dir} is a run of {self.layout.own_rows} rows, not {size}")
 
     def put(self, result: Result) -> list[int]:
         """Stage a finished row, in place of an earlier version of it or of its dead letter.

@@ -23,6 +23,7 @@ class Status:
         state: running, died, stopped, failed or finished.
         owner: the process that holds the lock of the directory, ``None`` where there is none.
         message: what a running session waits for, or why the last one failed.
+        partition: such as 2/8, where other runs make the other shards; all figures are of its own rows and shards.
         failed: dead letters by class of error.
         images_done, images_planned, scores, rates, eta_seconds, in_flight, queues, busy: figures that the session last
             wrote, ``updated_seconds`` ago; ``None`` where it has written none. ``scores`` are the means of the rows'
@@ -37,6 +38,7 @@ class Status:
     rows_done: int
     shards: int
     shards_committed: int
+    partition: str | None
     failed: dict[str, int]
     images_done: int | None
     images_planned: int | None
@@ -76,6 +78,7 @@ def read_status(run_dir: Path) -> Status:
         rows_done=sum(map(len, done)),
         shards=manifest.shards,
         shards_committed=len(manifest.entries),
+        partition=None if manifest.header.partition is None else str(manifest.header.partition),
         failed=dict(errors.most_common()),
         images_done=session.get("images_done"),
         images_planned=session.get("images_planned"),
