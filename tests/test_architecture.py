@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "telemetry": "sinks storage",
     "report": "acceptance config duplicates embedded errors models records schema sinks storage telemetry",
     "publish": "config errors report sinks",
+    "merge": "acceptance config errors report sinks storage telemetry",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
     "bench": (
@@ -66,7 +67,7 @@ MAY_IMPORT = {
         "preflight prompts records report scorers search sinks telemetry"
     ),
     "cli": (
-        "acceptance actors bench config cost decompose embedded errors export extend lengths models "
+        "acceptance actors bench config cost decompose embedded errors export extend lengths merge models "
         "preflight prompts publish records replay report sinks storage telemetry training"
     ),
     "api": (

@@ -17,6 +17,7 @@ from noisesmith.pipeline.cli.common import console, debug_print, options, print_
 from noisesmith.pipeline.cli.export import export
 from noisesmith.pipeline.cli.look import replay, status, verify
 from noisesmith.pipeline.cli.make import extend, retry, run
+from noisesmith.pipeline.cli.merge import merge
 from noisesmith.pipeline.cli.planning import plan
 from noisesmith.pipeline.cli.publish import publish
 from noisesmith.pipeline.cli.questions import questions
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-MAKE = (run, extend, retry, plan)
+MAKE = (run, extend, retry, merge, plan)
 USE = (replay, verify, status, report, rescore, accept, calibrate, questions, export, publish)
 for command in (*MAKE, *USE):
     app.command()(command)

@@ -161,21 +161,24 @@ class _LoadingDisplay:
 
 
 @contextmanager
-def search_progress(total_images: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+def search_progress(
+    total: int, console: Console | None = None, unit: str = "images"
+) -> Iterator[Callable[[int], None]]:
     """Show a bar of images while a search works in this process, in a terminal or a notebook; else nothing.
 
     Args:
-        total_images: the most that the search can make; fewer are made where rows end early.
+        total: the most that the search can make; fewer are made where rows end early.
         console: standard error by default, so that a program's own output stays clean.
+        unit: what is counted.
 
     Yields:
         ``advance(count)``, which adds finished images to the bar.
     """
     console = Console(stderr=True) if console is None else console
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     is_shown = console.is_terminal or console.is_jupyter
     with Progress(*columns, console=console, transient=True, disable=not is_shown) as progress:
-        task = progress.add_task("images", total=total_images)
+        task = progress.add_task(unit, total=total)
 
         def advance(count: int) -> None:
             progress.advance(task, count)

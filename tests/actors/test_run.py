@@ -18,10 +18,13 @@ from transformers import AutoTokenizer
 
 from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import load_config
+from noisesmith.pipeline.merge import merge
 from noisesmith.pipeline.noise import digest, replay
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
-from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.pipeline.replay import replay_row
+from noisesmith.pipeline.report.figures import read_operations
+from noisesmith.pipeline.sinks import config_of_row, open_run, read_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from tests.runs import PROMPTS, noisesmith, write_config
 from tests.sessions import one_process_per_worker
@@ -202,3 +205,26 @@ def test_larger_batches_draw_the_same_candidates(
     for ours, theirs in zip(_rows(tmp_path / "run"), _rows(finished[0]), strict=True):
         assert ours["id"] == theirs["id"]
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)
+
+
+def test_partitions_make_the_rows_of_the_undivided_run(
+    finished: tuple[Path, str], runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """Two independent runs of whole shards, joined without writing one again."""
+    one = {"batch_size": 1}
+    dirs = [tmp_path / "first", tmp_path / "second"]
+    for number, run_dir in enumerate(dirs, 1):
+        where: dict[str, Any] = {"partition": f"{number}/2", "output": {"dir": str(run_dir)}}
+        drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, rows=6, generators=one, scorers=one, **where))
+    figures = [read_operations(run_dir) for run_dir in dirs]
+    assert [(found["rows"], found["rows_written"], found["eta_seconds"]) for found in figures] == [(4, 4, 0), (2, 2, 0)]
+    merge(dirs, tmp_path / "merged", print)
+    assert _rows(tmp_path / "merged") == _rows(finished[0])
+    assert verify_run(tmp_path / "merged", range(6)) == []
+    rows = load_dataset(str(tmp_path / "merged"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["id"] == [row["id"] for row in read_rows(finished[0], ["id"])]
+    assert noise_replays(tmp_path / "merged", rows["id"][5])
+
+
+def noise_replays(run_dir: Path, name: str) -> bool:
+    return replay_row(run_dir, config_of_row(run_dir, name), name).noise_identical

@@ -40,6 +40,7 @@ _FIGURES = (  # of the last session, as it wrote them
     "scorers",
     "retries",
     "errors",
+    "partitions",
 )
 
 Progress = Callable[[int, int], None]

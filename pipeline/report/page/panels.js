@@ -95,7 +95,8 @@ function timePanel() {
   if ("retries" in figures) rows.push(["calls tried again", count(figures.retries)]);
   const errors = Object.entries(figures.errors ?? {}).map(([name, amount]) => `${name} ${amount}`).join(", ");
   if (errors) rows.push(["errors", errors]);
-  return panel("Time", "Of the last session, since its models were loaded. Busy: the share of that time in which the workers worked.", table("Time and busy shares", ["", ""], rows));
+  const when = figures.partitions ? `Added up over the last sessions of ${figures.partitions} partitions.` : "Of the last session, since its models were loaded. Busy: the share of that time in which the workers worked.";
+  return panel("Time", when, table("Time and busy shares", ["", ""], rows));
 }
 
 function quantile(sorted, share) {
