@@ -37,7 +37,9 @@ Sbatch = Callable[..., subprocess.Popen[str]]
 def sbatch(tmp_path: Path) -> Sbatch:
     """Starts the script on ``nodes`` pretended nodes, in its own process group."""
 
-    def start(*arguments: str, noisesmith: str = QUICK, nodes: int = 2, status: int = 0) -> subprocess.Popen[str]:
+    def start(
+        *arguments: str, noisesmith: str = QUICK, nodes: int = 2, status: int = 0, task: str = ""
+    ) -> subprocess.Popen[str]:
         (tmp_path / "bin").mkdir()
         for name, body in (STAND_INS | {"noisesmith": noisesmith}).items():
             (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{body}")
@@ -45,6 +47,7 @@ def sbatch(tmp_path: Path) -> Sbatch:
         (tmp_path / "log").touch()
         environment = {"LOG": str(tmp_path / "log"), "NODES": str(nodes), "STATUS": str(status)}
         environment |= {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "node[0-1]", "SLURM_CPUS_PER_TASK": "16"}
+        environment |= {"SLURM_ARRAY_TASK_ID": task} if task else {}
         return subprocess.Popen(
             ["bash", SCRIPT, *arguments],
             env=os.environ | environment | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
@@ -88,6 +91,13 @@ def test_a_head_a_worker_on_each_other_node_then_the_run(sbatch: Sbatch, tmp_pat
     assert re.search(r"srun .*--nodes=2 --ntasks=2 --exclude=node0 ray start .* --address", log)
     assert "auth token 64\n" in log
     assert log.splitlines()[-1] == "noisesmith run my config.yaml optimizer.rounds=10 ray.address=auto"
+
+
+def test_a_task_of_an_array_runs_its_own_partition(sbatch: Sbatch, tmp_path: Path) -> None:
+    process = sbatch("config.yaml", "--partition", "{task}/8", "--out", "runs/{task} of {task}", nodes=1, task="3")
+    assert process.wait(30) == 0
+    ran = (tmp_path / "log").read_text().splitlines()[-1]
+    assert ran == "noisesmith run config.yaml --partition 3/8 --out runs/3 of 3 ray.address=auto"
 
 
 def test_one_node_needs_no_worker(sbatch: Sbatch, tmp_path: Path) -> None:
