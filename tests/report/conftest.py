@@ -60,7 +60,9 @@ def make_run(tmp_path: Path) -> Callable[..., tuple[Path, RunConfig, Provenance]
         }
         config = RunConfig.model_validate(plain | changes | {"output": output})
         extra = pa.schema([("topic", pa.string())])
-        corpus: Any = SimpleNamespace(first=0, size=rows + failed, digest="0" * 64, extra_schema=extra)
+        corpus: Any = SimpleNamespace(
+            first=0, size=rows + failed, whole=rows + failed, digest="0" * 64, extra_schema=extra
+        )
         state = open_run(config, corpus)
         writer = RunWriter(state.run_dir, extra, corpus.size, PROVENANCE)
         for index in range(rows):
