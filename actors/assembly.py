@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 
+from noisesmith.actors.commits import Commits
 from noisesmith.actors.generator import GeneratorInfo
-from noisesmith.actors.pool import AnyPool, Pool, Surroundings
+from noisesmith.actors.pool import WRITER_QUEUED, AnyPool, Pool, Surroundings
 from noisesmith.actors.recovery import Recovery
 from noisesmith.actors.row_task import RowTask, Waiting
 from noisesmith.actors.scorer import ScorerInfo
@@ -24,18 +25,22 @@ from noisesmith.actors.stages import (
 from noisesmith.actors.workers import Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Provenance
-from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.sinks import RunState, Staged
+
+ROWS_PER_FILE = 8  # that a writer stages in one call, at most: their indices are in the name of their file
 
 
 class Assembly:
     """generate → score → generate … → render → write. Every group of scorers has a pool and a stage of its own.
 
     Args:
-        on_written: called with each row that is durable, and the shards that it completed.
+        on_ended: called with each row that is durable, as a result or as a dead letter.
+        on_committed: called with each shard that is in the dataset.
 
     Attributes:
         stages: in the order in which they are served: what is closest to its end goes first.
         waiting: rows that wait for their next attempt.
+        commits: takes what writers have staged, and rows that failed for good.
         recovery: takes failed calls.
     """
 
@@ -44,20 +49,25 @@ class Assembly:
         config: RunConfig,
         workers: Workers,
         around: Surroundings,
-        on_written: Callable[[RowTask, list[int]], None],
+        on_ended: Callable[[RowTask], None],
+        on_committed: Callable[[int], None],
     ) -> None:
         self._config = config
-        self._workers = workers
         self.generators: Pool[GeneratorWorker, GeneratorInfo] = Pool(
             "generator", config.generators.count, workers.generator, around
         )
-        self.writers: Pool[WriterWorker, None] = Pool("writer", 1, self._make_writer, around)
+        self.writers: Pool[WriterWorker, None] = Pool(
+            "writer", config.writers.count, workers.writer, around, WRITER_QUEUED
+        )
         groups = config.groups
         generate_size = config.generators.batch_size
         largest = max(generate_size, *(placed.batch_size for placed, *_ in groups))
         read = 1 + len(groups)  # the optimizer state, and a gradient of each group
         self.generate = GenerateStage("generate", self.generators, generate_size, largest, around.emit, read)
-        self.write = WriteStage("write", self.writers, 1, largest, around.emit)
+        read = 2  # pictures, and an optimizer state
+        self.write = WriteStage("write", self.writers, ROWS_PER_FILE, largest, around.emit, read)
+        self.commits = Commits(self.writers, around, on_ended, on_committed)
+        self._on_ended = on_ended
         self.scorers: list[Pool[ScorerWorker, ScorerInfo]] = []
         self.scores: list[ScoreStage] = []
         for index, members in enumerate(groups):
@@ -79,7 +89,7 @@ class Assembly:
             stage.render = self.render
         self.generate.scores = self.scores
         self.render.write = self.write
-        self.write.on_written = on_written
+        self.write.on_staged = self._staged
         self.stages: tuple[AnyStage, ...] = (self.write, self.render, *self.scores, self.generate)
         self.waiting: Waiting[AnyStage] = Waiting(around.clock)
         self.recovery = Recovery(
@@ -88,8 +98,8 @@ class Assembly:
             waiting=self.waiting,
             first=self.generate,
             finished=self.render,
-            write=self.write,
             scores=self.scores,
+            bury=self.commits.bury,
             emit=around.emit,
         )
 
@@ -102,8 +112,10 @@ class Assembly:
         """Create the generators and scorers, and let them load.
 
         They are created in turn, because Ray places them in this order: so each side has its share of a cluster that is
-        too small for all of them.
+        too small for all of them. Writers that take cores come first, since they cannot always go elsewhere.
         """
+        if self._config.writers.cores:
+            self.writers.start()
         pools: tuple[AnyPool, ...] = (self.generators, *self.scorers)
         for number in range(max(pool.count for pool in pools)):
             for pool in pools:
@@ -116,12 +128,12 @@ class Assembly:
         return self.generators.info is not None and all(pool.info is not None for pool in self.scorers)
 
     def start_writing(self, state: RunState) -> Provenance:
-        """Create the writer, once the models are known; returns what all rows share."""
+        """Let rows be written, now that the models are known; returns what all rows share."""
         generator = self.generators.info
         scorers = [pool.info for pool in self.scorers if pool.info is not None]
         if generator is None or len(scorers) < len(self.scorers):
-            raise RuntimeError("the writer is to start before the models are loaded")
-        self._provenance = Provenance(
+            raise RuntimeError("rows are to be written before the models are loaded")
+        provenance = Provenance(
             optimizer=self._config.optimizer.method,
             generator=generator.id,
             generator_revision=generator.revision,
@@ -132,9 +144,11 @@ class Assembly:
             guidance_scale=self._config.generators.guidance_scale,
             negative_prompt=self._config.generators.negative_prompt,
         )
-        self.write.open(self._config, state, generator.spec)
-        self.writers.start()
-        return self._provenance
+        self.write.open(self._config, state, generator.spec, provenance)
+        self.commits.open(state.committer())
+        if not self.writers.slots:
+            self.writers.start()
+        return provenance
 
     def stop(self) -> None:
         """End all workers."""
@@ -154,5 +168,7 @@ class Assembly:
         lengths = {stage.name: len(stage.queue) for stage in in_order}
         return {**lengths, "retry": len(self.waiting)}
 
-    def _make_writer(self) -> WriterWorker:
-        return self._workers.writer(self._provenance)
+    def _staged(self, rows: list[RowTask], staged: Staged) -> None:
+        self.commits.accept(staged)
+        for row in rows:
+            self._on_ended(row)

@@ -11,12 +11,12 @@ from ray.exceptions import RayError
 from noisesmith.actors.assembly import Assembly
 from noisesmith.actors.inbox import Answer
 from noisesmith.actors.pool import MAX_QUEUED, AnyPool, Surroundings
-from noisesmith.actors.retry import FailureLimit, cause_of, fault_of
+from noisesmith.actors.retry import FailureLimit
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
 from noisesmith.actors.workers import RayWorkers, Workers
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.errors import RunError, reason
+from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.records import CheckedCorpus, Provenance, Row
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.sinks import RunState
@@ -56,8 +56,8 @@ class Driver:
         self._telemetry = telemetry
         self._emit = telemetry.emit
         self._around = around or Surroundings(telemetry.emit)
-        workers = workers or RayWorkers(config, corpus, state.run_dir.absolute())
-        self._assembly = Assembly(config, workers, self._around, self._row_ended)
+        workers = workers or RayWorkers(config, corpus, state)
+        self._assembly = Assembly(config, workers, self._around, self._row_ended, self._shard_committed)
         self._limit = config.rows_in_flight or _rows_in_flight(config)
         self._rows: set[RowTask] = set()  # in flight
         self._calls: set[AnyCall] = set()
@@ -80,6 +80,12 @@ class Driver:
             RunError: workers keep dying or cannot be placed, too many rows fail, or the writer cannot write.
             KeyboardInterrupt: the run was to drain before the models were loaded.
         """
+        try:
+            return self._work()
+        finally:  # the directory's lock is released next, so no thread may write any more
+            self._around.threads.shutdown(wait=True, cancel_futures=True)
+
+    def _work(self) -> Outcome:
         self._load_models()
         provenance = self._assembly.start_writing(self._state)
         for pool in self._assembly.pools:
@@ -132,6 +138,7 @@ class Driver:
             for call in stage.dispatch():
                 self._calls.add(call)
                 self._around.inbox.expect(call.report, partial(self._answered, call))
+        self._assembly.commits.dispatch()
 
     def _wait(self) -> None:
         """Take the answers that have arrived, after waiting for one if there is none."""
@@ -153,12 +160,11 @@ class Driver:
             return
         call.stage.succeeded(call, report)
 
-    def _row_ended(self, row: RowTask, shards: list[int]) -> None:
+    def _row_ended(self, row: RowTask) -> None:
         """Account for a row that is durable, as a result or as a dead letter."""
         search = row.search
         self._rows.remove(row)
         self._images_of_ended_rows += len(search.scores)
-        self._committed(shards)
         seconds = round(self._around.clock() - row.admitted, 3)
         if not row.failed:
             first, kept = search.scores[0], search.scores[search.kept]
@@ -171,41 +177,31 @@ class Driver:
 
     def _leave_at_deadline(self) -> None:
         """Forget the rows in flight except those that are being written: a resumed run makes them again."""
-        if self._deadline is None or self._around.clock() <= self._deadline:
+        if not self._is_late():
             return
         write = self._assembly.write
         self._assembly.drop_waiting()
+        self._assembly.commits.leave()
         self._calls = {call for call in self._calls if call.stage is write}
-        self._rows = set(write.queue.rows())
+        self._rows = {*write.queue.rows(), *self._assembly.commits.buried}
         for call in self._calls:
             self._rows.update(call.rows)
         self._exhausted = False
 
-    def _finish_writing(self) -> None:
-        """Let the writer commit what is left; one that died is replaced and asked again."""
-        writers = self._assembly.writers
-        finished: list[Answer] = []
-        while not finished:
-            self._state.check_lock()
-            slot = writers.slots[0]
-            if slot.due is not None:
-                self._wait()
-                continue
-            worker = slot.worker
-            self._around.inbox.expect(worker.finish.remote(), finished.append)
-            while not finished:
-                self._around.inbox.handle(POLL_SECONDS)
-            try:
-                self._committed(finished[0].result())
-            except RayError as error:
-                finished.clear()
-                writers.failed(slot, worker, error)
-                if not fault_of(error).is_death:
-                    raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
+    def _is_late(self) -> bool:
+        return self._deadline is not None and self._around.clock() > self._deadline
 
-    def _committed(self, shards: list[int]) -> None:
-        for shard in shards:
-            self._emit(ShardCommitted(shard))
+    def _finish_writing(self) -> None:
+        """Let the writers commit what is left."""
+        while not self._assembly.commits.idle:
+            self._dispatch()
+            self._wait()
+            if self._is_late() and self._assembly.commits.leave():
+                self._exhausted = False
+        self._assembly.commits.clean_up()
+
+    def _shard_committed(self, shard: int) -> None:
+        self._emit(ShardCommitted(shard))
 
     def _report(self) -> None:
         if self._around.clock() >= self._next_snapshot:

@@ -1,4 +1,4 @@
-"""Waiting for the answers of remote calls."""
+"""Waiting for the answers of remote calls and of threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class Inbox:
 
     def expect(self, reference: Reference, handler: Handler) -> None:
         """Have ``handler`` called with the answer, by the thread that calls :meth:`handle`."""
-        reference.future().add_done_callback(partial(self._arrive, handler))
+        self.await_future(reference.future(), handler)
+
+    def await_future(self, future: Answer, handler: Handler) -> None:
+        """Have ``handler`` called in the same way with what a thread of this process answers."""
+        future.add_done_callback(partial(self._arrive, handler))
 
     def handle(self, seconds: float) -> None:
         """Wait at most ``seconds`` for an answer, then call the handlers of all that have arrived."""
@@ -38,5 +42,5 @@ class Inbox:
             return
 
     def _arrive(self, handler: Handler, answer: Answer) -> None:
-        """Runs in a thread of Ray's."""
+        """Runs in another thread."""
         self._arrived.put((handler, answer))

@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from noisesmith.actors.pool import MAX_QUEUED
+from noisesmith.actors.pool import MAX_QUEUED, WRITER_QUEUED
 from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.machine import machine_resources, ray_folder
@@ -190,7 +190,19 @@ def actor_options(side: Actors) -> dict[str, float]:
     }
 
 
-def writer_options() -> dict[str, object]:
-    """Ray options of the writer, which runs on the driver's node, where the run directory was opened."""
-    drivers_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": drivers_node}
+def writer_options(config: RunConfig) -> dict[str, object]:
+    """Ray options of a writer.
+
+    A directory is on the driver's node, and so are its writers. Several writers to an object store are spread over the
+    nodes.
+    """
+    place: object = "SPREAD"
+    if config.writers.count == 1 or not config.in_store:
+        place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {
+        "num_cpus": config.writers.cores,
+        "num_gpus": 0,
+        "max_restarts": 0,
+        "max_concurrency": WRITER_QUEUED,
+        "scheduling_strategy": place,
+    }

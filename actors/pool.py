@@ -6,7 +6,9 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
@@ -19,6 +21,8 @@ from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
 
 MAX_QUEUED = 2  # batches a worker holds: one at work, one waiting
+WRITER_QUEUED = 4  # calls that a writer runs at the same time: a store answers each of them late
+THREADS = 4  # of the driver, which wait for a disk or a store
 MAX_DEATHS = 8  # of one slot in a row, without a finished batch in between
 MEMORY_WAIT = 1.0  # seconds before a worker is replaced that its host had no memory for; doubled with each death
 
@@ -73,24 +77,30 @@ class Slot(Generic[W]):
 class Surroundings:
     """What pools and stages use of the world around them; tests replace it, so that they need neither Ray nor time.
 
-    ``clock`` gives seconds, ``kill`` ends a worker.
+    ``clock`` gives seconds, ``kill`` ends a worker, ``threads`` run what would keep the driver waiting.
     """
 
     emit: Callable[[Event], None]
     inbox: Inbox = field(default_factory=Inbox)
     clock: Callable[[], float] = time.monotonic
     kill: Callable[[Worker], None] = ray.kill
+    threads: Executor = field(default_factory=partial(ThreadPoolExecutor, THREADS))
 
 
 class Pool(Generic[W, Info]):
     """Workers that ``make`` creates. A dead one is replaced; the others go on while the new one loads.
+
+    Args:
+        most_queued: batches that a worker may hold.
 
     Attributes:
         seconds: time that the workers have spent on finished batches.
         info: what the workers hold, once one has loaded.
     """
 
-    def __init__(self, name: str, count: int, make: Callable[[], W], around: Surroundings) -> None:
+    def __init__(
+        self, name: str, count: int, make: Callable[[], W], around: Surroundings, most_queued: int = MAX_QUEUED
+    ) -> None:
         self.name = name
         self.count = count
         self.slots: list[Slot[W]] = []
@@ -99,7 +109,7 @@ class Pool(Generic[W, Info]):
         self._make = make
         self._around = around
         # Loaded workers by the number of batches they hold: with thousands of workers nobody looks through them all.
-        self._open: list[dict[Slot[W], None]] = [{} for _ in range(MAX_QUEUED)]
+        self._open: list[dict[Slot[W], None]] = [{} for _ in range(most_queued)]
         self._waiting: dict[Slot[W], None] = {}  # for the time at which their next worker is started
         self._loaded = 0
         self._loaded_seconds = 0.0  # up to when the number of loaded workers last changed
@@ -220,7 +230,7 @@ class Pool(Generic[W, Info]):
         """Keep the slot where :meth:`free` looks for it."""
         for slots in self._open:
             slots.pop(slot, None)
-        if slot.loaded and not slot.alone and slot.queued < MAX_QUEUED:
+        if slot.loaded and not slot.alone and slot.queued < len(self._open):
             self._open[slot.queued][slot] = None
 
     def _replace(self, slot: Slot[W], error: RayError) -> None:

@@ -17,8 +17,8 @@ from noisesmith.pipeline.telemetry.events import Event, RowRetried
 class Recovery:
     """Puts the rows of failed calls back where they can go on, ends their search early, or lets them fail for good.
 
-    ``first`` is the stage at which a search starts, ``finished`` the one that takes searches that have ended, ``write``
-    the one that takes rows that failed. ``scores`` are the stages at which one row may be at the same time.
+    ``first`` is the stage at which a search starts, ``finished`` the one that takes searches that have ended.
+    ``scores`` are the stages at which one row may be at the same time. ``bury`` is called with each row that failed.
     """
 
     retries: int
@@ -26,8 +26,8 @@ class Recovery:
     waiting: Waiting[AnyStage]
     first: AnyStage
     finished: AnyStage
-    write: AnyStage
     scores: Sequence[AnyStage]
+    bury: Callable[[RowTask], None]
     emit: Callable[[Event], None]
 
     def failed(self, call: AnyCall, error: RayError) -> None:
@@ -70,7 +70,7 @@ class Recovery:
             self.finished.queue.add(row)
             return
         row.failed = True
-        self.write.queue.add(row)
+        self.bury(row)
 
     def _withdraw(self, row: RowTask) -> None:
         """Take a row out of the stages at which other groups of scorers were to look at its current image."""

@@ -52,6 +52,7 @@ class Session:
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
         actors = {"generators": config.generators.count, "scorers": sum(placed.count for placed, *_ in config.groups)}
+        actors["writers"] = config.writers.count
         listeners = (progress.emit, RayMetrics(config.name).emit)
         telemetry = Telemetry(state.run_dir, actors, *listeners, tally=progress.tally)
         telemetry.emit(ModelsLoading())

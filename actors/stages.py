@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict
 from typing import Protocol
 
 from ray.exceptions import RayError
@@ -15,13 +14,14 @@ from noisesmith.actors.retry import Fault, cause_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.scorer import RenderOrder, RenderReport, ScoreOrder, ScoreReport, ScorerInfo
 from noisesmith.actors.stage import AnyStage, Call, Stage
+from noisesmith.actors.writer import WriteOrder
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.generators import LatentSpec
-from noisesmith.pipeline.records import Failure
+from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import Slope
-from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.sinks import RunState, Staged
 
 
 class PackingMethod(Protocol):
@@ -48,16 +48,13 @@ class WriterWorker(Worker, Protocol):
     def put(self) -> Method: ...
 
     @property
-    def fail(self) -> Method: ...
-
-    @property
-    def finish(self) -> Method: ...
+    def prepare(self) -> Method: ...
 
 
 GenerateCall = Call[GeneratorWorker, GeneratorInfo, GenerateReport]
 ScoreCall = Call[ScorerWorker, ScorerInfo, ScoreReport]
 RenderCall = Call[ScorerWorker, ScorerInfo, RenderReport]
-WriteCall = Call[WriterWorker, None, list[int]]
+WriteCall = Call[WriterWorker, None, Staged]
 
 
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
@@ -178,45 +175,68 @@ class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
         return report.seconds
 
 
-class WriteStage(Stage[WriterWorker, None, list[int]]):
-    """Makes finished rows and dead letters durable, one per call. The report lists the shards that it completed."""
+class WriteStage(Stage[WriterWorker, None, Staged]):
+    """Makes finished rows durable. The rows of a batch are of one shard, and share one file.
 
-    on_written: Callable[[RowTask, list[int]], None]
+    Attributes:
+        on_staged: called with the rows of each batch that is durable.
+    """
 
-    def open(self, config: RunConfig, state: RunState, spec: LatentSpec) -> None:
+    on_staged: Callable[[list[RowTask], Staged], None]
+
+    def open(self, config: RunConfig, state: RunState, spec: LatentSpec, provenance: Provenance) -> None:
         """Take what is known once the models are loaded."""
         self._config = config
         self._state = state
         self._spec = spec
+        self._provenance = provenance
+
+    def lane_of(self, row: RowTask) -> Hashable:
+        return self._state.header.layout.shard_of(row.search.row.index)
+
+    def packs_of(self, row: RowTask) -> Sequence[Pack]:
+        stored = list(row.pictures.values())
+        if self._config.stores_noise:
+            stored.append(row.search.states[row.search.kept])
+        return tuple({one.pack: None for one in stored})
 
     def submit(self, worker: WriterWorker, rows: list[RowTask]) -> list[Reference]:
         self._state.check_lock()
-        (row,) = rows
-        search = row.search
-        if row.failed:
-            attempts = tuple(asdict(attempt) for attempt in row.attempts)
-            return [worker.fail.remote(Failure(search.row, attempts))]
-        spec = self._spec
-        result = search.result(spec.shape, (spec.width, spec.height), row.judges)
-        if not row.pictures:
-            raise RuntimeError(f"row {search.row.id} is to be written without its images")
         arguments = Arguments()
-        image = arguments.locate(row.pictures[search.kept])
-        initial = arguments.locate(row.pictures[0]) if self._config.output.image_initial else None
-        listed = {number: arguments.locate(row.pictures[number]) for number in search.listed_images()}
-        state = arguments.locate(search.states[search.kept]) if self._config.stores_noise else None
-        return [worker.put.remote(result, image, initial, listed, state, *arguments.references)]
+        orders = [self._order(row, arguments) for row in rows]
+        return [worker.put.remote(encode((self._provenance, orders)), *arguments.references)]
 
-    def receive(self, call: WriteCall, report: list[int]) -> None:
-        self.on_written(call.rows[0], report)
+    def receive(self, call: WriteCall, report: Staged) -> None:
+        self.on_staged(call.rows, report)
 
     def take_back(self, call: WriteCall, fault: Fault, error: RayError) -> bool:
         if fault is Fault.OBJECT:
             return False
         if not fault.is_death:
-            raise RunError(f"the writer cannot write ({reason(cause_of(error))})") from error
+            raise cannot_write(cause_of(error)) from error
         self.queue.put_back(call.rows)
         return True
 
-    def seconds_of(self, report: list[int]) -> float:
+    def seconds_of(self, report: Staged) -> float:
         return 0.0
+
+    def _order(self, row: RowTask, arguments: Arguments) -> WriteOrder:
+        search = row.search
+        if not row.pictures:
+            raise RuntimeError(f"row {search.row.id} is to be written without its images")
+        spec = self._spec
+        order = WriteOrder(
+            search.result(spec.shape, (spec.width, spec.height), row.judges),
+            arguments.locate(row.pictures[search.kept]),
+        )
+        if self._config.output.image_initial:
+            order.image_initial = arguments.locate(row.pictures[0])
+        order.listed = {number: arguments.locate(row.pictures[number]) for number in search.listed_images()}
+        if self._config.stores_noise:
+            order.state = arguments.locate(search.states[search.kept])
+        return order
+
+
+def cannot_write(error: BaseException) -> RunError:
+    """What to raise where a row or a shard cannot be written."""
+    return RunError(f"the writer cannot write ({reason(error)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 from noisesmith.actors.generator import GeneratorActor
@@ -11,7 +10,8 @@ from noisesmith.actors.scorer import ScorerActor
 from noisesmith.actors.stages import GeneratorWorker, ScorerWorker, WriterWorker
 from noisesmith.actors.writer import WriterActor
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.records import CheckedCorpus, Provenance
+from noisesmith.pipeline.records import CheckedCorpus
+from noisesmith.pipeline.sinks import RunState
 
 
 class Workers(Protocol):
@@ -21,16 +21,16 @@ class Workers(Protocol):
 
     def scorer(self, group: int) -> ScorerWorker: ...
 
-    def writer(self, provenance: Provenance) -> WriterWorker: ...
+    def writer(self) -> WriterWorker: ...
 
 
 class RayWorkers:
     """Workers as Ray actors of the connected cluster."""
 
-    def __init__(self, config: RunConfig, corpus: CheckedCorpus, run_dir: Path) -> None:
+    def __init__(self, config: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
         self._config = config
         self._corpus = corpus
-        self._run_dir = run_dir
+        self._state = state
 
     def generator(self) -> GeneratorWorker:
         worker: GeneratorWorker = _create(GeneratorActor, actor_options(self._config.generators), self._config)
@@ -41,10 +41,9 @@ class RayWorkers:
         worker: ScorerWorker = _create(ScorerActor, actor_options(placement), self._config, group)
         return worker
 
-    def writer(self, provenance: Provenance) -> WriterWorker:
-        corpus = self._corpus
-        arguments = (self._run_dir, corpus.extra_schema, corpus.size, provenance, corpus.first)
-        worker: WriterWorker = _create(WriterActor, writer_options(), *arguments)
+    def writer(self) -> WriterWorker:
+        arguments = (self._state.run_dir.absolute(), self._state.header, self._corpus.extra_schema)
+        worker: WriterWorker = _create(WriterActor, writer_options(self._config), *arguments)
         return worker
 
 

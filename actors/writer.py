@@ -1,7 +1,10 @@
-"""The writer worker: makes finished rows durable and commits shards, away from every GPU."""
+"""The writer worker: makes finished rows durable and prepares the files of shards, away from every GPU."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,51 +15,55 @@ from numpy.typing import NDArray
 from noisesmith.actors.packs import Located, unpack_file, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.noise import to_bytes
-from noisesmith.pipeline.records import Failure, Provenance, Result
-from noisesmith.pipeline.sinks import RunWriter
+from noisesmith.pipeline.records import Provenance, Result
+from noisesmith.pipeline.sinks import Prepared, ShardWriter, Staged
+from noisesmith.pipeline.sinks.header import Header
+
+
+@dataclass
+class WriteOrder:
+    """One row to write: its result, and where its PNG files and its optimizer state ``[1 + K, C, H, W]`` lie.
+
+    ``listed`` are the images of the column ``round_images``, by number. Without ``state`` the row stores no noise.
+    """
+
+    result: Result
+    image: Located
+    image_initial: Located | None = None
+    listed: dict[int, Located] = field(default_factory=dict)
+    state: Located | None = None
+
+    def completed(self, packs: tuple[NDArray[np.generic], ...]) -> Result:
+        """The result with its files and its noise."""
+        kept = unpack_file(packs, self.image)
+        initial = None if self.image_initial is None else unpack_file(packs, self.image_initial)
+        pictures = {number: unpack_file(packs, located) for number, located in self.listed.items()}
+        noise = None if self.state is None else to_bytes(unpack_tensor(packs, self.state)[0])
+        return self.result.completed(kept, initial, noise, pictures)
 
 
 @ray.remote
 class WriterActor:
-    """Rebuilds its state from disk when it starts, so it may be replaced at any time."""
+    """Keeps nothing between two calls, so it may be replaced at any time. Its calls run in threads of their own."""
 
-    def __init__(
-        self, run_dir: Path, extra_schema: pa.Schema, size: int, provenance: Provenance, first_row: int
-    ) -> None:
-        self._arguments = (run_dir, extra_schema, size, provenance, first_row)
+    def __init__(self, run_dir: Path, header: Header, extra_schema: pa.Schema) -> None:
+        self._writer = ShardWriter(run_dir, header, extra_schema)
 
     def load(self) -> Loaded[None]:
-        """Read what is written already."""
-        self._writer = RunWriter(*self._arguments)
+        """There is nothing to load: the answer says that the process is there."""
         return Loaded.here(None)
 
-    def put(
-        self,
-        result: Result,
-        image: Located,
-        image_initial: Located | None,
-        listed: dict[int, Located],
-        state: Located | None,
-        *packs: NDArray[np.generic],
-    ) -> list[int]:
-        """Stage one row with its PNG files and, from its optimizer state ``[1 + K, C, H, W]``, the noise.
+    def put(self, encoded: bytes, *packs: NDArray[np.generic]) -> Staged:
+        """Stage the rows of an encoded pair of provenance and list of :class:`WriteOrder`, all of one shard."""
+        provenance: Provenance
+        orders: list[WriteOrder]
+        provenance, orders = pickle.loads(encoded)
+        return self._writer.stage([order.completed(packs) for order in orders], provenance)
+
+    def prepare(self, shard: int, rows: Mapping[int, str]) -> Prepared:
+        """Write the files of a complete shard.
 
         Args:
-            listed: the images of the column ``round_images``, by number.
-
-        Returns:
-            the shards that this row completed.
+            rows: the index of each of its staged rows, and the name of its file.
         """
-        kept = unpack_file(packs, image)
-        initial = None if image_initial is None else unpack_file(packs, image_initial)
-        pictures = {number: unpack_file(packs, located) for number, located in listed.items()}
-        noise = None if state is None else to_bytes(unpack_tensor(packs, state)[0])
-        return self._writer.put(result.completed(kept, initial, noise, pictures))
-
-    def fail(self, failure: Failure) -> list[int]:
-        """Write a dead letter; returns the shards that it completed."""
-        return self._writer.fail(failure)
-
-    def finish(self) -> list[int]:
-        """Commit what is left to commit; returns the shards that this completed."""
-        return self._writer.finish()
+        return self._writer.prepare(shard, rows)

@@ -183,11 +183,15 @@ def check_resources(config: RunConfig, have: Mapping[str, float], where: str) ->
     sides: dict[str, GeneratorConfig | MemberConfig] = {"generators": config.generators}
     for placed, *_ in config.groups:
         sides[placed.section] = placed
-    for resource, field, unit in (("GPU", "num_gpus", "GPUs"), ("CPU", "num_cpus", "CPU cores")):
-        wanted = sum(side.count * getattr(side, field) for side in sides.values())
+    gpus = {name: (side.count, side.num_gpus) for name, side in sides.items()}
+    cores = {name: (side.count, side.num_cpus) for name, side in sides.items()}
+    if config.writers.cores:
+        cores["writers"] = (config.writers.count, config.writers.cores)
+    for resource, field, unit, taken in (("GPU", "num_gpus", "GPUs", gpus), ("CPU", "num_cpus", "CPU cores", cores)):
+        wanted = sum(count * share for count, share in taken.values())
         if wanted > have.get(resource, 0):
-            shares = " + ".join(f"{side.count} × {getattr(side, field):g} for {name}" for name, side in sides.items())
+            shares = " + ".join(f"{count} × {share:g} for {name}" for name, (count, share) in taken.items())
             raise UserError(
-                f"{', '.join(f'{name}.{field}' for name in sides)}: {shares} make {wanted:g} {unit} but {where} has "
+                f"{', '.join(f'{name}.{field}' for name in taken)}: {shares} make {wanted:g} {unit} but {where} has "
                 f"{have.get(resource, 0):g}; lower count or {field}"
             )

@@ -155,6 +155,9 @@ def _actors(settings: RunConfig) -> str:
     for placed, *_ in settings.groups:
         sides[_title("scorers", placed.name, settings.groups)] = placed
     texts = [f"{side.count} {name} ({side.num_gpus:g} GPU, {side.num_cpus:g} CPU each)" for name, side in sides.items()]
+    writers = settings.writers
+    if writers.cores:
+        texts.append(f"{writers.count} writers ({writers.cores:g} CPU each)")
     if len(sides) > 2:
         texts.append(f"{sum(side.count * side.num_gpus for side in sides.values()):g} GPUs in all")
     return ", ".join(texts)

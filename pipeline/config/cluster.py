@@ -1,4 +1,4 @@
-"""Which cluster a run uses, and which of its faults the run tolerates."""
+"""Which cluster a run uses, what writes there, and which of its faults the run tolerates."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ class RayConfig(Section):
         if self.elastic and self.address is None:
             raise ValueError("elastic: needs ray.address, since only a cluster that you start can grow")
         return self
+
+
+class WritersConfig(Section):
+    """The actors that write finished rows and the files of shards."""
+
+    count: int = Field(1, ge=1, le=256)
+    num_cpus: float | None = Field(
+        None, ge=0, description="CPU cores per actor; when absent, one where there are several, none where there is one"
+    )
+
+    @property
+    def cores(self) -> float:
+        """CPU cores that Ray reserves for each of them."""
+        if self.num_cpus is None:
+            return 0.0 if self.count == 1 else 1.0
+        return self.num_cpus
 
 
 class FaultsConfig(Section):

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.accept import AcceptConfig
-from noisesmith.pipeline.config.cluster import FaultsConfig, RayConfig
+from noisesmith.pipeline.config.cluster import FaultsConfig, RayConfig, WritersConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
 from noisesmith.pipeline.config.flat import flatten, left_at_default, with_versions, without_positions
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
@@ -24,7 +24,7 @@ from noisesmith.pipeline.config.panel import MemberConfig, Scorers, check_member
 from noisesmith.pipeline.config.partition import PartitionField
 from noisesmith.pipeline.config.section import Section
 from noisesmith.pipeline.config.short_rounds import ShortRounds, check_short_rounds
-from noisesmith.pipeline.storage.paths import to_path
+from noisesmith.pipeline.storage.paths import is_remote, to_path
 
 
 class OutputConfig(Section):
@@ -100,6 +100,7 @@ class RunConfig(Section):
         None,
         description="i/n makes the shards of the i-th of n runs, which noisesmith merge joins; all when absent",
     )
+    writers: WritersConfig = WritersConfig()
     ray: RayConfig = RayConfig()
     rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived when absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
@@ -162,6 +163,11 @@ class RunConfig(Section):
     @property
     def run_dir(self) -> Path:
         return to_path(self.output.dir or f"runs/{self.name}")
+
+    @property
+    def in_store(self) -> bool:
+        """Whether the run directory is in an object store, which every node of a cluster can reach."""
+        return is_remote(self.run_dir)
 
     @property
     def groups(self) -> tuple[tuple[MemberConfig, ...], ...]:
@@ -256,7 +262,7 @@ _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 # Like batch_size, these compute the same up to rounding.
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "vae_checkpointing", "compile", "cpu_offload")
 OPERATIONAL = (
-    "name", "output.dir", "partition", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
+    "name", "output.dir", "partition", "writers.", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
     "scorers.allow_code", "scorers.shares",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),

@@ -1,5 +1,6 @@
 """The run directory: rows staged at once, shards committed in two phases, a manifest that lists what counts."""
 
+from noisesmith.pipeline.sinks.commit import Committer, Prepared
 from noisesmith.pipeline.sinks.configs import config_of_row, config_of_run, first_config, later_configs
 from noisesmith.pipeline.sinks.done import DoneRows
 from noisesmith.pipeline.sinks.parts import check_part, hold_part, refuse_partition
@@ -16,15 +17,19 @@ from noisesmith.pipeline.sinks.run import (
     started_part,
 )
 from noisesmith.pipeline.sinks.side import CheckLock, SideWriter, hold_side
+from noisesmith.pipeline.sinks.staging import Staged
 from noisesmith.pipeline.sinks.verify import sample_rows, verify_run
-from noisesmith.pipeline.sinks.writer import RunWriter
+from noisesmith.pipeline.sinks.writer import ShardWriter
 
 __all__ = [
     "CheckLock",
+    "Committer",
     "DoneRows",
+    "Prepared",
     "RunState",
-    "RunWriter",
+    "ShardWriter",
     "SideWriter",
+    "Staged",
     "check_part",
     "check_run_dir",
     "config_of_row",

@@ -28,34 +28,44 @@ from noisesmith.pipeline.storage import files
 class DoneRows(Collection[int]):
     """Indices of a part's rows that need no more work: committed, staged or dead.
 
-    Only the rows of open shards are held one by one, so a run of millions of rows fits in memory.
+    Only the rows of open shards are held one by one, so a run of millions of rows fits in memory. ``staged`` has the
+    name of the file of each staged row, by shard and index.
     """
 
     layout: ShardLayout
     committed: dict[int, Entry] = field(default_factory=dict)
-    staged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    staged: dict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     dead: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def of_shard(self, shard: int) -> Collection[int]:
         """Return the indices of one shard's rows that are done."""
         if shard in self.committed:
             return self.layout.rows(shard)
-        return self.staged.get(shard, set()) | self.dead.get(shard, set())
+        return self.staged.get(shard, {}).keys() | self.dead.get(shard, set())
 
     def is_complete(self, shard: int) -> bool:
         """Return whether an open shard misses no row."""
-        staged = self.staged.get(shard, set())
+        staged = self.staged.get(shard, {})
         dead = self.dead.get(shard, set())
         rows = len(self.layout.rows(shard))
         # Asked after every row: the union of the sets is built only when their sizes allow a complete shard. The sum
         # alone does not decide, since a row can be both dead and staged.
         if len(staged) + len(dead) < rows:
             return False
-        return len(staged | dead) == rows
+        return len(staged.keys() | dead) == rows
 
     def open_shards(self) -> list[int]:
         """Return the shards that have rows and are not committed, in order."""
         return sorted({*self.staged, *self.dead})
+
+    def copy(self) -> DoneRows:
+        """Return these rows, for another one to add to."""
+        copied = DoneRows(self.layout, dict(self.committed))
+        for shard, rows in self.staged.items():
+            copied.staged[shard] = dict(rows)
+        for shard, indices in self.dead.items():
+            copied.dead[shard] = set(indices)
+        return copied
 
     def commit(self, entry: Entry) -> None:
         """Record a shard as committed."""
@@ -85,7 +95,7 @@ class DoneRows(Collection[int]):
 def recover(run_dir: Path, first_row: int = 0) -> DoneRows:
     """Remove what a crash left below the run directory, then read which rows of a part are done.
 
-    Files directly in the directory are left alone: when a writer starts, its driver may be writing there.
+    Files directly in the directory are left alone: the lock's heartbeat may be writing there.
 
     Args:
         first_row: where the part begins.
@@ -96,7 +106,7 @@ def recover(run_dir: Path, first_row: int = 0) -> DoneRows:
     # A half line must go before anything is read or added: the next line would be glued to it, and both be lost.
     files.drop_half_line(manifest_file(run_dir))
     manifest = read_manifest(run_dir)
-    _sweep(run_dir, manifest)
+    sweep(run_dir, manifest)
     for shard in shards_in(run_dir / "failed"):
         files.drop_half_line(letters_file(run_dir, shard))
     return read_done(run_dir, manifest, manifest.part_of_row(first_row))
@@ -113,7 +123,7 @@ def read_done(run_dir: Path, manifest: Manifest, part: Header) -> DoneRows:
     done = DoneRows(layout, committed)
     open_shards = set(layout.numbers) - committed.keys()
     for shard in shards_in(staging_root(run_dir)) & open_shards:
-        done.staged[shard] = set(staging.staged_rows(run_dir, shard))
+        done.staged[shard] = staging.staged_rows(run_dir, shard)
     for shard in shards_in(run_dir / "failed") & open_shards:
         done.dead[shard] = set(staging.read_letters(run_dir, shard))
     return done
@@ -134,7 +144,7 @@ def shards_in(folder: Path) -> set[int]:
     return shards
 
 
-def _sweep(run_dir: Path, manifest: Manifest) -> None:
+def sweep(run_dir: Path, manifest: Manifest) -> None:
     """Remove temporary files, data files that the manifest does not list, and staged rows of shards that it lists."""
     listed = {run_dir / file.path for entry in manifest.entries.values() for file in entry.files}
     layout = manifest.header.layout

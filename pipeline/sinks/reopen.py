@@ -127,8 +127,8 @@ def _stage_intact_rows(
     run_dir = config.run_dir
     staged = staging.staged_rows(run_dir, shard)
     missing = {row.id: row for row in rows if row.index not in staged}
-    for row_id, table in _intact_rows(_files(run_dir, manifest, shard), missing, config, corpus, manifest):
-        staging.stage(run_dir, shard, row_id, table)
+    for table in _intact_rows(_files(run_dir, manifest, shard), missing, config, corpus, manifest):
+        staging.stage(run_dir, shard, table)
 
 
 def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
@@ -146,8 +146,8 @@ def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
 
 def _intact_rows(
     paths: list[Path], missing: dict[str, Row], config: RunConfig, corpus: CheckedCorpus, manifest: Manifest
-) -> Iterator[tuple[str, pa.Table]]:
-    """Yield id and table of each missing row that can be read and is intact, from the first file that has it.
+) -> Iterator[pa.Table]:
+    """Yield a table of each missing row that can be read and is intact, from the first file that has it.
 
     The corpus's own columns are taken from the corpus: a tar has no types for them.
     """
@@ -162,7 +162,7 @@ def _intact_rows(
             for row in read_file(path, columns, header):
                 wanted = left.get(row["id"])
                 if wanted is not None and _is_intact(row, config, manifest):
-                    yield wanted.id, row_table({**row, **wanted.extra}, schema)
+                    yield row_table({**row, **wanted.extra}, schema)
                     del left[wanted.id]
         except DamagedFile:
             continue  # the rows behind the damage cannot be read, but another file may have them

@@ -11,7 +11,7 @@ from noisesmith.pipeline.config import RunConfig, dump_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.schema import column_types, row_schema, schema_of
-from noisesmith.pipeline.sinks.commit import commit_complete
+from noisesmith.pipeline.sinks.commit import Committer, commit_complete
 from noisesmith.pipeline.sinks.done import DoneRows, read_done, recover, shards_in
 from noisesmith.pipeline.sinks.header import PARTITIONED, VERSION, Header
 from noisesmith.pipeline.sinks.layout import ShardLayout, manifest_file, staging_root
@@ -32,11 +32,13 @@ class RunState:
 
     Once all are, each of its shards is committed.
 
-    ``lock`` is held by a session that goes on to write; a state without it is only for reading.
+    ``header`` is that of the part. ``lock`` is held by a session that goes on to write; a state without it is only for
+    reading.
     """
 
     run_dir: Path
     resumed: bool
+    header: Header
     done: DoneRows
     lock: Lock | None = None
 
@@ -48,6 +50,10 @@ class RunState:
         """
         if self.lock is not None:
             self.lock.check()
+
+    def committer(self) -> Committer:
+        """Return what adds to the part from here on, in this process; ``done`` stays as it is."""
+        return Committer(self.run_dir, self.header, self.done.copy(), self.check_lock)
 
 
 @contextmanager
@@ -86,8 +92,8 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
         files.remove_temporaries(run_dir)
         done = recover(run_dir, corpus.first)
         schema = schema_of(part.columns, corpus.extra_schema)
-        commit_complete(run_dir, done, part, schema)
-    return RunState(run_dir, resumed, done)
+        commit_complete(Committer(run_dir, part, done), schema)
+    return RunState(run_dir, resumed, part, done)
 
 
 def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:
@@ -166,7 +172,7 @@ def made_with(config: RunConfig) -> dict[str, str] | None:
             for row in read_shard(run_dir, manifest, entry, MODEL_COLUMNS):
                 return row
         for shard in sorted(shards_in(staging_root(run_dir))):
-            for table in read_staged(staged_rows(run_dir, shard).values()):
+            for table in read_staged(run_dir, shard, staged_rows(run_dir, shard)):
                 staged: dict[str, str] = table.select(MODEL_COLUMNS).to_pylist()[0]
                 return staged
     return None

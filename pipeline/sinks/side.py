@@ -30,7 +30,7 @@ from noisesmith.pipeline.sinks.manifest import (
     write_manifest,
 )
 from noisesmith.pipeline.sinks.reader import read_shard
-from noisesmith.pipeline.sinks.shards import write_parquet
+from noisesmith.pipeline.sinks.shards import HashedFile, parquet_file
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.lock import hold
 from noisesmith.pipeline.storage.paths import given_path
@@ -142,16 +142,16 @@ class SideWriter:
         target = self._run_dir / self.manifest.part_of(shard).layout.side_file(shard, self.name)
         files.make_dir(target.parent)
         part = files.temporary(target)
-        with files.durable(part) as file:
-            write_parquet(file, [table], self._schema)
-        size = part.stat().st_size
-        sha256 = files.sha256_of(part)
+        with files.durable(part) as opened:
+            file = HashedFile(opened)
+            with parquet_file(file, self._schema) as add:
+                add(table)
         earlier = self.manifest.side.get((self.name, shard))
         if earlier is not None:
             # A crash before the new line must not leave the old line with the new file.
             append_side(self._run_dir, replace(earlier, shard_sha256=""))
         files.replace(part, target)
-        return size, sha256
+        return file.size, file.sha256
 
     def _refuse_older_programs(self) -> None:
         """Raise the version of a run that gets its first side table."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +18,82 @@ from noisesmith.pipeline.sinks.layout import letters_file, staging_dir, staging_
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import is_remote, read_each
 
-SUFFIX = ".arrow"
+SUFFIX = ".arrows"  # of the rows of one batch
+OLD_SUFFIX = ".arrow"  # of one row, which gives the file its name: earlier versions stage so
 
 
-def stage(run_dir: Path, shard: int, row_id: str, table: pa.Table) -> None:
-    """Put one finished row on disk, in place of any earlier version of it."""
+@dataclass(frozen=True)
+class Staged:
+    """Rows of one shard that one call has staged: their indices, and the name of their file in its staging folder."""
+
+    shard: int
+    rows: tuple[int, ...]
+    file: str
+
+
+def stage(run_dir: Path, shard: int, table: pa.Table) -> Staged:
+    """Put finished rows on disk in one file, whose name holds their indices. No other call ever writes this file.
+
+    So a writer that is presumed dead, and still works, changes no file of another one.
+    """
+    rows = tuple(map(index_of, table["id"].to_pylist()))
     folder = staging_dir(run_dir, shard)
     files.make_dir(folder)
-    target = folder / f"{row_id}{SUFFIX}"
-    part = files.temporary(target)
-    with files.durable(part) as file, pa.ipc.new_file(file, table.schema) as writer:
+    name = f"{'_'.join(map(str, rows))}.{uuid.uuid4().hex}{SUFFIX}"
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)
-    files.replace(part, target)
+    files.write_atomic(folder / name, buffer.getvalue().to_pybytes())
+    return Staged(shard, rows, name)
 
 
-def staged_rows(run_dir: Path, shard: int) -> dict[int, Path]:
-    """Return the index and the file of each staged row of a shard, in order."""
-    found = {index_of(path.stem): path for path in staging_dir(run_dir, shard).glob(f"*{SUFFIX}")}
+def staged_rows(run_dir: Path, shard: int) -> dict[int, str]:
+    """Return the index of each staged row of a shard and the name of its file, in order."""
+    found: dict[int, str] = {}
+    for name in sorted(path.name for path in staging_dir(run_dir, shard).glob("*")):
+        if name.endswith(OLD_SUFFIX):
+            found[index_of(name)] = name
+        elif name.endswith(SUFFIX) and not name.startswith("."):
+            found |= dict.fromkeys(map(int, name.split(".")[0].split("_")), name)
     return dict(sorted(found.items()))
 
 
-def read_staged(paths: Iterable[Path]) -> Iterator[pa.Table]:
-    """Yield staged rows, one table per row.
+def read_staged(run_dir: Path, shard: int, rows: Mapping[int, str]) -> Iterator[pa.Table]:
+    """Yield staged rows in the order of their indices, one table per row.
+
+    Args:
+        rows: the index of each, and the name of its file.
 
     Raises:
         UserError: a file is damaged.
+        FileNotFoundError: there is no such file.
     """
-    for path, content in read_each(paths):
+    folder = staging_dir(run_dir, shard)
+    left = deque(sorted(rows))
+    names = dict.fromkeys(rows[index] for index in left)
+    read: dict[int, pa.Table] = {}
+    for path, content in read_each(folder / name for name in names):
         try:
             table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         except pa.ArrowInvalid as error:
-            raise UserError(f"{path}: is damaged; delete it and run again to make its row again") from error
-        yield table
+            raise UserError(_damaged(path)) from error
+        for position, row_id in enumerate(table["id"].to_pylist()):
+            if rows.get(index_of(row_id)) == path.name:
+                read[index_of(row_id)] = table.slice(position, 1)
+        while left and left[0] in read:
+            yield read.pop(left.popleft())
+    if left:
+        raise UserError(_damaged(folder / rows[left[0]]))
 
 
 def damaged_rows(run_dir: Path, shard: int) -> dict[Path, str]:
-    """Return the staged rows of a shard that cannot be read, each with one sentence that says why."""
+    """Return the files of staged rows of a shard that cannot be read, each with one sentence that says why."""
     found = {}
-    for path in staged_rows(run_dir, shard).values():
+    rows = staged_rows(run_dir, shard)
+    for name in sorted(set(rows.values())):
+        path = staging_dir(run_dir, shard) / name
         try:
-            list(read_staged([path]))
+            list(read_staged(run_dir, shard, {index: file for index, file in rows.items() if file == name}))
         except FileNotFoundError:
             continue  # its shard was committed in the meantime
         except OSError as error:
@@ -64,14 +103,17 @@ def damaged_rows(run_dir: Path, shard: int) -> dict[Path, str]:
     return found
 
 
+def _damaged(path: Path) -> str:
+    return f"{path}: is damaged; delete it and run again to make its rows again"
+
+
 def drop_staged(run_dir: Path, shard: int) -> None:
     """Remove the staging folder of a committed shard."""
     files.remove_tree(staging_dir(run_dir, shard))
-    drop_empty(run_dir)
 
 
 def drop_empty(run_dir: Path) -> None:
-    """Remove the folder of all staged rows where there are none, as in a finished run."""
+    """Remove the folder of all staged rows where there are none, as in a finished run. No writer may be at work."""
     folder = staging_root(run_dir)
     if not is_remote(folder):  # an object store has no folders
         with suppress(OSError):  # it holds rows, or is not there

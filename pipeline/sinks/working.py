@@ -39,7 +39,7 @@ def read_finished(
 def _staged_rows(run_dir: Path, shard: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     unknown: dict[str, Any] = dict.fromkeys(columns)
     try:
-        for table in staging.read_staged(staging.staged_rows(run_dir, shard).values()):
+        for table in staging.read_staged(run_dir, shard, staging.staged_rows(run_dir, shard)):
             (row,) = table.to_pylist()
             joined = unknown | with_image_bytes(row)
             yield {name: joined[name] for name in columns}

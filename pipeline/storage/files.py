@@ -1,8 +1,9 @@
 """Durable file operations.
 
 A finished operation survives a crash; an unfinished one leaves nothing under the final name. On a local disk this takes
-fsync and rename. In an object store a local file is uploaded whole and read back: a store has no partial objects, no
-directories to sync and no appending, so a line is added by writing the whole object again (there is only one writer).
+fsync and rename. In an object store content is uploaded whole and read back: a store has no partial objects, no
+directories to sync and no appending, so a line is added by writing the whole object again. Only one process may add
+lines to a file.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ except ImportError:  # a system without POSIX file locks
 
 
 def temporary(target: Path) -> Path:
-    """Return a new name that :func:`is_temporary` recognises.
+    """Return a new name that :func:`is_temporary` recognises, and that no other attempt to write ``target`` has.
 
     It is next to ``target``, so that a rename can replace the target, or in the local ``TMPDIR`` for an object store.
     """
-    name = f".{target.name}.{uuid.uuid4().hex}.tmp"
-    if is_remote(target):
-        return Path(tempfile.gettempdir(), name)
-    return target.with_name(name)
+    name = beside(target)
+    return Path(tempfile.gettempdir(), name.name) if is_remote(target) else name
+
+
+def beside(target: Path) -> Path:
+    """Return a name like that of :func:`temporary`, but always next to ``target``, in an object store too."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
@@ -63,7 +67,7 @@ def durable(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a temporary file its final name, durably.
+    """Give a temporary file its final name, durably. In an object store it may be a local file, or an object.
 
     Raises:
         OSError: this failed; also when a store returns bytes other than those it was sent.
@@ -71,11 +75,14 @@ def replace(source: Path, target: Path) -> None:
     if not is_remote(target):
         source.replace(target)
         sync_dir(target.parent)
-        return
-    try:
-        target.upload(source)
-    finally:
+    elif is_remote(source):
+        target.copy_from(source)
         source.unlink()
+    else:
+        try:
+            target.upload(source)
+        finally:
+            source.unlink()
 
 
 def bring(source: Path, target: Path, sha256: str) -> None:
@@ -123,6 +130,9 @@ def _refuse_other_content(path: Path, sha256: str) -> None:
 
 def write_atomic(target: Path, content: bytes) -> None:
     """Create or replace a file. A reader, also after a crash, sees the old content or the new, never a part."""
+    if is_remote(target):
+        target.put(content)
+        return
     staged = temporary(target)
     with durable(staged) as file:
         file.write(content)

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import importlib
 import io
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
@@ -26,6 +25,7 @@ from upath.types import StatResultType
 
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.storage.home import user_path
+from noisesmith.pipeline.storage.ranges import RangeReader
 
 BLOCK_BYTES = 8 * 2**20
 OBJECTS_AT_ONCE = 32  # fetched concurrently
@@ -182,7 +182,7 @@ class StorePath(ProxyUPath):
     def open(self, mode: str = "r", *_: Any, **options: Any) -> Any:
         if mode not in ("r", "rb"):
             raise io.UnsupportedOperation(f"{self}: objects are written whole, with files.write_atomic")
-        file = io.BufferedReader(_Reader(self, self._ask("info")["size"]), BLOCK_BYTES)
+        file = io.BufferedReader(RangeReader(self.read_range, self._ask("info")["size"]), BLOCK_BYTES)
         return file if mode == "rb" else io.TextIOWrapper(file, **options)
 
     def read_bytes(self) -> bytes:
@@ -235,8 +235,25 @@ class StorePath(ProxyUPath):
         self._ask("put_file", source=source)
         with source.open("rb") as sent, self.open("rb") as kept:
             sent_digest = hashlib.file_digest(sent, "sha256").digest()
-            if hashlib.file_digest(kept, "sha256").digest() != sent_digest:
-                raise OSError(errno.EIO, "the store returns other bytes than it was sent", str(self))
+            self._check(hashlib.file_digest(kept, "sha256").digest() == sent_digest)
+
+    def put(self, content: bytes) -> None:
+        """Create or replace the object like :meth:`upload`, from memory: two requests."""
+        self._ask("pipe_file", content)
+        self._check(self.read_bytes() == content)
+
+    def copy_from(self, other: StorePath) -> None:
+        """Create or replace the object with the content of another one. The store copies it, nothing is sent.
+
+        Raises:
+            OSError: this failed; also when the copy has another size.
+        """
+        other._ask("cp_file", self.path)
+        self._check(self._ask("info")["size"] == other._ask("info")["size"])
+
+    def _check(self, same: bool) -> None:
+        if not same:
+            raise OSError(errno.EIO, "the store returns other bytes than it was sent", str(self))
 
     def copy_to(self, target: StorePath) -> None:
         """Copy the object within its store, in place of an earlier target."""
@@ -250,12 +267,13 @@ class StorePath(ProxyUPath):
             return None
         return kind
 
-    def _ask(self, operation: str, *, source: Path | None = None, **options: Any) -> Any:
+    def _ask(self, operation: str, *arguments: Any, source: Path | None = None, **options: Any) -> Any:
         """Request an operation of the store on this path. The client repeats it where that may help."""
         with self._os_errors():
             self.fs.invalidate_cache(self.path)  # other processes write too
             call = getattr(self.fs, operation)
-            return call(self.path, **options) if source is None else call(str(source), self.path, **options)
+            before = () if source is None else (str(source),)
+            return call(*before, self.path, *arguments, **options)
 
     @contextmanager
     def _os_errors(self) -> Iterator[None]:
@@ -265,35 +283,3 @@ class StorePath(ProxyUPath):
             raise
         except Exception as error:  # botocore's, Google's and httpx's errors share no class
             raise OSError(errno.EIO, reason(error), str(self)) from error
-
-
-class _Reader(io.RawIOBase):
-    """Reads an object by ranges of bytes."""
-
-    def __init__(self, path: StorePath, size: int) -> None:
-        self._path = path
-        self._size = size
-        self._at = 0  # offset of the next byte to read
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        if end <= self._at:
-            return 0
-        content = self._path.read_range(self._at, end)
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)

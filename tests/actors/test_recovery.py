@@ -151,7 +151,7 @@ def test_a_row_that_no_host_has_memory_for_fails_alone() -> None:
     assert len(world.of(ActorReplaced)) == MAX_KILLS
 
 
-@pytest.mark.parametrize("stage", ["generate", "put", "finish"])
+@pytest.mark.parametrize("stage", ["generate", "put", "prepare"])
 def test_a_cluster_that_cannot_go_on_ends_the_run_and_blames_no_row(stage: str) -> None:
     world = World()
     world.outcome = lambda sent: OutOfDiskError("", b"", "") if sent.stage == stage else None
@@ -172,7 +172,7 @@ def test_a_worker_that_dies_while_loading_is_replaced(kind: str, death: RayError
     assert world.of(RowFailed) == world.of(RowRetried) == []
 
 
-@pytest.mark.parametrize("stage", ["put", "finish"])
+@pytest.mark.parametrize("stage", ["put", "prepare"])
 @pytest.mark.parametrize("death", [ActorDiedError(), OutOfMemoryError("low")], ids=["died", "killed"])
 def test_a_writer_that_dies_is_replaced_and_writes_every_row_once(stage: str, death: RayError) -> None:
     world = World()

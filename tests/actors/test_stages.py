@@ -70,11 +70,11 @@ class SmallCluster(World):
         self._without_place: list[Sent] = []
         self.at.append((joined, self._join))
 
-    def _answer_at_once(self, sent: Sent) -> None:
+    def _answer_at_once(self, sent: Sent, arguments: tuple[Any, ...] = ()) -> None:
         if sent.stage == "load" and sent.worker in self.workers[self._places :] and sent.worker.kind != "writer":
             self._without_place.append(sent)
         else:
-            super()._answer_at_once(sent)
+            super()._answer_at_once(sent, arguments)
 
     def _join(self) -> None:
         self._places = len(self.workers)

@@ -8,7 +8,7 @@ import pickle
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,15 @@ from noisesmith.actors.packs import Position
 from noisesmith.actors.pool import Loaded, Surroundings
 from noisesmith.actors.scorer import RenderReport, ScoreReport, ScorerInfo
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import LatentSpec
-from noisesmith.pipeline.records import NoiseStats, Row
+from noisesmith.pipeline.records import Failure, NoiseStats, Row
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ImageRecord
+from noisesmith.pipeline.sinks import Committer, DoneRows, Prepared, Staged
+from noisesmith.pipeline.sinks.header import VERSION, Header
+from noisesmith.pipeline.sinks.layout import ShardLayout
+from noisesmith.pipeline.sinks.manifest import Entry
 from noisesmith.pipeline.telemetry.events import (
     Event,
 )
@@ -102,6 +107,7 @@ class World(Inbox):
 
     run_dir = Path("/nowhere")
     done: range = range(0)
+    header: Header
 
     def check_lock(self) -> None:
         self.locks_checked = True
@@ -116,8 +122,11 @@ class World(Inbox):
     def scorer(self, group: int) -> Any:
         return self._worker("scorer", group)
 
-    def writer(self, provenance: object) -> Any:
+    def writer(self) -> Any:
         return self._worker("writer")
+
+    def committer(self) -> Committer:
+        return PaperCommitter(self.run_dir, self.header, DoneRows(self.header.layout))
 
     def _worker(self, kind: str, group: int = 0) -> FakeWorker:
         worker = FakeWorker(self, kind, f"{kind}-{len(self.workers)}", group)
@@ -132,8 +141,8 @@ class World(Inbox):
 
     def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
         reference = Reference()
-        if stage in ("load", "finish"):
-            self._answer_at_once(Sent(worker, stage, [], 0, reference, self.now))
+        if stage in ("load", "prepare"):
+            self._answer_at_once(Sent(worker, stage, [], 0, reference, self.now), arguments)
             return reference
         prompts = _prompts(stage, arguments)
         sent = Sent(worker, stage, prompts, len(arguments) - 1, reference, self.now)
@@ -142,7 +151,7 @@ class World(Inbox):
         packs = {"generate": 1, "score": 1, "render": 1}.get(stage, 0)
         return [reference, *(Reference() for _ in range(packs))] if packs else reference
 
-    def _answer_at_once(self, sent: Sent) -> None:
+    def _answer_at_once(self, sent: Sent, arguments: tuple[Any, ...] = ()) -> None:
         answers = {
             "generator": GeneratorInfo("fake", "0", LatentSpec((4, 8, 8), 64, 64, (4, 8, 8))),
             "scorer": ScorerInfo(("fake",), ("0",)),
@@ -154,7 +163,8 @@ class World(Inbox):
         elif sent.stage == "load":
             sent.reference.answer.set_result(Loaded(answers[sent.worker.kind], sent.worker.name))
         else:
-            sent.reference.answer.set_result([])
+            shard, rows = arguments
+            sent.reference.answer.set_result(Prepared(shard, tuple(rows), "", ()))
 
     def handle(self, seconds: float) -> None:
         """Let time pass until every worker has answered its first call, or until ``seconds`` are over."""
@@ -196,7 +206,8 @@ class World(Inbox):
             return ScoreReport(CALL_SECONDS, opinions)
         if sent.stage == "render":
             return RenderReport(CALL_SECONDS, [[POSITION, POSITION]] * rows, [{}] * rows)
-        return []
+        indices = tuple(int(prompt[1:]) for prompt in sent.prompts)  # see Prompts
+        return Staged(self.header.layout.shard_of(indices[0]), indices, "file")
 
     # what tests ask
 
@@ -232,7 +243,7 @@ class TimedWorld(World):
     def handle(self, seconds: float) -> None:
         """Let time pass until the next call ends."""
         if not self._ends:
-            self.now += seconds + 1e-6
+            self.now += seconds + 1e-6 if self._arrived.empty() else 0.0
         else:
             self.now, _, worker = heapq.heappop(self._ends)
             self._answer(worker)
@@ -250,12 +261,42 @@ class TimedWorld(World):
 
 def _prompts(stage: str, arguments: tuple[Any, ...]) -> list[str]:
     if stage == "put":
-        return [arguments[0].row.prompt]
-    if stage == "fail":
-        return [arguments[0].row.prompt]
+        _, orders = pickle.loads(arguments[0])
+        return [order.result.row.prompt for order in orders]
     if stage == "render":
         return [order.prompt for order in pickle.loads(arguments[0])]
     return [order.task.prompt for order in pickle.loads(arguments[0])]
+
+
+class AtOnce(Executor):
+    """Threads that have done their work at once."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(call(*arguments, **options))
+        except (OSError, UserError) as error:
+            done.set_exception(error)
+        return done
+
+
+class PaperCommitter(Committer):
+    """Knows what is done, and writes nothing."""
+
+    def bury(self, failure: Failure) -> None:
+        return
+
+    def commit(self, prepared: Prepared) -> None:
+        self.done.commit(Entry(prepared.shard, len(prepared.rows), (), "", ()))
+
+    def clean_up(self) -> None:
+        return
+
+
+def header(settings: RunConfig, rows: int) -> Header:
+    """The header of a new run of so many rows."""
+    layout = ShardLayout(rows, settings.output.rows_per_shard)
+    return Header(VERSION, {}, "", "", rows, layout.rows_per_shard, layout.shards, settings.output.formats, {})
 
 
 class Prompts:
@@ -286,7 +327,8 @@ def config(**sections: Any) -> RunConfig:
 def driver(world: World, rows: int, settings: RunConfig) -> Driver:
     anything: Any = world
     corpus: Any = Prompts(rows)
-    around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill)
+    world.header = header(settings, rows)
+    around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill, threads=AtOnce())
     return Driver(settings, corpus, anything, anything, anything, around)
 
 

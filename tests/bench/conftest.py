@@ -14,9 +14,10 @@ from noisesmith.pipeline import cli
 from noisesmith.pipeline.bench import Design, base_config, choose, make_design
 from noisesmith.pipeline.bench.design import Trial
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
-from noisesmith.pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.sinks import open_run
 from tests.report.conftest import png
 from tests.runs import write_config
+from tests.writing import RunWriter
 
 T = 4
 Judges = Mapping[str, tuple[float | None, float | None]]  # of the first and the kept image

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from noisesmith.pipeline.sinks.staging import staged_rows
+
 ACTORS = {"generator": "ray::GeneratorActor", "scorer": "ray::ScorerActor", "writer": "ray::WriterActor"}
 PROCESSES = {**ACTORS, "judge": "ray::JudgeActor"}
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
@@ -56,8 +58,11 @@ def kill_one(kind: str, choose: Callable[[list[Any]], Any]) -> bool:
 def durable_rows(run_dir: Path) -> int:
     """Rows that are staged or committed: what a kill cannot take."""
     shards = {path.name[6:11] for path in run_dir.glob("data/*.parquet")}
-    staged = [path for path in run_dir.glob("staging/*/*.arrow") if path.parent.name[-5:] not in shards]
-    return len(staged) + 4 * len(shards)
+    staged = 0
+    for folder in run_dir.glob("staging/*"):
+        if folder.name[-5:] not in shards:
+            staged += len(staged_rows(run_dir, int(folder.name[-5:])))
+    return staged + 4 * len(shards)
 
 
 def await_rows(process: Any, run_dir: Path, rows: int, seconds: float = 400) -> None:

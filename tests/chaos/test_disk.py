@@ -21,12 +21,13 @@ SCRIPT = """
 import json, subprocess, sys
 from pathlib import Path
 from noisesmith.pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.sinks.staging import staged_rows
 from tests.runs import noisesmith
 config, disk, run = sys.argv[1:]
 mount = lambda options: subprocess.run(["mount", "-t", "tmpfs", "-o", options, "disk", disk], check=True)
 mount("size=96k")
 full = noisesmith("run", config)
-kept = len(list(Path(run).glob("staging/*/*.arrow")))
+kept = len(staged_rows(Path(run), 0))
 mount("remount,size=64m")
 again = noisesmith("run", config)
 rows = [row["id"] for row in read_rows(run, ["id"])]

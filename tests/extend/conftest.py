@@ -15,8 +15,8 @@ import pytest
 from noisesmith.pipeline.extend import Extension, find_extension
 from noisesmith.pipeline.noise import digest, replay
 from noisesmith.pipeline.records import Result, Row, index_of
-from noisesmith.pipeline.sinks import RunWriter
 from tests.sinks.conftest import PROVENANCE, Run, result, s3, url  # noqa: F401 (fixtures)
+from tests.writing import RunWriter
 
 ROWS = 5
 

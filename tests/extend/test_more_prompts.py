@@ -14,7 +14,6 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.extend import find_extension, open_parts
 from noisesmith.pipeline.report import rewrite_report
 from noisesmith.pipeline.sinks import (
-    RunWriter,
     SideWriter,
     check_run_dir,
     config_of_row,
@@ -33,6 +32,7 @@ from noisesmith.pipeline.storage.files import sha256_of
 from noisesmith.pipeline.telemetry.status import read_status
 from tests.extend.conftest import extend, made, make_missing, more_prompts
 from tests.sinks.conftest import PROVENANCE, Run, failure
+from tests.writing import RunWriter
 
 MakeRun = Callable[..., Run]
 

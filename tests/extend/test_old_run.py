@@ -12,12 +12,13 @@ from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.extend import open_parts
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.report import rewrite_report
-from noisesmith.pipeline.sinks import RunWriter, open_run, read_rows, started_corpus, verify_run
+from noisesmith.pipeline.sinks import open_run, read_rows, started_corpus, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.files import sha256_of
 from tests.extend.conftest import extend_dir, made
 from tests.sinks.conftest import PROVENANCE
 from tests.sinks.test_old_run import MODELS
+from tests.writing import RunWriter
 
 OLD = Path(__file__).parents[1] / "data" / "old_run"
 

@@ -28,11 +28,12 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import NoiseStats, Provenance, Recipe, Result, Row
-from noisesmith.pipeline.sinks import RunState, RunWriter, verify_run
+from noisesmith.pipeline.sinks import RunState, verify_run
 from tests.fuzz.corpora import columns, write_corpus
 from tests.fuzz.models import MODEL, damage_model
 from tests.fuzz.mutations import mutated_config, override, plain_config, value
 from tests.fuzz.paths import move_corpus, set_output
+from tests.writing import RunWriter
 
 SECONDS = 60  # a command that takes longer counts as hanging
 WRITTEN = 64  # larger corpora are read to their end, but not written

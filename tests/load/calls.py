@@ -32,11 +32,13 @@ from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.prompts import Corpus, open_corpus
-from noisesmith.pipeline.records import NoiseStats, Provenance
+from noisesmith.pipeline.records import NoiseStats
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, ScoreTask
+from noisesmith.pipeline.sinks import Committer, DoneRows, Prepared, Staged
 from noisesmith.pipeline.telemetry.events import Event, Snapshot
 from noisesmith.pipeline.telemetry.tally import Tally
+from tests.actors.world import PaperCommitter, header
 
 SHAPE = (4, 64, 64)
 ROW_VALUES = 4 * 64 * 64
@@ -87,11 +89,12 @@ class TrivialWriter:
     def load(self) -> Loaded[None]:
         return Loaded.here(None)
 
-    def put(self, *arguments: object) -> list[int]:
-        return []
+    def put(self, encoded: bytes, *packs: np.ndarray) -> Staged:
+        _, orders = pickle.loads(encoded)
+        return Staged(0, tuple(order.result.row.index for order in orders), "file")
 
-    def finish(self) -> list[int]:
-        return []
+    def prepare(self, shard: int, rows: dict[int, str]) -> Prepared:
+        return Prepared(shard, tuple(rows), "", ())
 
 
 def start(actor_class: Any) -> Any:
@@ -105,7 +108,7 @@ class TrivialWorkers:
     def scorer(self, group: int) -> Any:
         return start(TrivialScorer)
 
-    def writer(self, provenance: Provenance) -> Any:
+    def writer(self) -> Any:
         return start(TrivialWriter)
 
 
@@ -115,8 +118,14 @@ class Unlocked:
     run_dir = Path("/nowhere")
     done: range = range(0)
 
+    def __init__(self, config: RunConfig) -> None:
+        self.header = header(config, ROWS)
+
     def check_lock(self) -> None:
         return
+
+    def committer(self) -> Committer:
+        return PaperCommitter(self.run_dir, self.header, DoneRows(self.header.layout))
 
 
 class Meter:
@@ -135,7 +144,7 @@ class Meter:
 def measure(config: RunConfig, corpus: Corpus) -> float:
     """Milliseconds of the driver's CPU per call of 8 rows, in one run."""
     meter = Meter()
-    state: Any = Unlocked()
+    state: Any = Unlocked(config)
     telemetry: Any = meter
     driver = Driver(config, corpus, state, telemetry, TrivialWorkers())
     driver.run()

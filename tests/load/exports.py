@@ -29,7 +29,7 @@ from noisesmith.pipeline.records import NoiseStats, Provenance, Recipe, Result, 
 from noisesmith.pipeline.schema import schema_of, to_table
 from noisesmith.pipeline.sinks import open_run
 from noisesmith.pipeline.sinks.manifest import DataFile, Entry, append_entry, read_manifest
-from noisesmith.pipeline.sinks.shards import write_parquet
+from noisesmith.pipeline.sinks.shards import parquet_file
 from noisesmith.pipeline.telemetry.console import search_progress
 
 PICTURES = 500  # of each kind; later rows have the same ones again
@@ -76,8 +76,9 @@ def write_run(folder: Path, rows: int, size: int, per_shard: int = 1000) -> Path
         indices = header.layout.rows(shard)
         shard_rows = list(corpus.rows(indices.start, indices.stop))
         path = config.run_dir / header.layout.data_file(shard, "parquet")
-        with path.open("wb") as file:
-            write_parquet(file, (_table(row, size, schema) for row in shard_rows), schema)
+        with path.open("wb") as file, parquet_file(file, schema) as add:
+            for row in shard_rows:
+                add(_table(row, size, schema))
         ids = "".join(f"{row.id}\n" for row in shard_rows)
         data_file = DataFile(str(path.relative_to(config.run_dir)), path.stat().st_size, "", len(shard_rows))
         digest_of_ids = hashlib.sha256(ids.encode()).hexdigest()

@@ -14,7 +14,8 @@ from PIL import Image
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
-from noisesmith.pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.sinks import open_run
+from tests.writing import RunWriter
 
 PROVENANCE = Provenance("noise_diffusion", "embedded", "ab12", "embedded", "cd34", "yes", "ddim", 7.5, "")
 HOSTILE = "a <b>cat</b> | [x](javascript:1) `car`\n# heading"

@@ -19,8 +19,9 @@ from noisesmith.pipeline.models.locate import locate
 from noisesmith.pipeline.noise import digest, replay
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Recipe, Result, Row
-from noisesmith.pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.sinks import open_run
 from noisesmith.pipeline.storage import paths as stores
+from tests.writing import RunWriter
 
 if TYPE_CHECKING:
     from tests.s3 import S3

@@ -167,10 +167,11 @@ class TestWebDataset:
 
     def test_the_same_rows_give_the_same_bytes(self, make_run: Callable[..., Run], tmp_path: Path) -> None:
         run = make_run(4)
-        tables = [to_table(result(row), PROVENANCE, run.writer().schema) for row in run.rows]
+        tables = [to_table(result(row), PROVENANCE, run.writer().writer.schema) for row in run.rows]
         for name in ("a.tar", "b.tar"):
-            with (tmp_path / name).open("wb") as file:
-                shards.write_tar(file, tables, ["recipe", "topic"], COLUMNS)
+            with (tmp_path / name).open("wb") as file, shards.tar_file(file, ["recipe", "topic"], COLUMNS) as add:
+                for table in tables:
+                    add(table)
         assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
     def test_what_json_cannot_hold_becomes_text_or_null(self) -> None:
@@ -248,7 +249,9 @@ def test_extra_columns_survive_parquet_whatever_their_type(make_run: Callable[..
         for row, value in zip(run.rows, values, strict=True)
     ]
     buffer = io.BytesIO()
-    shards.write_parquet(buffer, [to_table(result(row), PROVENANCE, schema) for row in rows], schema)
+    with shards.parquet_file(buffer, schema) as add:
+        for row in rows:
+            add(to_table(result(row), PROVENANCE, schema))
     back = pq.read_table(buffer)
     assert back["extra"].to_pylist() == values
     assert column_types(back.schema) == column_types(schema)
@@ -265,8 +268,8 @@ def test_no_prompt_reaches_a_name(make_run: Callable[..., Run], tmp_path: Path, 
     run = make_run(1)
     schema = row_schema(run.config, run.corpus.extra_schema)
     row = Row(0, "00000000-0123abcd", f"../../{prompt}", {"topic": prompt, "n": 1})
-    with (tmp_path / "x.tar").open("wb") as file:
-        shards.write_tar(file, [to_table(result(row), PROVENANCE, schema)], ["recipe"], schema.names)
+    with (tmp_path / "x.tar").open("wb") as file, shards.tar_file(file, ["recipe"], schema.names) as add:
+        add(to_table(result(row), PROVENANCE, schema))
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {name.partition(".")[0] for name in tar.getnames()} == {"00000000-0123abcd"}
         text = tar.extractfile("00000000-0123abcd.txt")

@@ -22,7 +22,6 @@ from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.schema import PARENT, SINCE_VERSION_5, column_types, row_schema, schema_of
 from noisesmith.pipeline.sinks import (
-    RunWriter,
     check_run_dir,
     open_run,
     read_rows,
@@ -39,6 +38,7 @@ from noisesmith.pipeline.sinks.reader import read_tar
 from noisesmith.pipeline.sinks.run import refuse_other_run
 from tests.runs import noisesmith
 from tests.sinks.conftest import PROVENANCE, WITH_FIRST, Run, failure, result
+from tests.writing import RunWriter
 
 OLD = Path(__file__).parents[1] / "data" / "old_run"
 CONFIG_DIGEST = "58ea20fcedad00a8fe2a608e0abbc0effeb75dff4a0f790ca12b461aa2a52870"

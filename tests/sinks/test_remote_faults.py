@@ -19,6 +19,7 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks.manifest import read_manifest
+from noisesmith.pipeline.sinks.staging import staged_rows
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage import paths as stores
 from noisesmith.pipeline.storage.paths import StorePath
@@ -34,7 +35,7 @@ class TestFaults:
         run = make_run(output={"dir": url})
         run.writer().put(result(run.rows[0]))
         manifest = run.dir / "manifest.jsonl"
-        asks = (manifest.is_file, manifest.exists, run.dir.is_dir, lambda: list(run.dir.glob("staging/*/*.arrow")))
+        asks = (manifest.is_file, manifest.exists, run.dir.is_dir, lambda: list(run.dir.glob("staging/*/*.arrows")))
         with s3.failing("403 Forbidden", "AccessDenied"):
             for ask in asks:
                 with pytest.raises(PermissionError):
@@ -101,7 +102,7 @@ class TestFaults:
         orphan = run.dir / "data" / "train-00000-of-00001.parquet"
         assert orphan.is_file()
         assert read_manifest(run.dir).entries == {}
-        (run.dir / "staging" / "shard-00000" / f"{run.rows[0].id}.arrow").unlink()
+        (run.dir / "staging" / "shard-00000" / staged_rows(run.dir, 0)[0]).unlink()
         assert len(open_run(run.config, run.corpus).done) == 3
         assert not orphan.exists()
 
@@ -154,13 +155,13 @@ def test_killed_at_every_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
     done = 0
 
     def killed_at(step: int) -> Callable[..., Any]:
-        def guarded(path: StorePath, operation: str, **options: Any) -> Any:
+        def guarded(path: StorePath, operation: str, *arguments: Any, **options: Any) -> Any:
             nonlocal done
-            if operation in ("put_file", "rm_file", "rm"):
+            if operation in ("put_file", "pipe_file", "cp_file", "rm_file", "rm"):
                 if done >= step:
                     raise KeyboardInterrupt
                 done += 1
-            return ask(path, operation, **options)
+            return ask(path, operation, *arguments, **options)
 
         return guarded
 

@@ -13,8 +13,9 @@ from noisesmith.pipeline.generators import find_generator
 from noisesmith.pipeline.preflight import check_run, find_models
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.replay import _as_then
-from noisesmith.pipeline.sinks import RunWriter, open_run
+from noisesmith.pipeline.sinks import open_run
 from tests.sinks.conftest import PROVENANCE, Run, result
+from tests.writing import RunWriter
 
 
 def _write(run: Run, rows: int, provenance: Provenance) -> None:

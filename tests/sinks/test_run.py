@@ -44,9 +44,10 @@ def test_done_rows_are_the_committed_the_staged_and_the_dead(
     plan = ShardLayout(18, 4)
     done = DoneRows(plan, {shard: Entry(shard, 0, (), "", ()) for shard in shards})
     expected = {index for shard in shards for index in plan.rows(shard)}
-    for kind, indices in ((done.staged, staged), (done.dead, dead)):
-        for index in indices - expected:
-            kind[plan.shard_of(index)].add(index)
+    for index in staged - expected:
+        done.staged[plan.shard_of(index)][index] = "a file"
+    for index in dead - expected:
+        done.dead[plan.shard_of(index)].add(index)
     expected |= staged | dead
     assert set(done) == expected
     assert len(done) == len(expected)

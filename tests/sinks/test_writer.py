@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import Failure
-from noisesmith.pipeline.sinks import RunWriter, open_run, read_rows, verify_run
+from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from tests.sinks.conftest import PROVENANCE, Run, failure, result
+from tests.writing import RunWriter
 
 
 class TestWriter:
@@ -67,12 +68,6 @@ class TestWriter:
         run = make_run(optimizer={"method": "pgd"})
         with pytest.raises(ValueError, match="without its noise_fp16"):
             run.writer().put(result(run.rows[0]))
-
-    def test_a_run_of_another_size_is_an_error(self, make_run: Callable[..., Run]) -> None:
-        run = make_run()
-        open_run(run.config, run.corpus)
-        with pytest.raises(ValueError, match="is a run of 10 rows, not 11"):
-            RunWriter(run.dir, run.corpus.extra_schema, 11, PROVENANCE)
 
 
 class TestDeadLetters:
@@ -167,9 +162,9 @@ def test_a_damaged_staged_row_is_named(make_run: Callable[..., Run]) -> None:
     run = make_run(2)
     writer = run.writer()
     writer.put(result(run.rows[0]))
-    (staged,) = (run.dir / "staging" / "shard-00000").glob("*.arrow")
+    (staged,) = (run.dir / "staging" / "shard-00000").glob("*.arrows")
     staged.write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"\.arrow: is damaged; delete it and run again"):
+    with pytest.raises(UserError, match=r"\.arrows: is damaged; delete it and run again"):
         writer.put(result(run.rows[1]))
     staged.unlink()
     assert list(open_run(run.config, run.corpus).done) == [1]
