@@ -140,25 +140,27 @@ class Committer:
         return [shard] if self.done.is_complete(shard) else []
 
     def bury(self, failure: Failure) -> None:
-        """Write the dead letter of a row that failed for good.
+        """Write the dead letter of a row that failed for good. A row that is already written gets none.
 
         Raises:
             OSError: this failed.
         """
         shard = self.done.layout.shard_of(failure.row.index)
         with self._adding:
+            if self._is_written(failure.row.index):
+                return
             self._check_lock()
             staging.add_letter(self.run_dir, shard, failure)
 
     def accept_buried(self, index: int) -> list[int]:
-        """Count a row as done once its dead letter is written. A row that is already staged is kept instead.
+        """Count a row as done once its dead letter is written. A row that is already written is kept instead.
 
         Returns:
             the row's shard, if it is complete now.
         """
-        shard = self.done.layout.shard_of(index)
-        if shard in self.done.committed or index in self.done.staged.get(shard, {}):
+        if self._is_written(index):
             return []
+        shard = self.done.layout.shard_of(index)
         self.done.dead[shard].add(index)
         return [shard] if self.done.is_complete(shard) else []
 
@@ -188,6 +190,11 @@ class Committer:
             append_entry(run_dir, entry)  # the commit: all before it can be repeated, all after it is clean-up
             self.done.commit(entry)
         staging.drop_staged(run_dir, shard)
+
+    def _is_written(self, index: int) -> bool:
+        """Return whether a row is staged, or in a committed shard."""
+        shard = self.done.layout.shard_of(index)
+        return shard in self.done.committed or index in self.done.staged.get(shard, {})
 
     def clean_up(self) -> None:
         """Remove what writers that died have left. Nothing that is still to be committed may be in the making."""

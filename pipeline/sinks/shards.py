@@ -122,7 +122,8 @@ def tar_file(file: OpenFile, text: Collection[str], columns: Collection[str]) ->
     with TarWriter(file, user="noisesmith", group="noisesmith", mtime=0, encoder=False) as tar:
 
         def add(table: pa.Table) -> None:
-            for row in table.to_pylist():
+            held = [name for name in table.column_names if name in columns]
+            for row in table.select(held).to_pylist():
                 sample = {"__key__": row["id"], "txt": row["prompt"].encode(), "json": sample_json(row, text)}
                 sample["png"] = row["image"]["bytes"]
                 if "image_initial" in columns:

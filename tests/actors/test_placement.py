@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from noisesmith.actors.placement import cluster
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError
+from noisesmith.pipeline.preflight import check_resources
 from tests.actors.world import config
 
 
@@ -75,6 +76,15 @@ def test_an_elastic_run_starts_in_a_cluster_that_is_too_small(
     fixed = config(**sides, ray={"address": "auto"})
     with pytest.raises(UserError, match="6 CPU cores but the cluster has 2"), cluster(fixed, said.append):
         pass
+
+
+def test_cores_of_several_writers_count() -> None:
+    sides: dict[str, Any] = {"generators": {"num_cpus": 0.5}, "scorers": {"num_cpus": 0.5}}
+    check_resources(config(**sides), {"CPU": 1.0}, "this machine")
+    sentence = r"writers\.num_cpus: .* \+ 2 × 1 for writers make 3 CPU cores but this machine has 2"
+    with pytest.raises(UserError, match=sentence):
+        check_resources(config(**sides, writers={"count": 2}), {"CPU": 2.0}, "this machine")
+    check_resources(config(**sides, writers={"count": 2, "num_cpus": 0.5}), {"CPU": 2.0}, "this machine")
 
 
 def test_a_cluster_of_our_own_cannot_be_elastic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,7 @@ from noisesmith.pipeline.telemetry.events import (
     RowFailed,
     RowRetried,
     RowWritten,
+    ShardCommitted,
     Snapshot,
 )
 from tests.actors.world import (
@@ -182,6 +184,26 @@ def test_a_writer_that_dies_is_replaced_and_writes_every_row_once(stage: str, de
     assert len([worker for worker in world.workers if worker.kind == "writer"]) == 2
     assert len(world.of(RowWritten)) == 4
     assert world.of(RowRetried) == []
+
+
+@pytest.mark.parametrize("stage", ["put", "prepare"])
+def test_writers_that_die_again_and_again_commit_every_shard_once(stage: str) -> None:
+    world = World()
+    deaths = iter([ActorDiedError()] * 5)
+    calls = itertools.count()
+    world.outcome = lambda sent: next(deaths, None) if sent.stage == stage and next(calls) % 2 else None
+    assert run(world, 40, writers={"count": 3}, output={"rows_per_shard": 4}).complete
+    assert sorted(event.shard for event in world.of(ShardCommitted)) == list(range(10))
+    assert sorted(event.row for event in world.of(RowWritten)) == [f"{index:08d}" for index in range(40)]
+    assert [event.side for event in world.of(ActorReplaced)] == ["writer"] * 5
+
+
+def test_a_shard_of_dead_letters_is_committed() -> None:
+    world = World()
+    world.outcome = lambda sent: raised(ValueError("no")) if sent.stage == "score" and "p0" in sent.prompts else None
+    run(world, 2, output={"rows_per_shard": 1}, faults={"retries": 0, "failed_share": 1.0})
+    assert [event.row for event in world.of(RowFailed)] == ["00000000"]
+    assert sorted(event.shard for event in world.of(ShardCommitted)) == [0, 1]
 
 
 def test_retries_wait_longer_each_time() -> None:

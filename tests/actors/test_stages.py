@@ -15,6 +15,7 @@ from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.telemetry.events import (
     RowWritten,
+    ShardCommitted,
     Snapshot,
 )
 from tests.actors.world import (
@@ -163,6 +164,18 @@ def test_rows_of_other_sampler_steps_are_batched_apart(short: dict[str, Any]) ->
     if "probe" in short:
         assert set.union(*world.parts) == {(0, None), (0, 1), (1, None)}
         assert len(world.resumed) == 6
+
+
+def test_rows_of_one_shard_are_written_together_by_several_writers() -> None:
+    world = World()
+    run(world, 40, rows_in_flight=40, writers={"count": 2}, output={"rows_per_shard": 16})
+    puts = [sent for sent in world.sent if sent.stage == "put"]
+    written = [int(prompt[1:]) for sent in puts for prompt in sent.prompts]
+    assert sorted(written) == list(range(40))
+    assert all(len({int(prompt[1:]) // 16 for prompt in sent.prompts}) == 1 for sent in puts)
+    assert len(puts) < 20
+    assert len({sent.worker.name for sent in puts}) == 2
+    assert sorted(event.shard for event in world.of(ShardCommitted)) == [0, 1, 2]
 
 
 def test_draining_finishes_the_rows_in_flight_and_admits_no_more() -> None:

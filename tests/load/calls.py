@@ -64,8 +64,9 @@ class TrivialGenerator:
         return GenerateReport(0.0, [record] * rows, states, latents), np.zeros(2 * rows * ROW_VALUES, np.float32)
 
 
-@ray.remote(num_cpus=0)
-class TrivialScorer:
+class Indifferent:
+    """Scores at random."""
+
     def load(self) -> Loaded[ScorerInfo]:
         return Loaded.here(ScorerInfo(("trivial",), ("0",)))
 
@@ -77,6 +78,9 @@ class TrivialScorer:
             opinions.append(Opinion((-random.uniform(0.01, 10),), Position(index * ROW_VALUES, SHAPE)))
         return ScoreReport(0.0, opinions), np.zeros(len(tasks) * ROW_VALUES, np.float32)
 
+
+@ray.remote(num_cpus=0)
+class TrivialScorer(Indifferent):
     @ray.method(num_returns=2)
     def render(self, encoded: bytes, *packs: np.ndarray) -> Any:
         rows = len(pickle.loads(encoded))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
+from noisesmith.pipeline.sinks import ShardWriter, open_run, read_rows, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage import files
-from tests.sinks.conftest import Run, failure, result
+from tests.sinks.conftest import PROVENANCE, Run, failure, result
 
 DEAD = 1
 
@@ -112,6 +114,64 @@ def test_killed_at_every_step_and_at_times_again(fresh: Callable[[], Run]) -> No
         assert accepted <= set(state.done), f"killed at {step}: an accepted row is lost"
         work(run, accepted)
         check_whole(run)
+
+
+def work_together(run: Run, count: int, accepted: set[int]) -> None:
+    """One start of the run with several writers beside each other, which stage the rows of a shard together."""
+    first = run.writer()
+    first.finish()
+    writers = [first]
+    while len(writers) < count:  # one process commits what all of them have made
+        other = copy.copy(first)
+        other.writer = ShardWriter(run.dir, first.committer.header, run.corpus.extra_schema)
+        writers.append(other)
+    left = [row for row in run.rows if row.index not in first.done]
+    for shard, rows in groupby(left, lambda row: row.index // 3):
+        writer = writers[shard % count]
+        fates = list(rows)
+        alive = [row for row in fates if row.index != DEAD]
+        if alive:
+            writer.put(*map(result, alive))
+            accepted.update(row.index for row in alive)
+        if len(alive) < len(fates):
+            writer.fail(failure(run.rows[DEAD]))
+            accepted.add(DEAD)
+    first.committer.clean_up()
+
+
+def test_several_writers_killed_at_steps_go_on_as_another_number(make_run: Callable[..., Run]) -> None:
+    run = make_run(5, output={"rows_per_shard": 3})
+    with killed_at(10**6) as steps:
+        work_together(run, 2, set())
+    assert steps[0] > 20
+    for step in range(0, steps[0], 2):
+        shutil.rmtree(run.dir)
+        accepted = set[int]()
+        with killed_at(step), suppress(Killed):
+            work_together(run, 2, accepted)
+        assert accepted <= set(open_run(run.config, run.corpus).done), f"killed at {step}: an accepted row is lost"
+        work_together(run, 1 + step % 4, accepted)
+        check_whole(run)
+
+
+def test_a_writer_that_is_presumed_dead_changes_nothing_that_is_committed(fresh: Callable[[], Run]) -> None:
+    """It stages and prepares late, what another writer has made in its place with other scores."""
+    run = fresh()
+    writer = run.writer()
+    presumed_dead = ShardWriter(run.dir, writer.committer.header, run.corpus.extra_schema)
+    late = presumed_dead.stage([result(run.rows[2], score=0.1)], PROVENANCE)
+    prepared_late = presumed_dead.prepare(1, {2: late.file})
+    writer.put(result(run.rows[2]))
+    writer.put(result(run.rows[0]))
+    before = {path: path.read_bytes() for path in run.dir.glob("*/train-*")}
+    assert len(before) == 2, "one shard in two formats"
+    presumed_dead.stage([result(run.rows[2], score=0.1)], PROVENANCE)
+    assert not {path for path, _ in prepared_late.files} & before.keys()
+    assert {path: path.read_bytes() for path in run.dir.glob("*/train-*")} == before
+    assert writer.committer.accept(late) == [], "its answer comes too late"
+    assert [row["score"] for row in read_rows(run.dir, ["score"])] == [0.75]
+    work(run, set())
+    check_whole(run)
 
 
 def test_complete_shard_is_committed_on_opening(fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:
