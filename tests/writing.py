@@ -29,7 +29,9 @@ class RunWriter:
         self.provenance = provenance
 
     def put(self, *results: Result) -> list[int]:
-        """Stage finished rows of one shard."""
+        """Stage finished rows of one shard, unless it is committed."""
+        if self.done.layout.shard_of(results[0].row.index) in self.done.committed:
+            return []
         return self._commit(self.committer.accept(self.writer.stage(results, self.provenance)))
 
     def fail(self, failure: Failure) -> list[int]:
