@@ -64,7 +64,7 @@ def prepare(run_dir: Path, header: Header, schema: pa.Schema, shard: int, rows: 
             add.append(stack.enter_context(_format(part, hashed[-1], header, schema)))
         try:
             for row in staging.read_staged(run_dir, shard, rows):
-                ids.update(f"{row['id'][0]}\n".encode())
+                ids.update(f"{row['id'][0].as_py()}\n".encode())
                 for add_row in add:
                     add_row(row)
         except FileNotFoundError as error:
