@@ -173,7 +173,7 @@ def test_rows_of_one_shard_are_written_together_by_several_writers() -> None:
     written = [int(prompt[1:]) for sent in puts for prompt in sent.prompts]
     assert sorted(written) == list(range(40))
     assert all(len({int(prompt[1:]) // 16 for prompt in sent.prompts}) == 1 for sent in puts)
-    assert len(puts) < 20
+    assert len(puts) <= 20, "rendered in pairs, and written at least so"
     assert len({sent.worker.name for sent in puts}) == 2
     assert sorted(event.shard for event in world.of(ShardCommitted)) == [0, 1, 2]
 

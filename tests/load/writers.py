@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.03, help="seconds before the S3 server answers")
     parser.add_argument("--folder", help="where the disk's runs are written; TMPDIR when absent")
     options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # the workers import this module
     with tempfile.TemporaryDirectory(dir=options.folder) as name, s3_server(options.latency) as server:
         folder = Path(name)
         with cluster(settings(folder, name, 1, options), print):
