@@ -50,7 +50,8 @@ class WriterActor:
         self._writer = ShardWriter(run_dir, header, extra_schema)
 
     def load(self) -> Loaded[None]:
-        """There is nothing to load: the answer says that the process is there."""
+        """Import what the first shard will need."""
+        self._writer.load()
         return Loaded.here(None)
 
     def put(self, encoded: bytes, *packs: NDArray[np.generic]) -> Staged:

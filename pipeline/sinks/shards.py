@@ -53,6 +53,14 @@ class HashedFile(io.RawIOBase):
         return self._digest.hexdigest()
 
 
+def load_libraries(formats: Collection[str]) -> None:
+    """Import what the formats need. It takes seconds, which the first shard would otherwise take longer."""
+    if "parquet" in formats:
+        import datasets  # noqa: F401
+    if "webdataset" in formats:
+        import webdataset  # noqa: F401
+
+
 @contextmanager
 def parquet_file(file: OpenFile, schema: pa.Schema) -> Iterator[AddRow]:
     """Write rows as ``datasets.Dataset.to_parquet`` does. The block is given a function that adds a table of rows.

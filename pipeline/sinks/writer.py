@@ -12,6 +12,7 @@ from noisesmith.pipeline.schema import schema_of, to_table
 from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.commit import Prepared, prepare
 from noisesmith.pipeline.sinks.header import Header
+from noisesmith.pipeline.sinks.shards import load_libraries
 from noisesmith.pipeline.xmp import with_marks
 
 
@@ -26,6 +27,10 @@ class ShardWriter:
         self._run_dir = run_dir
         self._header = header
         self.schema = schema_of(header.columns, extra_schema)
+
+    def load(self) -> None:
+        """Import what the first shard will need."""
+        load_libraries(self._header.formats)
 
     def stage(self, results: Sequence[Result], provenance: Provenance) -> staging.Staged:
         """Stage finished rows of one shard: they are on disk when this returns."""
