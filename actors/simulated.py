@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, prod
 from typing import Any
@@ -19,12 +20,14 @@ from noisesmith.actors.generator import GenerateOrder, GenerateReport, Generator
 from noisesmith.actors.packs import MIN_PACK_BYTES, Position, pack_files
 from noisesmith.actors.pool import MAX_QUEUED, Loaded
 from noisesmith.actors.scorer import RenderOrder, RenderReport, ScoreOrder, ScoreReport, ScorerInfo
+from noisesmith.actors.writer import WriteOrder
 from noisesmith.pipeline.bench.driver import DriverOptions, Work
-from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec
-from noisesmith.pipeline.records import Failure, NoiseStats, Provenance, Result
+from noisesmith.pipeline.records import NoiseStats
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ImageRecord
+from noisesmith.pipeline.sinks import Prepared, Staged
+from noisesmith.pipeline.sinks.layout import ShardLayout
 
 SHAPE = (4, 64, 64)  # of Stable Diffusion 1.5
 SPEC = LatentSpec(SHAPE, 512, 512, SHAPE)
@@ -128,33 +131,25 @@ class SimulatedHost:
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class SimulatedWriter:
-    """Takes rows and says which shards they complete, as the writer does; it writes nothing."""
+    """Takes rows and prepares shards as the writer does, but writes nothing. The driver's own commits are real."""
 
-    def __init__(self, rows: int, rows_per_shard: int) -> None:
-        self._per_shard = rows_per_shard
-        starts = range(0, rows, rows_per_shard)
-        self._missing = [min(rows_per_shard, rows - start) for start in starts]
+    def __init__(self, layout: ShardLayout) -> None:
+        self._layout = layout
 
     def load(self) -> Loaded[None]:
         """Take the place of ``WriterActor.load``."""
         return Loaded.here(None)
 
-    def put(self, result: Result, *pictures: object) -> list[int]:
+    def put(self, encoded: bytes, *packs: NDArray[np.generic]) -> Staged:
         """Take the place of ``WriterActor.put``."""
-        return self._count(result.row.index)
+        orders: list[WriteOrder]
+        _, orders = pickle.loads(encoded)
+        rows = tuple(order.result.row.index for order in orders)
+        return Staged(self._layout.shard_of(rows[0]), rows, "simulated")
 
-    def fail(self, failure: Failure) -> list[int]:
-        """Take the place of ``WriterActor.fail``."""
-        return self._count(failure.row.index)
-
-    def finish(self) -> list[int]:
-        """Take the place of ``WriterActor.finish``."""
-        return []
-
-    def _count(self, row: int) -> list[int]:
-        shard = row // self._per_shard
-        self._missing[shard] -= 1
-        return [] if self._missing[shard] else [shard]
+    def prepare(self, shard: int, rows: Mapping[int, str]) -> Prepared:
+        """Take the place of ``WriterActor.prepare``: a shard without files."""
+        return Prepared(shard, tuple(rows), "", ())
 
 
 @dataclass(frozen=True)
@@ -185,10 +180,9 @@ class SimulatedWorkers:
     One GPU alone has a generator and a scorer, which take turns.
     """
 
-    def __init__(self, options: DriverOptions, config: RunConfig, rows: int) -> None:
+    def __init__(self, options: DriverOptions, layout: ShardLayout) -> None:
         self._options = options
-        self._rows = rows
-        self._rows_per_shard = config.output.rows_per_shard
+        self._layout = layout
         processes = min(options.processes, options.gpus)
         self._hosts = []
         for process in range(processes):
@@ -222,9 +216,9 @@ class SimulatedWorkers:
         first = 0 if self._options.shares_gpu else self._options.generators
         return self._worker(first + number, "load_scorer")
 
-    def writer(self, provenance: Provenance) -> Any:
+    def writer(self) -> Any:
         writer: Any = SimulatedWriter
-        return writer.remote(self._rows, self._rows_per_shard)
+        return writer.remote(self._layout)
 
     def _worker(self, number: int, load: str) -> SimulatedWorker:
         return SimulatedWorker(self._hosts[number % len(self._hosts)], number, load)

@@ -113,7 +113,7 @@ def simulate(options: DriverOptions, folder: Path, progress: ConsoleProgress) ->
     note = progress.note
     with cluster(config, note, _accept), hold_run(config, corpus, note) as state:
         inbox = CountingInbox()
-        workers = SimulatedWorkers(options, config, corpus.size)
+        workers = SimulatedWorkers(options, state.header.layout)
         meter = Meter(inbox, corpus.size, workers.pids())
         listeners = (progress.emit, RayMetrics(config.name).emit, partial(meter.emit, progress.tally))
         telemetry = Telemetry(state.run_dir, {}, *listeners, tally=progress.tally)
