@@ -23,7 +23,7 @@ class RunWriter:
     ) -> None:
         self.done = recover(run_dir, first_row)
         header = read_manifest(run_dir).part_of_row(first_row)
-        assert header.layout.size == size
+        assert header.layout.own_rows == size
         self.committer = Committer(run_dir, header, self.done)
         self.writer = ShardWriter(run_dir, header, extra_schema)
         self.provenance = provenance
@@ -46,4 +46,6 @@ class RunWriter:
     def _commit(self, shards: list[int]) -> list[int]:
         for shard in shards:
             self.committer.commit(self.writer.prepare(shard, self.done.staged.get(shard, {})))
+        if shards and not self.done.open_shards():  # as the driver does when nothing is left to commit
+            self.committer.clean_up()
         return shards
