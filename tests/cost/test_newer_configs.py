@@ -49,7 +49,7 @@ def test_plan_counts_what_a_checkpointed_vae_keeps_and_computes_again(tiny_sd: P
         weightless = Weightless(scorer, scorer.family.without_weights(scorer), gradient=True)
         costs.append(score_cost(decoder_without_weights(found), [weightless], found.spec, 2))
     without, checkpointed = costs
-    assert checkpointed.peak_bytes < 0.8 * without.peak_bytes
+    assert checkpointed.peak_bytes < 0.85 * without.peak_bytes
     assert without.flops < checkpointed.flops < 1.4 * without.flops
 
 

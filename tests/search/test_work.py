@@ -128,7 +128,7 @@ def test_calls_packs_and_wake_ups_per_row_are_few() -> None:
     batches = rows // batch * (1 + ROUNDS)
     calls = Counter(sent.stage for sent in world.sent)
     assert calls["generate"] == calls["score"] == batches
-    assert calls["put"] == rows
+    assert calls["put"] <= rows // 2, "rows of a batch that end together are staged together"
     packs = Counter[str]()
     for sent in world.sent:
         packs[sent.stage] += sent.packs
