@@ -25,6 +25,7 @@ from noisesmith.pipeline.telemetry.log import Telemetry
 
 POLL_SECONDS = 0.5  # the longest wait for an answer; signals and deadlines are looked at in between
 SNAPSHOT_SECONDS = 0.25  # between two snapshots
+MOST_SIZES = 16  # of images for which rows are held: rows in flight take memory
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Driver:
         self._around = around or Surroundings(telemetry.emit)
         workers = workers or RayWorkers(config, corpus, state)
         self._assembly = Assembly(config, workers, self._around, self._row_ended, self._shard_committed)
-        self._limit = config.rows_in_flight or _rows_in_flight(config)
+        self._limit = config.rows_in_flight or _rows_in_flight(config, len(corpus.resolutions))
         self._rows: set[RowTask] = set()  # in flight
         self._calls: set[AnyCall] = set()
         self._failures = FailureLimit(config.faults.failed_share)
@@ -227,12 +228,19 @@ class Driver:
         return min(1.0, sum(pool.seconds for pool in pools) / seconds) if seconds > 0 else 0.0
 
 
-def _rows_in_flight(config: RunConfig) -> int:
+def _rows_in_flight(config: RunConfig, sizes: int) -> int:
     """Enough rows that every worker has a batch at work and one waiting, whichever side is behind at the moment.
 
-    All groups of scorers look at the same rows.
+    All groups of scorers look at the same rows. Images of several sizes are batched apart, so that there are as many
+    rows per size as keep one worker of each side busy.
+
+    Args:
+        sizes: how many the corpus asks for.
     """
     generators = config.generators
     scorers = [placed for placed, *_ in config.groups]
     largest_side = max(side.count * side.batch_size for side in scorers)
-    return MAX_QUEUED * (generators.count * generators.batch_size + largest_side)
+    largest_batch = max(side.batch_size for side in scorers)
+    for_workers = generators.count * generators.batch_size + largest_side
+    for_sizes = min(sizes, MOST_SIZES) * (generators.batch_size + largest_batch)
+    return MAX_QUEUED * max(for_workers, for_sizes)

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any, Protocol
 
 from ray.exceptions import RayError
@@ -83,7 +82,7 @@ class Judging:
 
     Args:
         tables: what to fill, by the judge's name; shards whose file has the same origin are skipped.
-        columns: ``id``, ``prompt`` and the columns of the images.
+        images: the columns of the images.
         batch_size: images per call; halved when a batch does not fit into a worker's memory.
         advance: called with the number of images that were judged.
     """
@@ -91,7 +90,7 @@ class Judging:
     def __init__(
         self,
         tables: dict[str, JudgeTable],
-        columns: list[str],
+        images: list[str],
         pool: Pool[JudgeWorker, JudgeInfo],
         batch_size: int,
         faults: FaultsConfig,
@@ -99,9 +98,9 @@ class Judging:
         advance: Callable[[int], None],
     ) -> None:
         self._tables = tables
-        self._columns = columns
+        self._columns = ["id", "prompt", "width", "height", *images]
         self._pool = pool
-        self._images_per_row = len(columns) - 2
+        self._images_per_row = len(images)
         self._rows_per_batch = max(1, batch_size // self._images_per_row)
         self._faults = faults
         self._around = around
@@ -131,17 +130,23 @@ class Judging:
             raise RunError(f"{count} rows could not be judged, so their shards are left out: {self._failures[0]}")
 
     def _batches(self) -> Iterator[Batch]:
-        """Read the shards, a batch at a time."""
+        """Read the shards, a batch of images of one size at a time."""
         for number, judges in sorted(wanted_shards(self._tables).items()):
             shard = Shard(number, judges)
             writer = self._tables[judges[0]].writer
-            rows = writer.rows(number, self._columns)
             left = writer.manifest.entries[number].rows
-            while batch := list(islice(rows, self._rows_per_batch)):
-                shard.ids.extend(row["id"] for row in batch)
-                left -= len(batch)
+            waiting: dict[tuple[int, int], list[dict[str, Any]]] = {}
+            for row in writer.rows(number, self._columns):
+                shard.ids.append(row["id"])
+                left -= 1
                 shard.read = left == 0
-                yield Batch(shard, batch)
+                size = (row["width"], row["height"])
+                alike = waiting.setdefault(size, [])
+                alike.append(row)
+                if len(alike) >= self._rows_per_batch:
+                    yield Batch(shard, waiting.pop(size))
+            for alike in waiting.values():
+                yield Batch(shard, alike)
 
     def _dispatch(self) -> bool:
         """Give batches to workers with room; returns whether there is anything to wait for."""

@@ -136,9 +136,9 @@ def _judge(
     note: Callable[[str], None],
 ) -> None:
     run_dir = config.run_dir
-    columns = ["id", "prompt", "image"]
+    images = ["image"]
     if "image_initial" in read_manifest(run_dir).types:
-        columns.append("image_initial")
+        images.append("image_initial")
     first = next(read_rows(run_dir, ["height", "width"]))
     size = (first["height"], first["width"])
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -153,9 +153,9 @@ def _judge(
 
         around = Surroundings(partial(_tell, note))
         pool: Pool[JudgeWorker, JudgeInfo] = Pool("judge", placement.count, make, around)
-        images = sum(_rows_of(tables, shard) for shard in wanted_shards(tables)) * (len(columns) - 2)
-        with search_progress(images) as advance:
-            judging = Judging(tables, columns, pool, placement.batch_size, config.faults, around, advance)
+        total = sum(_rows_of(tables, shard) for shard in wanted_shards(tables)) * len(images)
+        with search_progress(total) as advance:
+            judging = Judging(tables, images, pool, placement.batch_size, config.faults, around, advance)
             try:
                 judging.run()
             except RayError as error:  # of no call: those are handled where their answers arrive

@@ -99,7 +99,7 @@ class SimulatedHost:
         orders: list[GenerateOrder] = pickle.loads(encoded)
         rows = len(orders)
         seconds = await self._gpus[number].use("generate", rows)
-        records = [ImageRecord(0.5, 1, NOISE, "0" * 64, rows, float(order.task.steps)) for order in orders]
+        records = [ImageRecord(0.5, 1, NOISE, "0" * 64, rows, float(order.task.steps), SHAPE) for order in orders]
         states, latents = _positions(rows, (1, *SHAPE)), _positions(rows, SHAPE, first=rows)
         return GenerateReport(seconds, records, states, latents), _array(2 * rows)
 

@@ -58,12 +58,15 @@ WriteCall = Call[WriterWorker, None, Staged]
 
 
 class GenerateStage(Stage[GeneratorWorker, GeneratorInfo, GenerateReport]):
-    """Moves the noise of rows at any rounds, and denoises it. The rows of a batch take the same sampler steps."""
+    """Moves the noise of rows at any rounds, and denoises it.
+
+    The rows of a batch take the same sampler steps, and their images have one size.
+    """
 
     scores: Sequence[ScoreStage]
 
     def lane_of(self, row: RowTask) -> Hashable:
-        return row.search.next_image().lane
+        return row.search.next_image().lane, row.search.row.resolution
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
         start = row.search.start()
@@ -116,7 +119,7 @@ class ScoreStage(Stage[ScorerWorker, ScorerInfo, ScoreReport]):
 
     def lane_of(self, row: RowTask) -> Hashable:
         """Rows that need a gradient travel apart, since one of them makes its whole batch compute it."""
-        return self.steers and row.search.score_task().gradient
+        return self.steers and row.search.score_task().gradient, row.search.row.resolution
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
         return (row.search.current_latents.pack,)
@@ -150,6 +153,9 @@ class RenderStage(Stage[ScorerWorker, ScorerInfo, RenderReport]):
     """Makes the PNG files of rows whose search has ended, and lets the judges look at them; scorers hold the judges."""
 
     write: AnyStage
+
+    def lane_of(self, row: RowTask) -> Hashable:
+        return row.search.row.resolution
 
     def packs_of(self, row: RowTask) -> Sequence[Pack]:
         return tuple(latents.pack for latents in row.search.written_latents())
@@ -226,7 +232,7 @@ class WriteStage(Stage[WriterWorker, None, Staged]):
             raise RuntimeError(f"row {search.row.id} is to be written without its images")
         spec = self._spec
         order = WriteOrder(
-            search.result(spec.shape, (spec.width, spec.height), row.judges),
+            search.result((spec.width, spec.height), row.judges),
             arguments.locate(row.pictures[search.kept]),
         )
         if self._config.output.image_initial:

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from noisesmith.pipeline.acceptance import check_config
-from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig, MemberConfig, RunConfig
+from noisesmith.pipeline.config import (
+    AttendAndExciteConfig,
+    GeneratorConfig,
+    InitNoConfig,
+    MemberConfig,
+    Resolution,
+    RunConfig,
+)
 from noisesmith.pipeline.embedded import newest, versions
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import FoundGenerator, check_affine, check_probe, find_generator
+from noisesmith.pipeline.generators import FoundGenerator, LatentSpec, check_affine, check_probe, find_generator
 from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources
 from noisesmith.pipeline.models.libraries import Json
@@ -40,10 +47,12 @@ def find_models(config: RunConfig) -> FoundModels:
     """
     quiet_libraries()
     generator = find_generator(config.generators)
-    _check_attention(config, generator)
+    _check_attention(config, generator.spec, generator)
     short = config.optimizer.short_rounds(config.generators.steps)
     if config.optimizer.probe is not None and short is not None:
         check_probe(generator, short.steps)
+    for number, bucket in enumerate(config.generators.buckets or ()):
+        _check_size(config, generator, bucket, f"generators.buckets.{number}")
     if config.optimizer.uses_gradient:
         check_affine(generator)
     scorers = tuple(find_scorer(member) for member in config.panel)
@@ -58,7 +67,25 @@ def find_models(config: RunConfig) -> FoundModels:
     return FoundModels(generator, scorers, judges)
 
 
-def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
+def check_sizes(config: RunConfig, generator: FoundGenerator, corpus: Corpus) -> None:
+    """Refuse sizes that rows ask for and the generator does not make. Those of the buckets have been checked.
+
+    Raises:
+        UserError: names the first row that asks for the size.
+    """
+    if config.generators.buckets is None:
+        for resolution, asked in corpus.resolutions.items():
+            _check_size(config, generator, resolution, f"{asked.where}: corpus.resolution")
+
+
+def _check_size(config: RunConfig, generator: FoundGenerator, resolution: Resolution, where: str) -> None:
+    try:
+        _check_attention(config, generator.spec_of(resolution), generator)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_attention(config: RunConfig, spec: LatentSpec, generator: FoundGenerator) -> None:
     """Refuse an attention method on a model whose attention maps it cannot read."""
     method = config.optimizer
     if not isinstance(method, InitNoConfig | AttendAndExciteConfig):
@@ -66,7 +93,7 @@ def _check_attention(config: RunConfig, generator: FoundGenerator) -> None:
     unet: Json = {}
     if generator.source.class_name == "StableDiffusionPipeline":
         unet = generator.source.read_json("unet/config.json")
-    height, width = generator.spec.shape[-2:]
+    height, width = spec.shape[-2:]
     choose_map_size(method.method, method.attention_size, unet, height, width)
 
 
@@ -99,6 +126,7 @@ def check_run(config: RunConfig) -> tuple[FoundModels, Corpus]:
     models = check_models(config)
     part = started_part(config)
     corpus = open_corpus(config) if part is None else open_corpus(config, part.corpus_digest, part.first_row)
+    check_sizes(config, models.generator, corpus)
     check_lengths(config, models.generator, corpus)
     return models, corpus
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,7 +35,8 @@ class Row:
     ``id`` depends only on the prompt's index and text. ``extra`` holds the corpus's other columns, by name.
     Where the corpus lists them, ``subjects`` are the things that the prompt asks for, ``questions`` ask for its parts,
     and ``edits`` are prompts that its images do not show. A row that continues the search of another one has its
-    ``parent``.
+    ``parent``. ``resolution`` is the width and the height of its images in pixels; ``None`` where the corpus names no
+    columns for it, and the images have the generator's size.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Row:
     questions: tuple[Question, ...] = ()
     edits: tuple[str, ...] = ()
     parent: Parent | None = None
+    resolution: tuple[int, int] | None = None
 
     @property
     def search_id(self) -> str:
@@ -64,6 +66,7 @@ class CheckedCorpus(Protocol):
     ``digest`` identifies prompts, extra columns, their types and the order; ``first`` is the index of the first row in
     its run, and ``extra_schema`` holds the Arrow types of the corpus's own columns. ``size`` is the number of rows that
     the run makes, and ``whole`` that of all rows: other runs make the rest where this one is a partition.
+    ``resolutions`` are the sizes of images, width and height in pixels, that rows ask for.
     """
 
     @property
@@ -80,6 +83,9 @@ class CheckedCorpus(Protocol):
 
     @property
     def extra_schema(self) -> pa.Schema: ...
+
+    @property
+    def resolutions(self) -> Collection[tuple[int, int]]: ...
 
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]: ...
 

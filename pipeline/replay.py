@@ -62,15 +62,16 @@ def replay_row(run_dir: Path, config: RunConfig, row_id: str) -> Replay:
     device = device_for(placement.num_gpus)
     found = find_generator(placement)
     generator = load_generator(found, device)
-    if tuple(generator.spec.shape) != recipe.shape:
-        raise UserError(
-            f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {generator.spec.shape}"
-        )
+    resolution = (row["width"], row["height"])
+    shape = generator.sized(resolution).spec.shape
+    if shape != recipe.shape:
+        raise UserError(f"{row_id}: made with latents of shape {recipe.shape}, but the model now has {shape}")
     decoder = load_decoder(found, device)
     manifest = read_manifest(run_dir)
     search_id = manifest.search_id(row_id)
     noise = rebuild(recipe, search_id, row.get(NOISE_BYTES))
-    task = GenerateTask(row["prompt"], _subjects(row, config), NoiseKey(recipe.seed, search_id, 0), recipe.steps)
+    key = NoiseKey(recipe.seed, search_id, 0)
+    task = GenerateTask(row["prompt"], _subjects(row, config), key, recipe.steps, resolution=resolution)
     latents = denoise(config.optimizer, generator, [task], noise[None])
     with torch.no_grad():
         image = to_uint8(decoder(latents))[0]
@@ -102,7 +103,7 @@ def _as_then(generators: GeneratorConfig, revision: str) -> GeneratorConfig:
 def _find(run_dir: Path, row_id: str, config: RunConfig) -> dict[str, Any]:
     if row_id not in (row["id"] for row in read_rows(run_dir, ["id"])):
         raise UserError(f"{run_dir}: no committed row {row_id!r}; ids are in the id column, such as 00000000-1a2b3c4d")
-    wanted = ["id", "prompt", "image", "recipe", "generator_revision", *_subject_columns(config)]
+    wanted = ["id", "prompt", "image", "width", "height", "recipe", "generator_revision", *_subject_columns(config)]
     if config.stores_noise:
         wanted.append(NOISE_BYTES)
     return next(row for row in read_rows(run_dir, wanted) if row["id"] == row_id)

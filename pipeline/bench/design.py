@@ -11,7 +11,7 @@ from pathlib import Path
 from noisesmith.pipeline.bench.kinds import METHODS, Kind, Section, Variant
 from noisesmith.pipeline.config import RunConfig, load_config, validated
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.preflight import FoundModels, check_machine, check_resources, find_models
+from noisesmith.pipeline.preflight import FoundModels, check_machine, check_resources, check_sizes, find_models
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.schema import reserved_columns
 from noisesmith.pipeline.sinks import check_run_dir, open_run, started_corpus
@@ -128,6 +128,9 @@ def make_design(
     started = (started_corpus(trial.config) for trial in trials)
     corpus = open_corpus(strictest.config, next(filter(None, started), None))
     _check_columns(first_seed, corpus)
+    for trial in first_seed:
+        with _named(trial):
+            check_sizes(trial.config, models.generator, corpus)
     design = Design(kind, out, rounds, seeds, tuple(variants), trials, corpus, models)
     for trial in trials:
         _done_rows(design, trial)

@@ -21,13 +21,19 @@ def plan(
     config: ConfigPath, overrides: Overrides = None, out: OutDir = None, partition: PartitionOption = None
 ) -> None:
     """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
+    from noisesmith.pipeline.cost import sizes_of
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
 
     settings = read_settings(config, overrides, out, partition)
     models, corpus = check_run(settings)
     done = check_run_dir(settings, corpus)
+    asked = {resolution: found.rows for resolution, found in corpus.resolutions.items()}
+    sizes = sizes_of(models, asked, corpus.whole)
+    models = sizes.at_largest(models)
     lines = _corpus_lines(corpus) | _output_lines(settings, corpus, done) | _model_lines(settings, models)
+    if len(sizes.rows) > 1:
+        lines["sizes"] = str(sizes)
     lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
     lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2

@@ -2,7 +2,7 @@
 
 from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.calibration import CalibrationConfig
-from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig
+from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig, Resolution
 from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
 from noisesmith.pipeline.config.models import (
     QUESTION,
@@ -52,6 +52,7 @@ __all__ = [
     "PgdConfig",
     "RandomDiffusionConfig",
     "RandomSamplingConfig",
+    "Resolution",
     "RunConfig",
     "ScorerConfig",
     "check_server",

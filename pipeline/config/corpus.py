@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ from noisesmith.pipeline.config.section import Section
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ColumnType = Literal["string", "int64", "float64", "bool"]
+Resolution: TypeAlias = tuple[int, int]  # width and height of an image, in pixels
+MIN_SIDE = 8
+MAX_SIDE = 16_384
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -50,6 +53,13 @@ class ColumnsConfig(Section):
         return name not in self.drop and (self.keep is None or name in self.keep)
 
 
+class ResolutionConfig(Section):
+    """The columns that hold the size of each row's image, in pixels."""
+
+    width: str = Field(min_length=1, description="column that holds the image's width")
+    height: str = Field(min_length=1, description="column that holds the image's height")
+
+
 class CorpusConfig(Section):
     """Where prompts come from: a file, a data set by name or directory (``datasets``), or a built-in grammar."""
 
@@ -72,6 +82,9 @@ class CorpusConfig(Section):
         None,
         min_length=1,
         description="column that lists prompts which images of the prompt do not show, for the readout contrastive",
+    )
+    resolution: ResolutionConfig | None = Field(
+        None, description="columns with the size of each row's image; all images have the generator's when absent"
     )
     language: str = Field(
         "en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code of the prompts' language, for the dataset card"
@@ -97,4 +110,11 @@ class CorpusConfig(Section):
             column = getattr(self, what)
             if column is not None and not columns.keeps(column):
                 raise ValueError(f"columns leaves out {column!r}, which lists the {what}; keep that column")
+        if self.resolution is not None:
+            for side in ("width", "height"):
+                column = getattr(self.resolution, side)
+                if column == self.column:
+                    raise ValueError(f"resolution.{side} names {column!r}, which is the prompt; name another column")
+                if not columns.keeps(column):
+                    raise ValueError(f"columns leaves out {column!r}, which resolution.{side} names; keep that column")
         return self

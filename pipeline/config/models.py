@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.calibration import CalibrationConfig
+from noisesmith.pipeline.config.corpus import MAX_SIDE, MIN_SIDE, Resolution
 from noisesmith.pipeline.config.section import Actors, Section
 
 STOCHASTIC = (
@@ -19,6 +20,7 @@ Quantization = Annotated[
     Literal["torchao-int8", "torchao-float8", "bitsandbytes-nf4"] | None,
     Field(description="how the weights of linear layers are stored: in 8 or 4 bits; in dtype when absent"),
 ]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 JUDGE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
@@ -81,6 +83,11 @@ class GeneratorConfig(Actors):
     )
     height: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
     width: int | None = Field(None, ge=8, description="pixels; the model's own size when absent")
+    buckets: tuple[tuple[Side, Side], ...] | None = Field(
+        None,
+        min_length=1,
+        description="sizes [width, height]; a row with a corpus.resolution gets the one of the closest aspect ratio",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     quantization: Quantization = None
     quantized_parts: tuple[str, ...] | None = Field(
@@ -111,6 +118,14 @@ class GeneratorConfig(Actors):
                 f"{value} draws fresh noise at every step, so the image would not follow from z_T; "
                 "use ddim, pndm, dpmsolver++, euler, or flow_euler for a flow-matching model"
             )
+        return value
+
+    @field_validator("buckets")
+    @classmethod
+    def _buckets_once(cls, value: tuple[Resolution, ...] | None) -> tuple[Resolution, ...] | None:
+        for number, bucket in enumerate(value or ()):
+            if bucket in (value or ())[:number]:
+                raise ValueError(f"lists {list(bucket)} twice; remove one")
         return value
 
     @field_validator("safety_checker", mode="before")

@@ -147,6 +147,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _buckets_have_rows(self) -> RunConfig:
+        if self.generators.buckets and not any(section.resolution for section in self.corpus):
+            raise ValueError(
+                "generators.buckets: no row asks for a size; name its columns with corpus.resolution, or give "
+                "generators.width and generators.height for all rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _attention_is_not_compiled(self) -> RunConfig:
         """Refuse what gives wrong images.
 

@@ -12,6 +12,7 @@ from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig, Memb
 from noisesmith.pipeline.cost.generator import generate_cost
 from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
 from noisesmith.pipeline.cost.scorer import Weightless, score_cost
+from noisesmith.pipeline.cost.sizes import sizes_of
 from noisesmith.pipeline.errors import UserError, reason
 from noisesmith.pipeline.generators import FoundGenerator, model_parts, part_without_weights
 from noisesmith.pipeline.generators.decoder import decoder_without_weights
@@ -20,7 +21,7 @@ from noisesmith.pipeline.models.loading import is_models_fault
 from noisesmith.pipeline.preflight import FoundModels
 from noisesmith.pipeline.scorers import FoundScorer
 
-__all__ = ["Cost", "Side", "balance", "estimate"]
+__all__ = ["Cost", "Side", "balance", "estimate", "sizes_of"]
 
 SUSTAINED = 100e12  # operations per second that seconds are based on: a third of an A100's peak
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Captions(Format):
 
     def open(self, folder: Path, counts: Mapping[str, int]) -> None:
         super().open(folder, counts)
-        self.size = (0, 0)  # width and height, the same in all rows of a run
+        self.sizes: set[tuple[int, int]] = set()  # width and height of the images
         self._joined = 0
         for split in counts:
             (folder / FOLDERS.get(split, split)).mkdir()
@@ -37,7 +38,7 @@ class Captions(Format):
         caption = one_line(row["prompt"])
         if not caption:
             return "with an empty prompt"
-        self.size = (row["width"], row["height"])
+        self.sizes.add((row["width"], row["height"]))
         self._joined += caption != row["prompt"]
         stem = self.folder / FOLDERS.get(split, split) / row["id"]
         with Path(f"{stem}.{self.encoder.extension}").open("xb") as image:
@@ -50,20 +51,37 @@ class Captions(Format):
             self.notes.append(f"{self._joined} prompts with several lines, or spaces at their ends, became one line.")
         self.write_config()
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The width and height of the image with the most pixels."""
+        return max(self.sizes, key=lambda size: (size[0] * size[1], size), default=(0, 0))
+
     def write_config(self) -> None:
         """Write the trainer's own file. kohya looks for ``.caption`` unless it is told another extension."""
+        width, height = self.largest
         lines = [
             "[general]",
             'caption_extension = ".txt"',
             "",
             "[[datasets]]",
-            f"resolution = [{self.size[0]}, {self.size[1]}]",
+            f"resolution = [{width}, {height}]",
+            *self._kohya_buckets(),
             "",
             "  [[datasets.subsets]]",
             f'  image_dir = "{FOLDERS[TRAIN]}"',
             "  num_repeats = 1",
         ]
         (self.folder / "dataset.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _kohya_buckets(self) -> list[str]:
+        """Settings with which each image of several sizes is trained on as it is.
+
+        Without upscaling, a bucket is the image's size, in steps, up to the area of ``resolution``.
+        """
+        if len(self.sizes) < 2:
+            return []
+        sides = [side for size in self.sizes for side in size]
+        return ["enable_bucket = true", "bucket_no_upscale = true", f"bucket_reso_steps = {math.gcd(64, *sides)}"]
 
     def usage(self) -> str:
         images = self.options.out / FOLDERS[TRAIN]

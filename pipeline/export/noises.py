@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ class NpzFiles:
 class TensorFiles:
     """Pairs in safetensors files of at most about :data:`FILE_BYTES`, with one line per pair in ``metadata.jsonl``.
 
+    The noises of a file have one shape.
+
     Args:
         metadata: what a line has of a row, besides the place of its noises and its prompt.
     """
@@ -133,31 +136,42 @@ class TensorFiles:
         self._folder = folder
         self._metadata_of = metadata
         self._files = 0
-        self._first: list[Tensor] = []
-        self._kept: list[Tensor] = []
+        self._open: dict[torch.Size, _Pairs] = {}  # not yet written, by the noises' shape
         self._metadata = (folder / "metadata.jsonl").open("x", encoding="utf-8")
 
     def add(self, row: Mapping[str, Any], first: Tensor, kept: Tensor) -> None:
-        place = {"file": self._name, "position": len(self._first), "text": row["prompt"]}
+        pairs = self._open.get(first.shape)
+        if pairs is None:
+            pairs = self._open[first.shape] = _Pairs(f"{self._files:05d}.safetensors")
+            self._files += 1
+        place = {"file": pairs.file, "position": len(pairs.first), "text": row["prompt"]}
         self._metadata.write(json.dumps({**self._metadata_of(row), **place}, ensure_ascii=False) + "\n")
-        self._first.append(first)
-        self._kept.append(kept)
-        pairs = len(self._first)
-        if pairs >= FILE_PAIRS or 2 * pairs * first.nbytes >= FILE_BYTES:
-            self._flush()
+        pairs.first.append(first)
+        pairs.kept.append(kept)
+        if len(pairs.first) >= FILE_PAIRS:
+            self._write(first.shape)
+        elif sum(held.bytes for held in self._open.values()) >= FILE_BYTES:
+            self._write(max(self._open, key=lambda shape: self._open[shape].bytes))
 
     def close(self) -> None:
-        self._flush()
+        for shape in list(self._open):
+            self._write(shape)
         self._metadata.close()
 
-    @property
-    def _name(self) -> str:
-        return f"{self._files:05d}.safetensors"
+    def _write(self, shape: torch.Size) -> None:
+        pairs = self._open.pop(shape)
+        tensors = {"first": torch.stack(pairs.first), "kept": torch.stack(pairs.kept)}
+        save_file(tensors, str(self._folder / pairs.file))
 
-    def _flush(self) -> None:
-        if self._first:
-            tensors = {"first": torch.stack(self._first), "kept": torch.stack(self._kept)}
-            save_file(tensors, str(self._folder / self._name))
-            self._files += 1
-            self._first = []
-            self._kept = []
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The noises that go into one file."""
+
+    file: str
+    first: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return 2 * len(self.first) * self.first[0].nbytes

@@ -15,7 +15,7 @@ class SimpleTuner(Captions):
 
     def write_config(self) -> None:
         name = self.options.out.absolute().name
-        width, height = self.size
+        width, height = self.largest
         images = {
             "id": name,
             "type": "local",

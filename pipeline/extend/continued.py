@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from noisesmith.pipeline.config import Resolution
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts import Corpus
 from noisesmith.pipeline.records import Parent, Recipe, Row, index_of, with_index
@@ -43,6 +44,11 @@ class ContinuedCorpus:
     def whole(self) -> int:
         """The number of its rows: only a whole run can be extended."""
         return self.size
+
+    @property
+    def resolutions(self) -> frozenset[Resolution]:
+        """The sizes of images that rows of its corpora ask for, which may be more than its own rows do."""
+        return frozenset().union(*(corpus.resolutions for corpus in self.corpora))
 
     def rows(self, start: int = 0, stop: int | None = None, skip: Container[int] = ()) -> Iterator[Row]:
         """Yield rows in order; the arguments are those of ``Corpus.rows``.

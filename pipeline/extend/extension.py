@@ -14,7 +14,7 @@ from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.extend.continued import continue_rows, find_parents
 from noisesmith.pipeline.extend.parts import open_part, prompts_of
 from noisesmith.pipeline.lengths import check_lengths
-from noisesmith.pipeline.preflight import check_models
+from noisesmith.pipeline.preflight import check_models, check_sizes
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import CheckedCorpus, index_of
 from noisesmith.pipeline.sinks import RunState, check_part, config_of_run, hold_part, part_with, refuse_partition
@@ -86,6 +86,7 @@ def _with_one_source(first: RunConfig, overrides: Sequence[str]) -> list[str]:
 def _more_prompts(config: RunConfig, manifest: Manifest) -> Extension:
     models = check_models(config)
     corpus = open_corpus(config, first=manifest.rows)
+    check_sizes(config, models.generator, corpus)
     check_lengths(config, models.generator, corpus)
     check_part(config, corpus, manifest, continues=False)
     return Extension(config, corpus)

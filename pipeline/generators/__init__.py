@@ -23,7 +23,6 @@ from noisesmith.pipeline.generators.decoder import Decoder, load_decoder
 from noisesmith.pipeline.generators.lora import check_lora
 from noisesmith.pipeline.generators.quantize import quantized
 from noisesmith.pipeline.generators.samplers import check_sampler
-from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.generators.weightless import load_tokenizers, model_parts, part_without_weights
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.weights import PICKLED, is_pointer
@@ -75,9 +74,10 @@ def find_generator(config: GeneratorConfig) -> FoundGenerator:
     source = quantized(source, family, config)
     check_lora(config)
     check_sampler(config, source.read_json("scheduler/scheduler_config.json"), family.flow)
+    found = FoundPipeline(config, source, family)
     if issubclass(family, AnyPipeline):
-        return study(FoundPipeline(config, source, family))
-    return FoundGenerator(config, source, family, read_spec(config, source, family))
+        return study(found)
+    return FoundGenerator(config, source, family, family.spec_for(found, None))
 
 
 def load_generator(found: FoundGenerator, device: str) -> Generator:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.conditioning import RememberedText
@@ -17,6 +18,7 @@ from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.pausing import resumed, stopped
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
+from noisesmith.pipeline.generators.spec import read_spec
 from noisesmith.pipeline.models.libraries import Options, Pipeline, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
@@ -36,6 +38,8 @@ class Adapter(Family):
         self.source = found.source
         self.id = found.source.id
         self.spec = found.spec
+        self._found = found
+        self._sized: dict[Resolution, Adapter] = {}  # shared by all that are made of one
         self.revision = found.revision
         self.config = config
         self._device = torch.device(device)
@@ -51,6 +55,24 @@ class Adapter(Family):
         self._limits = self.text_limits(self._tokenizers, config)
         if self.fixed_text:
             self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt)
+
+    @classmethod
+    def spec_for(cls, found: FoundPipeline, resolution: Resolution | None) -> LatentSpec:
+        """The shapes for images of a size; of the config's or the model's own where ``None``.
+
+        Raises:
+            UserError: the model makes none of that size.
+        """
+        return read_spec(found.config, found.source, cls, resolution)
+
+    def sized(self, resolution: Resolution | None) -> Adapter:
+        if resolution is None:
+            return self
+        if resolution not in self._sized:
+            other = copy(self)
+            other.spec = self._found.spec_of(resolution)
+            self._sized[resolution] = other
+        return self._sized[resolution]
 
     def gain(self, steps: int, stop: int | None = None) -> float:
         if (steps, stop) not in self._gains:
@@ -165,6 +187,16 @@ class FoundGenerator(FoundPipeline):
     """
 
     spec: LatentSpec
+
+    def spec_of(self, resolution: Resolution | None) -> LatentSpec:
+        """The shapes for images of a size; ``spec`` where that is ``None``.
+
+        Raises:
+            UserError: the model makes none of that size.
+        """
+        if resolution in (None, (self.spec.width, self.spec.height)):
+            return self.spec
+        return self.family.spec_for(self, resolution)
 
     @property
     def revision(self) -> str:

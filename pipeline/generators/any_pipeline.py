@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import FoundGenerator, FoundPipeline
 from noisesmith.pipeline.generators.base import LatentSpec
@@ -35,6 +35,13 @@ class AnyPipeline(CapturedAdapter):
         taken = call_defaults(cls.pipeline_class, "__call__")
         options = super().call_options(config, rows)
         return {name: value for name, value in options.items() if name in taken}
+
+    @classmethod
+    def spec_for(cls, found: FoundPipeline, resolution: Resolution | None) -> LatentSpec:
+        if resolution is None:
+            return study(found).spec
+        width, height = resolution
+        return study(replace(found, config=found.config.model_copy(update={"width": width, "height": height}))).spec
 
     @classmethod
     def own_limits(cls, config: GeneratorConfig) -> dict[str, int]:
@@ -158,7 +165,7 @@ def check_affine(found: FoundGenerator) -> None:
     """
     if issubclass(found.family, AnyPipeline):
         models = {name: part_without_weights(found, name, "float32") for name in model_parts(found)}
-        measured_selection(Rehearsal(found, models), found, found.config.steps)
+        measured_selection(Rehearsal(found, models), found, found.spec, found.config.steps)
 
 
 def check_probe(found: FoundGenerator, stop: int) -> None:

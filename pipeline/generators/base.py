@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.models.libraries import Pipeline
 
 
@@ -37,6 +37,14 @@ class Generator(Protocol):
     spec: LatentSpec
     config: GeneratorConfig
     pipe: Pipeline  # the diffusers pipeline
+
+    def sized(self, resolution: Resolution | None) -> Generator:
+        """The same model for images of another size, which becomes its ``spec``; itself where that is ``None``.
+
+        Raises:
+            UserError: it makes no images of that size.
+        """
+        ...
 
     def gain(self, steps: int, stop: int | None = None) -> float:
         """c > 0 with z_0 = c·z_T + const over ``steps`` sampler steps, the model's predictions being held constant.

@@ -14,6 +14,7 @@ from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.adapter import Adapter, FoundGenerator
 from noisesmith.pipeline.generators.affine import Selection, find_selection
+from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.capture import handed_to
 from noisesmith.pipeline.generators.pausing import stopped
 from noisesmith.pipeline.generators.rehearsal import Rehearsal
@@ -40,8 +41,7 @@ class CapturedAdapter(Adapter):
 
     def __init__(self, found: FoundGenerator, device: str) -> None:
         super().__init__(found, device)
-        self._found = found
-        self._selections: dict[tuple[int, int | None], Selection] = {}
+        self._selections: dict[tuple[int, int | None, LatentSpec], Selection] = {}
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:
@@ -95,9 +95,10 @@ class CapturedAdapter(Adapter):
         return super().plain(text.lower() if self.lowers() else text)
 
     def pull_back(self, slope: Tensor, steps: int, stop: int | None = None) -> Tensor:
-        if (steps, stop) not in self._selections:
-            self._selections[steps, stop] = self._measure(steps, stop)
-        return self._selections[steps, stop].pull_back(slope)
+        key = (steps, stop, self.spec)
+        if key not in self._selections:
+            self._selections[key] = self._measure(steps, stop)
+        return self._selections[key].pull_back(slope)
 
     def gain(self, steps: int, stop: int | None = None) -> float:
         return 1.0
@@ -113,7 +114,7 @@ class CapturedAdapter(Adapter):
         for name, buffer in self.pipe.vae.named_buffers():
             owner, _, attribute = name.rpartition(".")
             setattr(models["vae"].get_submodule(owner), attribute, buffer.float().cpu())
-        return measured_selection(Rehearsal(self._found, models), self._found, steps, stop)
+        return measured_selection(Rehearsal(self._found, models), self._found, self.spec, steps, stop)
 
 
 class PackedAdapter(CapturedAdapter):
@@ -137,8 +138,10 @@ def turn_before(tokenizer: Tokenizer, *, enable_thinking: bool) -> str:
     return text.split(_MARK)[0]
 
 
-def measured_selection(rehearsal: Rehearsal, found: FoundGenerator, steps: int, stop: int | None = None) -> Selection:
-    """How z_0 of a pipeline follows its z_T, or the x_0 that it predicts after ``stop`` steps.
+def measured_selection(
+    rehearsal: Rehearsal, found: FoundGenerator, spec: LatentSpec, steps: int, stop: int | None = None
+) -> Selection:
+    """How z_0 of a pipeline follows its z_T, or the x_0 that it predicts after ``stop`` steps, for images of one size.
 
     Raises:
         UserError: not number by number.
@@ -147,9 +150,9 @@ def measured_selection(rehearsal: Rehearsal, found: FoundGenerator, steps: int, 
     def run(noise: Tensor) -> Tensor:
         until = nullcontext() if stop is None else stopped(rehearsal.pipe, steps, stop)
         with until:
-            return rehearsal.follow(["a cat"], steps, found.spec, noise[None])[0]
+            return rehearsal.follow(["a cat"], steps, spec, noise[None])[0]
 
-    selection = find_selection(run, found.spec.shape)
+    selection = find_selection(run, spec.shape)
     if selection is None:
         source = found.source
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.family import Family
@@ -15,8 +15,10 @@ from noisesmith.pipeline.models.locate import ModelSource
 _SIDES = ("height", "width")
 
 
-def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]) -> LatentSpec:
-    """Shapes of the latents and the image's size, in pixels, for a config's height and width or the model's own.
+def read_spec(
+    config: GeneratorConfig, source: ModelSource, family: type[Family], resolution: Resolution | None = None
+) -> LatentSpec:
+    """Shapes of the latents and the image's size, in pixels: a given one, or a config's, or the model's own.
 
     A pixel size must divide by the VAE's factor times the transformer's patch, and by what the library's pipeline
     requires; a transformer's table of positions limits it.
@@ -34,7 +36,12 @@ def read_spec(config: GeneratorConfig, source: ModelSource, family: type[Family]
             "patch_size; save the model again"
         )
     cell = factor * patch
-    rows, columns = (_pixels(config, source, family, name, denoiser, factor, cell) // factor for name in _SIDES)
+    wanted = (config.height, config.width) if resolution is None else (resolution[1], resolution[0])
+    labels = [f"generators.{name}: " if resolution is None else f"{name} " for name in _SIDES]
+    rows, columns = (
+        _pixels(side, label, source, family, denoiser, factor, cell) // factor
+        for side, label in zip(wanted, labels, strict=True)
+    )
     shape = family.noise_shape(latent_channels, rows, columns)
     features = shape[family.features]
     channels = denoiser.get("in_channels", features)
@@ -59,29 +66,27 @@ def vae_factor(vae: Json) -> int | None:
 
 
 def _pixels(
-    config: GeneratorConfig,
-    source: ModelSource,
-    family: type[Family],
-    name: str,
-    denoiser: Json,
-    factor: int,
-    cell: int,
+    pixels: int | None, label: str, source: ModelSource, family: type[Family], denoiser: Json, factor: int, cell: int
 ) -> int:
-    """One side of the image."""
+    """One side of the image.
+
+    Args:
+        pixels: the model's own where ``None``.
+        label: goes before the pixels in messages, and names the side.
+    """
     multiple = math.lcm(family.multiple, cell)
     positions = denoiser.get("pos_embed_max_size")
-    pixels: int | None = getattr(config, name)
     if pixels is None:
         size = denoiser.get("sample_size", family.sample_size)
         if not _is_count(size):
-            raise UserError(f"generators.{name}: {source.id!r} names no size of its own; give {name} in pixels")
+            raise UserError(f"{label}{source.id!r} names no size of its own; give it in pixels")
         pixels = size * factor
     if pixels % multiple:
-        raise UserError(f"generators.{name}: {pixels} is not a multiple of {multiple}; give one such as {multiple * 8}")
+        near = max(1, round(pixels / multiple)) * multiple
+        raise UserError(f"{label}{pixels} is not a multiple of {multiple}; give one such as {near}")
     if positions is not None and pixels > positions * cell:
         raise UserError(
-            f"generators.{name}: {pixels} is beyond the {positions * cell} pixels that {source.id!r} has positions "
-            "for; lower it"
+            f"{label}{pixels} is beyond the {positions * cell} pixels that {source.id!r} has positions for; lower it"
         )
     return pixels
 

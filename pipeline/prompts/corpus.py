@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from noisesmith.pipeline.config import Partition
+from noisesmith.pipeline.config import Partition, Resolution
 from noisesmith.pipeline.errors import RunError, UserError
 from noisesmith.pipeline.prompts.columns import conform
 from noisesmith.pipeline.prompts.digests import checksum, encode
 from noisesmith.pipeline.prompts.questions import edit_list, question_list
+from noisesmith.pipeline.prompts.resolution import Asked, RowSizes
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.records import Row, row_id
@@ -23,6 +24,7 @@ class Part:
 
     ``size`` counts its rows, ``checksums`` has one entry per batch, ``columns`` says how the extra columns are read,
     ``subjects`` names the column that lists the prompt's subjects, ``questions`` and ``edits`` the others.
+    ``resolution`` says how a row gets the size of its images.
     """
 
     source: Source
@@ -33,6 +35,7 @@ class Part:
     subjects: str | None = None
     questions: str | None = None
     edits: str | None = None
+    resolution: RowSizes | None = None
 
     def with_columns(self, columns: Mapping[str, Column]) -> Part:
         """Return this part with its columns read in another way."""
@@ -69,6 +72,7 @@ class Corpus:
     number of rows and format of each corpus section, and ``as_json`` the columns that are written as JSON text.
     ``first`` is the index of the first row in its run, which may have started with other prompts. ``size`` counts the
     rows of the run: where it is a ``partition``, these are the rows of its shards of ``rows_per_shard``.
+    ``resolutions`` has the sizes of images that rows of all sources ask for, in the order in which they appear.
     """
 
     digest: str
@@ -80,6 +84,7 @@ class Corpus:
     first: int = 0
     partition: Partition | None = None
     rows_per_shard: int = 0
+    resolutions: Mapping[Resolution, Asked] = field(default_factory=dict)
 
     @property
     def whole(self) -> int:
@@ -130,7 +135,8 @@ class Corpus:
                 subjects = subject_list(extra[part.subjects]) if part.subjects else ()
                 questions = question_list(extra[part.questions]) if part.questions else ()
                 edits = edit_list(extra[part.edits]) if part.edits else ()
-                yield Row(index, row_id(index, prompt), prompt, extra, subjects, questions, edits)
+                size = part.resolution.of(extra) if part.resolution else None
+                yield Row(index, row_id(index, prompt), prompt, extra, subjects, questions, edits, resolution=size)
             first += len(batch)
             if first >= among.stop:
                 return

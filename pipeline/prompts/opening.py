@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from noisesmith.pipeline.config import CorpusConfig, RunConfig
+from noisesmith.pipeline.config import CorpusConfig, Resolution, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts.column_types import ColumnTypes, converted, lists_text, unite
 from noisesmith.pipeline.prompts.corpus import Corpus, Part, first_rows, subject_list
@@ -18,6 +18,7 @@ from noisesmith.pipeline.prompts.digests import ColumnHash, checksum, encode
 from noisesmith.pipeline.prompts.folder import Folder
 from noisesmith.pipeline.prompts.prompt import prompt_problem
 from noisesmith.pipeline.prompts.questions import EDITS_EXAMPLE, EXAMPLE, edit_list, question_list
+from noisesmith.pipeline.prompts.resolution import Asked, RowSizes, count_sizes
 from noisesmith.pipeline.prompts.selection import Selection
 from noisesmith.pipeline.prompts.source import Batch, Column, Source
 from noisesmith.pipeline.prompts.sources import open_source
@@ -88,6 +89,7 @@ class _Scan:
         self._sections: list[tuple[str, int, str]] = []
         self._columns: dict[str, Column] = {}  # the extra columns of all sources read so far
         self._hashes: dict[str | None, ColumnHash] = {}  # by column; the prompts under None
+        self._resolutions: dict[Resolution, Asked] = {}  # of images
 
     def read(self, section: CorpusConfig, size_field: str) -> None:
         """Read one section's source.
@@ -97,6 +99,7 @@ class _Scan:
         """
         source = open_source(section, self._earlier)
         reading = _Reading(section, self._config, self._reserved, self._earlier)
+        row_sizes = reading.row_sizes()
         files = []
         start = self._size
         for file in source.files if isinstance(source, Folder) else (source,):
@@ -106,6 +109,8 @@ class _Scan:
             before = self._size
             checksums = []
             for batch in reading.batches(file, left):
+                if row_sizes is not None:
+                    count_sizes(batch, row_sizes, self._resolutions)
                 checksums.append(self._add_to_hashes(batch))
                 self._size += len(batch)
             files.append((file, self._size - before, tuple(checksums)))
@@ -121,7 +126,8 @@ class _Scan:
             subjects = reading.subjects(source.name, columns)
             questions = reading.listing("questions", source.name, columns)
             edits = reading.listing("edits", source.name, columns)
-            self._parts.append(Part(file, reading.selection, size, sums, columns, subjects, questions, edits))
+            part = Part(file, reading.selection, size, sums, columns, subjects, questions, edits, row_sizes)
+            self._parts.append(part)
         self._sections.append((source.name, taken, source.form))
 
     def corpus(self) -> Corpus:
@@ -133,7 +139,9 @@ class _Scan:
         parts = [part.with_columns(converted(part.columns, self._columns)) for part in self._parts]
         schema = pa.schema([(name, column.type) for name, column in self._columns.items()])
         as_json = tuple(name for name, column in self._columns.items() if column.form == "json")
-        return Corpus(digest.hexdigest(), self._size, schema, tuple(parts), tuple(self._sections), as_json)
+        sections = tuple(self._sections)
+        sizes = self._resolutions
+        return Corpus(digest.hexdigest(), self._size, schema, tuple(parts), sections, as_json, resolutions=sizes)
 
     def _add_to_hashes(self, batch: Batch) -> bytes:
         """Add a batch to the hashes of its columns, and return its checksum."""
@@ -197,6 +205,14 @@ class _Reading:
         """Refuse names of columns that cannot be written, or that the config mentions and the source lacks."""
         self.selection.check_given(source, [*self._names, self._section.column])
         self.selection.check_names(source, self._names, self._media, self._reserved, self._earlier)
+
+    def row_sizes(self) -> RowSizes | None:
+        """Return how a row gets the size of its images; ``None`` where no columns say it."""
+        named = self._section.resolution
+        if named is None:
+            return None
+        buckets = self._config.generators.buckets or ()
+        return RowSizes(self.selection.name(named.width), self.selection.name(named.height), buckets)
 
     def subjects(self, source: str, columns: dict[str, Column]) -> str | None:
         """Return the written name of the column that lists the subjects.

@@ -39,7 +39,8 @@ def generate(
     """Propose every row's next noise with the configured method, and denoise it.
 
     Args:
-        tasks: rows at any rounds, all with the same sampler steps, of which all begin and end at the same ones.
+        tasks: rows at any rounds, all with images of one size and the same sampler steps, of which all begin and end at
+            the same ones.
         starts: what each row moves from; ``None`` for a first image.
         use: entered while the model is used. The noises are drawn, chosen and described outside of it.
 
@@ -47,6 +48,7 @@ def generate(
         FloatingPointError: a z_0 is not finite; the message gives the positions in the batch.
     """
     optimizer = build_optimizer(config)
+    generator = _sized(generator, tasks)
     proposals = propose(optimizer, generator, tasks, starts)
     with use:
         requests = requests_of(config, generator, tasks)
@@ -92,9 +94,22 @@ def _finish(
 
 def denoise(config: OptimizerConfig, generator: Generator, tasks: Sequence[GenerateTask], noise: Tensor) -> Tensor:
     """z_0 ``[B, C, H, W]`` of given noises, as the configured method denoises them."""
+    generator = _sized(generator, tasks)
     requests = requests_of(config, generator, tasks)
     latents, _ = build_optimizer(config).denoise(requests, noise, generator)
     return latents
+
+
+def _sized(generator: Generator, tasks: Sequence[GenerateTask]) -> Generator:
+    """The generator for the size of a batch's images.
+
+    Raises:
+        ValueError: they have several. Packed latents of two sizes can have one shape, so that nothing else would fail.
+    """
+    (resolution, *others) = {task.resolution for task in tasks}
+    if others:
+        raise ValueError(f"a batch has images of several sizes: {[resolution, *others]}")
+    return generator if resolution is None else generator.sized(resolution)
 
 
 def _record(proposal: Proposal, denoising: float, batch_size: int, tokens_cut: int) -> ImageRecord:
@@ -106,5 +121,6 @@ def _record(proposal: Proposal, denoising: float, batch_size: int, tokens_cut: i
         digest=digest(noise),
         batch_size=batch_size,
         evaluations=proposal.evaluations + denoising,
+        shape=tuple(noise.shape),
         tokens_cut=tokens_cut,
     )

@@ -12,7 +12,7 @@ from itertools import groupby, islice
 
 from torch import Tensor
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import Resolution, RunConfig
 from noisesmith.pipeline.generators import Decoder, Generator
 from noisesmith.pipeline.noise import to_bytes
 from noisesmith.pipeline.records import Result, Row
@@ -51,13 +51,16 @@ def search_rows(
     while batch := list(islice(remaining, config.generators.batch_size)):
         searches = [RowSearch[Tensor](row, config) for row in batch]
         while unfinished := [search for search in searches if not search.finished]:
-            # Previews and probes have fewer sampler steps than full images, and the images of a batch have the same.
-            by_lane = sorted(unfinished, key=lambda search: search.next_image().lane)
-            for _, alike in groupby(by_lane, key=lambda search: search.next_image().lane):
+            for _, alike in groupby(sorted(unfinished, key=_shared), key=_shared):
                 made = make_images(list(alike), config, models)
                 on_images(made)
         for search in searches:
             yield _finish(search, config, models)
+
+
+def _shared(search: RowSearch[Tensor]) -> tuple[tuple[int, int], Resolution]:
+    """What the images of a batch have in common: their sampler steps, fewer for previews and probes, and their size."""
+    return search.next_image().lane, search.row.resolution or (0, 0)
 
 
 def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models: LoadedModels) -> int:
@@ -89,7 +92,7 @@ def _finish(search: RowSearch[Tensor], config: RunConfig, models: LoadedModels) 
     """Render the images to keep, and put the result together."""
     (rendered,) = render(models.decoder, models.judges, [search.row.prompt], [search.written_latents()])
     spec = models.generator.spec
-    result = search.result(spec.shape, (spec.width, spec.height), rendered.judges)
+    result = search.result((spec.width, spec.height), rendered.judges)
     noise = to_bytes(search.states[search.kept][0]) if config.stores_noise else None
     pictures = dict(zip(search.written_images(), rendered.pictures, strict=True))
     first = pictures[0] if config.output.image_initial else None

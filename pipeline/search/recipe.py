@@ -14,14 +14,12 @@ def recipe_of(
     images: Sequence[NextImage],
     records: Sequence[ImageRecord],
     kept: int,
-    shape: tuple[int, ...],
     parent: Parent | None = None,
 ) -> Recipe:
     """How to rebuild the noise of image ``kept``.
 
     Args:
         images, records: those of the row, in the order in which they were made.
-        shape: latent shape of one row, ``(C, h, w)``.
         parent: the row from which this one goes on; its moves come first.
     """
     earlier = parent.recipe if parent is not None else None
@@ -32,7 +30,7 @@ def recipe_of(
     return Recipe(
         method=config.optimizer.method,
         seed=config.seed,
-        shape=shape,
+        shape=record.shape,
         rounds=(*(earlier.rounds if earlier else ()), *(images[image].round for image in moves)),
         gammas=(*(earlier.gammas if earlier else ()), *(records[image].gamma for image in moves)),
         indices=(*(earlier.indices if earlier else ()), *(records[image].index for image in moves)),

@@ -113,11 +113,13 @@ class RowSearch(Generic[T]):
 
     def generate_task(self) -> GenerateTask:
         """What a generator needs to know to make the next image."""
-        image = self.next_image()
-        key = NoiseKey(self.config.seed, self.row.search_id, image.round)
+        row, image = self.row, self.next_image()
+        key = NoiseKey(self.config.seed, row.search_id, image.round)
         score = None if image.parent is None else self.scores[image.parent]
-        begins = self.row.parent.recipe if self.row.parent and image.parent is None else None
-        task = GenerateTask(self.row.prompt, self.row.subjects, key, image.steps, score, image.rerender, begins)
+        begins = row.parent.recipe if row.parent and image.parent is None else None
+        task = GenerateTask(
+            row.prompt, row.subjects, key, image.steps, score, image.rerender, begins, resolution=row.resolution
+        )
         if self.config.optimizer.probe is None:
             return task
         return replace(
@@ -187,21 +189,21 @@ class RowSearch(Generic[T]):
         self.stop_reason = "unusable"
         self._keep_by_rank()
 
-    def result(self, shape: tuple[int, ...], size: tuple[int, int], judges: JudgeScores) -> Result:
+    def result(self, size: tuple[int, int], judges: JudgeScores) -> Result:
         """The finished row. Its picture bytes and its noise are added where they are at hand.
 
         Args:
-            shape: latent shape of one row, ``(C, h, w)``.
-            size: (width, height) of the image in pixels.
+            size: width and height in pixels of an image whose row asks for no size.
             judges: every judge's scores of the first and the kept image.
         """
         kept = self.records[self.kept]
+        width, height = self.row.resolution or size
         return Result(
             row=self.row,
             image=b"",
             image_initial=None,
-            width=size[0],
-            height=size[1],
+            width=width,
+            height=height,
             scores=tuple(self.scores),
             steps=tuple(image.steps for image in self.images),
             evaluations=tuple(record.evaluations for record in self.records),
@@ -212,7 +214,7 @@ class RowSearch(Generic[T]):
             atoms=atoms_of(self.questions, self.atoms[self.kept]),
             judges=dict(judges),
             seed=self.config.seed,
-            recipe=recipe_of(self.config, self.images, self.records, self.kept, shape, self.row.parent),
+            recipe=recipe_of(self.config, self.images, self.records, self.kept, self.row.parent),
             noise=kept.noise,
             prompt_tokens_cut=kept.tokens_cut,
         )

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
+from noisesmith.pipeline.config import Resolution
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.records import NoiseStats, Question, Recipe
 
@@ -38,8 +39,8 @@ class NextImage:
 class ImageRecord:
     """How one image was made: the (γ, index) of its move, its noise's statistics and digest, its batch and its cost.
 
-    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included. ``tokens_cut``
-    counts the tokens at the end of the prompt that no text encoder has read.
+    ``evaluations`` counts U-Net evaluations: one is one denoising step of one row, guidance included. ``shape`` is that
+    of z_T. ``tokens_cut`` counts the tokens at the end of the prompt that no text encoder has read.
     """
 
     gamma: float
@@ -48,6 +49,7 @@ class ImageRecord:
     digest: str
     batch_size: int
     evaluations: float
+    shape: tuple[int, ...]
     tokens_cut: int = 0
 
 
@@ -62,6 +64,7 @@ class GenerateTask:
         stop: the step after which a probe stops; ``None`` for an image that is made to its end.
         taken: steps that are taken already, of a probe that goes on.
         scored_at: ``stop`` of the image it starts from.
+        resolution: width and height of the image in pixels, ``None`` for the generator's own.
     """
 
     prompt: str
@@ -74,6 +77,7 @@ class GenerateTask:
     stop: int | None = None
     taken: int = 0
     scored_at: int | None = None
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True)

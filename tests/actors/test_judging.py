@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,9 @@ class World:
             tables = {}
             for name in names:
                 tables[name] = JudgeTable(SideWriter(self.run_dir, name, judge_columns(name), lock), ORIGIN)
-            columns = ["id", "prompt", "image", "image_initial"]
+            images = ["image", "image_initial"]
             settings = FaultsConfig(**{"backoff_seconds": 0.0, **faults})
-            Judging(tables, columns, pool, batch_size, settings, around, advance).run()
+            Judging(tables, images, pool, batch_size, settings, around, advance).run()
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +123,28 @@ def check(run: Run, name: str = "clip") -> None:
     assert [row[f"judge_{name}"] for row in rows] == [score_of(row["image"]) for row in rows]
     assert [row[f"judge_{name}_initial"] for row in rows] == [score_of(row["image_initial"]) for row in rows]
     assert rows[3][f"judge_{name}_initial"] is None
+
+
+def test_a_batch_has_images_of_one_size(tmp_path: Path) -> None:
+    run = Run(tmp_path, [{"prompt": f"prompt {n}"} for n in range(ROWS)])
+    writer = run.writer()
+    for row in run.rows:
+        size = (8, 6) if row.index % 3 else (6, 8)
+        made = replace(result(row), width=size[0], height=size[1])
+        writer.put(replace(made, image=png(row.index, size), image_initial=png(row.index + 1000, size)))
+    world = World(run.dir)
+    sizes = []
+
+    def note(_: FakeJudge, pictures: list[bytes]) -> None:
+        sizes.append({tuple(decode_png(picture).shape) for picture in pictures})
+
+    world.fault = note
+    world.judge()
+    assert {len(of_batch) for of_batch in sizes} == {1}
+    assert max(world.batches) > 2
+    assert verify_run(run.dir) == []
+    rows = list(read_rows(run.dir, ["image", "judge_clip"]))
+    assert [row["judge_clip"] for row in rows] == [score_of(row["image"]) for row in rows]
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (2, 6), (3, 400)])

@@ -194,7 +194,7 @@ class World(Inbox):
         rows = len(sent.prompts)
         positions = [POSITION] * rows
         if sent.stage == "generate":
-            record = ImageRecord(0.5, 0, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 2.0)
+            record = ImageRecord(0.5, 0, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 2.0, (4, 8, 8))
             return GenerateReport(CALL_SECONDS, [record] * rows, positions, positions)
         if sent.stage == "score":
             opinions = []
@@ -303,6 +303,7 @@ class Prompts:
     """A corpus of rows that are their own numbers."""
 
     extra_schema = None
+    resolutions: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
 from noisesmith.pipeline.export.captions import one_line
+from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.sinks import read_rows
-from tests.export.conftest import write, write_run
+from tests.export.conftest import finished, lines, write, write_run
 from tests.sinks.conftest import Run
 
 
@@ -71,6 +73,27 @@ def test_the_file_of_simpletuner(run: Run, tmp_path: Path) -> None:
     for cache in (images["cache_dir_vae"], texts["cache_dir"]):
         assert not Path(cache).is_absolute()
         assert not (out / cache).is_relative_to(folder)
+
+
+def test_images_of_several_sizes_are_trained_on_as_they_are(tmp_path: Path) -> None:
+    """Without upscaling, kohya's bucket is the image's size in steps, up to the area of ``resolution``."""
+    sizes = [(64, 32), (32, 64), (48, 40)]
+
+    def make(row: Row) -> Result:
+        width, height = sizes[row.index % 3]
+        return replace(finished(row), width=width, height=height)
+
+    run = write_run(tmp_path, lines(6), make)
+    write(run, "captions", tmp_path / "kohya")
+    (dataset,) = tomllib.loads((tmp_path / "kohya" / "dataset.toml").read_text())["datasets"]
+    assert (dataset["enable_bucket"], dataset["bucket_no_upscale"]) == (True, True)
+    for width, height in sizes:
+        assert width * height <= dataset["resolution"][0] * dataset["resolution"][1]
+        assert width % dataset["bucket_reso_steps"] == height % dataset["bucket_reso_steps"] == 0
+    assert dataset["bucket_reso_steps"] % 8 == 0, "kohya takes no other steps"
+    write(run, "simpletuner", tmp_path / "simpletuner")
+    images, _ = json.loads((tmp_path / "simpletuner" / "multidatabackend.json").read_text())
+    assert images["resolution"] == round((64 * 32) ** 0.5)
 
 
 @pytest.mark.parametrize("to", ["captions", "simpletuner"])

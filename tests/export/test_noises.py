@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,27 @@ def test_the_steps_of_npnet(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
         assert content["arr_0"].dtype == np.float32
 
 
+def of_two_shapes(row: Row) -> Result:
+    made = finished(row)
+    recipe = replace(made.recipe, shape=(4, 8, 6 + 2 * (row.index % 2)))
+    return replace(made, recipe=replace(recipe, digest=digest(replay(recipe, row.id))))
+
+
+@pytest.mark.parametrize("make", [finished, of_two_shapes])
 @pytest.mark.parametrize(("limit", "value"), [("FILE_BYTES", 20_000), ("FILE_PAIRS", 7)])
 def test_safetensors_hold_the_same_pairs(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Row], Result], limit: str, value: int
 ) -> None:
+    run = write_run(tmp_path, lines(30), make)
     monkeypatch.setattr(noises, limit, value)
     write(run, "noise", tmp_path / "out", noise_format="safetensors")
     folder = tmp_path / "out" / "train"
     expected = references(run)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 30
-    assert len({row["file"] for row in rows}) > 1
+    files = {row["file"] for row in rows}
+    assert len(files) > 1
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == sorted(files)
     for row in rows:
         pair = load_file(folder / row["file"])
         first, kept, prompt = expected[row["id"]]

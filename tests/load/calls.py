@@ -58,7 +58,7 @@ class TrivialGenerator:
     def generate(self, encoded: bytes, *packs: np.ndarray) -> Any:
         orders: list[GenerateOrder] = pickle.loads(encoded)
         rows = len(orders)
-        record = ImageRecord(0.5, 1, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 20.0)
+        record = ImageRecord(0.5, 1, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 64, rows, 20.0, SHAPE)
         states = [Position(index * ROW_VALUES, (1, *SHAPE)) for index in range(rows)]
         latents = [Position((rows + index) * ROW_VALUES, SHAPE) for index in range(rows)]
         return GenerateReport(0.0, [record] * rows, states, latents), np.zeros(2 * rows * ROW_VALUES, np.float32)

@@ -67,7 +67,7 @@ def drive(
         every[search.current] = proposal.state
         task = search.generate_task()
         spent = image.steps - image.taken
-        record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, spent)
+        record = ImageRecord(proposal.gamma, proposal.index, statistics(noise), digest(noise), 1, spent, SHAPE)
         if image.taken:
             assert start is not None
             assert start.paused is not None
@@ -76,7 +76,7 @@ def drive(
         search.scored(opinions(next(rest)))
         assert set(search.paused) <= {place for place, turn in enumerate(search.images) if turn.steps < T}
         assert len(search.paused) <= (settings.optimizer.probe.keep if settings.optimizer.probe else 0)
-    return search, every, search.result(SHAPE, (8, 8), {})
+    return search, every, search.result((8, 8), {})
 
 
 unit = st.floats(0, 1, exclude_max=True)
@@ -182,7 +182,7 @@ def test_the_best_probes_go_on_from_where_they_have_stopped() -> None:
 
 def test_the_gradient_of_a_probe_counts_as_one_and_that_of_a_full_image_as_another() -> None:
     search: RowSearch[str] = RowSearch(ROW, config(rounds=2, probe={"at": 0.4}))
-    record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", 1, T)
+    record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", 1, T, SHAPE)
     asked = []
     for score in (0.2, 0.3, 0.1, 0.4):
         task = search.generate_task()
@@ -196,10 +196,10 @@ def test_the_recipe_of_a_finished_probe_has_the_larger_batch_of_its_two_calls() 
     search: RowSearch[str] = RowSearch(ROW, config(rounds=1, probe={"at": 0.4}))
     for batch_size, score in ((1, 0.2), (3, 0.3), (1, 0.4)):
         task = search.generate_task()
-        record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T)
+        record = ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T, SHAPE)
         search.generated(record, "state", "z_0", "paused" if task.stop else None)
         search.scored([Opinion((log(score),), None)])
-    assert search.result(SHAPE, (8, 8), {}).recipe.batch_size == 3
+    assert search.result((8, 8), {}).recipe.batch_size == 3
 
 
 def test_a_preview_that_only_seemed_to_reach_the_target_lets_the_search_go_on() -> None:
@@ -241,7 +241,9 @@ def test_an_image_made_again_after_a_failure_replaces_the_first_attempt() -> Non
     search: RowSearch[str] = RowSearch(ROW, config(rounds=1))
     for batch_size in (8, 1):
         search.next_image()
-        search.generated(ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T), "state", "z_0")
+        search.generated(
+            ImageRecord(1.0, 0, statistics(torch.zeros(SHAPE)), "00", batch_size, T, SHAPE), "state", "z_0"
+        )
     search.scored([Opinion((log(0.5),), None)])
     assert [step.batch_size for step in search.records] == [1]
     assert search.next_image().round == 1

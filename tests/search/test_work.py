@@ -140,7 +140,7 @@ def test_calls_packs_and_wake_ups_per_row_are_few() -> None:
 
 def test_what_the_driver_receives_of_a_call_has_few_bytes_per_row() -> None:
     shape = (16, 128, 128)
-    record = ImageRecord(0.5, 1, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 32, 8, 20.0)
+    record = ImageRecord(0.5, 1, NoiseStats(0.0, 1.0, 1.0, 0.0), "0" * 32, 8, 20.0, shape)
     places = [Position(row, shape) for row in range(8)]
     made = GenerateReport(1.0, [record] * 8, places, places)
     scored = ScoreReport(1.0, [Opinion((-0.5,), place) for place in places])

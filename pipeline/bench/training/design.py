@@ -101,6 +101,10 @@ def make_training(
         UserError: something cannot be used; the message names the field or option.
     """
     rule = check_selection(base)
+    if any(section.resolution for section in base.corpus):
+        raise UserError(
+            "corpus.resolution: trainings are compared on images of one size; remove it, and generators.buckets with it"
+        )
     # The run keeps first images, and as Parquet all that is needed.
     output = base.output.model_copy(update={"image_initial": True, "formats": ("parquet",), "tar_image_initial": None})
     base = base.model_copy(update={"output": output})
