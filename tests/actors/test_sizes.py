@@ -27,6 +27,7 @@ from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.events import Event, RowWritten, Snapshot
 from noisesmith.pipeline.xmp import with_marks
 from tests import tiny, tiny_flux, tiny_generators
+from tests.actors.parts import Parts
 from tests.actors.world import Prompts, World, config
 from tests.runs import write_config
 from tests.sessions import one_process_per_worker
@@ -65,6 +66,19 @@ def test_no_batch_of_any_stage_has_two_sizes() -> None:
             assert len({pattern[int(prompt[1:])] for prompt in prompts}) == 1
         assert max(map(len, batches)) > 1
     assert len(world.of(RowWritten)) == 50
+
+
+def test_paused_rows_of_several_sizes_are_batched_apart() -> None:
+    pattern = [SIZES[index % 3] for index in range(24)]
+    world = Parts()
+    drive(world, pattern, optimizer={"rounds": 2, "probe": {"at": 0.25, "keep": 1}}, generators={"steps": 4})
+    assert len(world.of(RowWritten)) == 24
+    assert set.union(*world.parts) == {(0, None), (0, 1), (1, None)}
+    assert all(len(parts) == 1 for parts in world.parts)
+    assert world.resumed == [True] * 24
+    batches = [sent.prompts for sent in world.sent]
+    assert all(len({pattern[int(prompt[1:])] for prompt in prompts}) == 1 for prompts in batches if prompts)
+    assert max(map(len, batches)) > 1
 
 
 def test_a_rare_size_does_not_wait_until_its_batch_is_full() -> None:
@@ -111,7 +125,9 @@ def written_csv(path: Path, rows: int) -> Path:
     return path
 
 
-def sized_config(folder: Path, models: dict[str, Path], name: str, batch_size: int, rows: int) -> RunConfig:
+def sized_config(
+    folder: Path, models: dict[str, Path], name: str, batch_size: int, rows: int, **optimizer: Any
+) -> RunConfig:
     section = {
         "source": str(written_csv(folder / "sized.csv", rows)),
         "column": "caption",
@@ -120,10 +136,8 @@ def sized_config(folder: Path, models: dict[str, Path], name: str, batch_size: i
     }
     side = {"batch_size": batch_size}
     generators = {**OPTIONS[name], **side, "buckets": SIZES}
-    path = write_config(
-        folder, models[name], models["llava"], generators=generators, scorers=side, corpus=[section], rows_in_flight=4
-    )
-    return load_config(path)
+    sections = {"generators": generators, "scorers": side, "corpus": [section], "optimizer": optimizer}
+    return load_config(write_config(folder, models[name], models["llava"], rows_in_flight=4, **sections))
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +167,8 @@ def check_rows(config: RunConfig) -> list[dict[str, Any]]:
 def test_workers_and_loop_give_identical_rows_of_three_sizes(
     tmp_path: Path, runs: Session, models: dict[str, Path]
 ) -> None:
-    """FLUX packs its latents, so that two of the sizes have noises of one shape."""
-    config = sized_config(tmp_path, models, "flux", 1, 4)
+    """FLUX packs its latents, so that two of the sizes have noises, and paused probes, of one shape."""
+    config = sized_config(tmp_path, models, "flux", 1, 4, probe={"at": 0.5, "keep": 1})
     corpus = open_corpus(config)
     outcome, _ = runs.drive(config, corpus, open_run(config, corpus), quiet())
     assert outcome.complete
@@ -168,6 +182,7 @@ def test_workers_and_loop_give_identical_rows_of_three_sizes(
         for column in ("image", "image_initial"):
             row[column] = row[column]["bytes"]
     assert rows == expected
+    assert all(row["steps"] == [2, 1, 1, 2] for row in rows)
     assert {tuple(row["recipe"]["shape"]) for row in rows} == {(64, 64), (96, 64)}
     for row in rows[:3]:
         again = replay_row(config.run_dir, config_of_row(config.run_dir, row["id"]), row["id"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -18,6 +17,7 @@ from noisesmith.pipeline.telemetry.events import (
     ShardCommitted,
     Snapshot,
 )
+from tests.actors.parts import Parts
 from tests.actors.world import (
     CALL_SECONDS,
     POSITION,
@@ -126,32 +126,6 @@ def test_no_row_pays_for_a_gradient_that_only_another_row_needs() -> None:
     run(world, 60, optimizer={"rounds": 2, "target_score": 0.9})
     assert all(len(set(batch)) == 1 for batch in world.gradients)
     assert {batch[0] for batch in world.gradients} == {True, False}
-
-
-class Parts(World):
-    """A world whose generators pause where a probe stops, and that notes what part of the steps each call takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[set[tuple[int, int | None]]] = []
-        self.resumed: list[bool] = []
-        self._pausing: set[Any] = set()
-
-    def receive(self, worker: FakeWorker, stage: str, arguments: tuple[Any, ...]) -> Any:
-        references = super().receive(worker, stage, arguments)
-        if stage == "generate":
-            orders = pickle.loads(arguments[0])
-            self.parts.append({(order.task.taken, order.task.stop) for order in orders})
-            self.resumed += [order.paused is not None for order in orders if order.task.taken]
-            if orders[0].task.stop is not None:
-                self._pausing.add(references[0])
-        return references
-
-    def _report(self, sent: Sent) -> Any:
-        report = super()._report(sent)
-        if sent.reference in self._pausing:
-            return replace(report, paused=report.states)
-        return report
 
 
 @pytest.mark.parametrize("short", [{"preview": {"steps": 1, "keep": 1}}, {"probe": {"at": 0.25, "keep": 1}}])
