@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from noisesmith.actors.driver import Driver
-from noisesmith.actors.pool import Surroundings
 from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.extend import find_extension
@@ -28,7 +26,7 @@ from noisesmith.pipeline.telemetry.events import Event, RowWritten, Snapshot
 from noisesmith.pipeline.xmp import with_marks
 from tests import tiny, tiny_flux, tiny_generators
 from tests.actors.parts import Parts
-from tests.actors.world import Prompts, World, config
+from tests.actors.world import Prompts, World, config, driver
 from tests.runs import write_config
 from tests.sessions import one_process_per_worker
 
@@ -49,10 +47,7 @@ class Sized(Prompts):
 
 
 def drive(world: World, pattern: list[tuple[int, int]], **sections: Any) -> None:
-    anything: Any = world
-    corpus: Any = Sized(pattern)
-    around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill)
-    assert Driver(config(**sections), corpus, anything, anything, anything, around).run().complete
+    assert driver(world, len(pattern), config(**sections), Sized(pattern)).run().complete
 
 
 def test_no_batch_of_any_stage_has_two_sizes() -> None:
@@ -200,8 +195,8 @@ class Stopping(ConsoleProgress):
     def emit(self, event: Event) -> None:
         super().emit(event)
         if isinstance(event, RowWritten):
-            driver: Any = vars(self.runs)["_driver"]
-            driver.drain()
+            running: Any = vars(self.runs)["_driver"]
+            running.drain()
 
 
 @pytest.mark.slow

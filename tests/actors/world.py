@@ -325,9 +325,9 @@ def config(**sections: Any) -> RunConfig:
     return RunConfig.model_validate(base)
 
 
-def driver(world: World, rows: int, settings: RunConfig) -> Driver:
+def driver(world: World, rows: int, settings: RunConfig, prompts: Prompts | None = None) -> Driver:
     anything: Any = world
-    corpus: Any = Prompts(rows)
+    corpus: Any = prompts or Prompts(rows)
     world.header = header(settings, rows)
     around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill, threads=AtOnce())
     return Driver(settings, corpus, anything, anything, anything, around)
