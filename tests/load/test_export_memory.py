@@ -26,11 +26,12 @@ def test_the_number_of_images_in_memory_is_bounded(
 ) -> None:
     """600 rows more, with 8 MB of images, need less than 1 MB more at the peak."""
     monkeypatch.setattr("noisesmith.pipeline.export.dpo.GROUP_BYTES", 1 << 18)
-    peaks = []
-    for number, rows in enumerate((FEW, FEW, MANY)):  # the first time pays for what is made once
+    peaks: dict[int, list[int]] = {FEW: [], MANY: []}
+    # Twice each: the first time pays for what is made once, and a thread of an earlier test may be at work in one.
+    for number, rows in enumerate((FEW, FEW, MANY, MANY)):
         options = ExportOptions(to=name, out=tmp_path / str(number), **OPTIONS[name])
         tracemalloc.start()
         export(runs[rows], options, search_progress)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        peaks[rows].append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < peaks[1] + 1_000_000
+    assert min(peaks[MANY]) < min(peaks[FEW]) + 1_000_000
