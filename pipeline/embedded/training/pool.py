@@ -58,9 +58,14 @@ def paint(sd: Path, seed: int, path: Path, count: int = PAINTED) -> None:
 
 
 def drawn(
-    pipe: StableDiffusionPipeline, asked: list[str], steps: int, guidance: float, generator: torch.Generator
+    pipe: StableDiffusionPipeline,
+    asked: list[str],
+    steps: int,
+    guidance: float,
+    generator: torch.Generator,
+    output_type: str = "pt",
 ) -> Tensor:
-    """The pipeline's own pictures of B prompts: float [B, 3, 64, 64] in 0..1."""
+    """The pipeline's own pictures of B prompts: float [B, 3, 64, 64] in 0..1, or ``latent`` [B, 16, 8, 8]."""
     made = pipe(
         asked,
         height=64,
@@ -68,7 +73,7 @@ def drawn(
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=generator,
-        output_type="pt",
+        output_type=output_type,
     )
     images: Tensor = made.images
     return images

@@ -18,7 +18,7 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -98,6 +98,28 @@ def encoded_scenes(
     return stored["latents"].float(), stored["ids"]
 
 
+def stratified_timesteps(batch: int) -> Tensor:
+    """One random timestep from each of B equal parts of the schedule ``[B]``, which makes the loss less noisy."""
+    return ((torch.arange(batch) + torch.rand(batch)) * 1000 / batch).long()
+
+
+def velocity_errors(
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor, texts: Tensor
+) -> Tensor:
+    """The mean squared error of v ``[B]`` on noised latents.
+
+    Args:
+        clean, noise: latents and N(0, I), both ``[B, 16, 8, 8]``.
+        timesteps: ``[B]``.
+        texts: the encoded captions ``[B, 16, E]``.
+    """
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    predicted = unet(noisy, timesteps, texts).sample
+    velocity = scheduler.get_velocity(clean, noise, timesteps)
+    error: Tensor = (predicted - velocity).square().mean((1, 2, 3))
+    return error
+
+
 def train(
     seed: int,
     checkpoints: Path,
@@ -124,12 +146,8 @@ def train(
         ids = captions[rows, torch.randint(captions.shape[1], (settings.batch,))]
         ids = torch.where(torch.rand(settings.batch, 1) < DROPOUT, empty, ids)
         noise = torch.randn_like(clean)
-        # Stratified: one timestep from each of B equal parts of the schedule, which makes the loss less noisy.
-        timesteps = ((torch.arange(settings.batch) + torch.rand(settings.batch)) * 1000 / settings.batch).long()
-        noisy = scheduler.add_noise(clean, noise, timesteps)
-        predicted = painter.unet(noisy, timesteps, painter.text(ids).last_hidden_state).sample
-        velocity = scheduler.get_velocity(clean, noise, timesteps)
-        error = (predicted - velocity).square().mean((1, 2, 3))
+        timesteps = stratified_timesteps(settings.batch)
+        error = velocity_errors(painter.unet, scheduler, clean, noise, timesteps, painter.text(ids).last_hidden_state)
         loss = (weights[timesteps] * error).mean()
         return loss, {"loss": loss.item(), "mse": error.mean().item()}
 

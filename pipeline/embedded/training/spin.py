@@ -26,9 +26,9 @@ from noisesmith.pipeline.embedded.grammar import parse
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
-from noisesmith.pipeline.embedded.training.pool import SEED, training_prompts
+from noisesmith.pipeline.embedded.training.pool import SEED, drawn, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter
+from noisesmith.pipeline.embedded.training.sd import Painter, stratified_timesteps, velocity_errors
 from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
 
 SETTINGS = StageSettings("spin", steps=900, batch=16, lr=3e-5, warmup=10, floor=1.0)
@@ -105,18 +105,13 @@ def _round(
         torch.manual_seed(rng.getrandbits(63))  # drawing the pairs may have moved torch's generator
         rows = torch.randint(len(found.own), (settings.batch,))
         noise = torch.randn_like(found.own[rows])
-        # Stratified: one timestep from each of B equal parts of the schedule, which makes the loss less noisy.
-        timesteps = ((torch.arange(settings.batch) + torch.rand(settings.batch)) * 1000 / settings.batch).long()
+        timesteps = stratified_timesteps(settings.batch)
 
         def errors(model: Painter) -> tuple[Tensor, Tensor]:
-            clean = torch.cat([found.scenes[rows], found.own[rows]])
-            noises = torch.cat([noise, noise])
-            times = torch.cat([timesteps, timesteps])
             texts = model.text(found.ids[rows]).last_hidden_state
-            noisy = scheduler.add_noise(clean, noises, times)
-            predicted = model.unet(noisy, times, torch.cat([texts, texts])).sample
-            velocity = scheduler.get_velocity(clean, noises, times)
-            scenes, own = (predicted - velocity).square().mean((1, 2, 3)).chunk(2)
+            clean = torch.cat([found.scenes[rows], found.own[rows]])
+            twice = [torch.cat([part, part]) for part in (noise, timesteps, texts)]
+            scenes, own = velocity_errors(model.unet, scheduler, clean, *twice).chunk(2)
             return scenes, own
 
         with torch.no_grad():
@@ -152,16 +147,7 @@ def drawn_pairs(painter: Painter, vae: AutoencoderKL, asked: list[str], rng: ran
     own: list[Tensor] = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         part = prompts[start : start + DRAWN_AT_ONCE]
-        made = pipe(
-            part,
-            height=64,
-            width=64,
-            num_inference_steps=SAMPLER_STEPS,
-            guidance_scale=1.0,
-            generator=generator,
-            output_type="latent",
-        )
-        own.append(made.images)
+        own.append(drawn(pipe, part, SAMPLER_STEPS, 1.0, generator, "latent"))
         rendered = pictures([_scene(prompt, rng) for prompt in part])
         scenes.append(vae.encode(rendered * 2 - 1).latent_dist.mode() * vae.config.scaling_factor)
     ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
