@@ -64,10 +64,10 @@ def merge(run_dirs: Sequence[Path], out: Path, note: Callable[[str], None], *, a
     found = find_partitions(run_dirs, allow_missing=allow_missing)
     mark = _mark(found)
     check_location(out)
-    _has_begun(out, mark)  # a directory that is refused gets no lock file either
+    _has_started(out, mark)  # a directory that is refused gets no lock file either
     with hold(out, note) as lock:
         with writing(out):
-            if not _has_begun(out, mark):
+            if not _has_started(out, mark):
                 files.write_atomic(_mark_file(out), files.json_line(mark))
             if not manifest_file(out).exists():
                 place(found, out)
@@ -124,7 +124,7 @@ def _mark_file(out: Path) -> Path:
     return out / "merging.json"
 
 
-def _has_begun(out: Path, mark: dict[str, Any]) -> bool:
+def _has_started(out: Path, mark: dict[str, Any]) -> bool:
     """Return whether the directory holds an unfinished merge of these partitions; refuse it where it is not empty."""
     with writing(out):
         if _mark_file(out).exists():

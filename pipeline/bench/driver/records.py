@@ -99,8 +99,8 @@ class Sample:
         worker_seconds: CPU time of the processes with simulated workers.
         rss_bytes: memory of the driver's process.
         wakeups: how often the driver has looked for answers; ``answers`` is how many it has taken.
-        images: scored so far; ``ended`` is the number of rows written; ``waiting`` of those not begun.
-        in_flight: rows begun and not ended; ``queues`` has those that wait for a worker, by stage.
+        images: scored so far; ``ended`` is the number of rows written; ``waiting`` of those not started.
+        in_flight: rows started and not ended; ``queues`` has those that wait for a worker, by stage.
     """
 
     time: float

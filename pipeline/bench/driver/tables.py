@@ -75,12 +75,12 @@ def to_json(simulations: Sequence[Simulated], figures: Sequence[Figures], machin
     ``simulations`` has the fields of :class:`DriverOptions` as ``options``, those of :class:`Figures` as ``figures``
     and the ``samples``, a list of the fields of :class:`Sample`.
     """
-    told = []
+    entries = []
     for simulated, found in zip(simulations, figures, strict=True):
         samples = [asdict(sample) for sample in simulated.samples]
-        told.append({"options": asdict(simulated.options), "figures": asdict(found), "samples": samples})
+        entries.append({"options": asdict(simulated.options), "figures": asdict(found), "samples": samples})
     facts = {"machine": asdict(machine), "date": _today(), "versions": _versions()}
-    return dumped({"conditions": facts, "simulations": told})
+    return dumped({"conditions": facts, "simulations": entries})
 
 
 def _cell(values: Sequence[float], places: int) -> str:
