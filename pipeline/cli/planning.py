@@ -35,7 +35,7 @@ def plan(
     if len(sizes.rows) > 1:
         lines["sizes"] = str(sizes)
     lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
-    lines |= _work_lines(settings, corpus.size) | _cost_lines(settings, models)
+    lines |= _work_lines(settings, models, corpus.size) | _cost_lines(settings, models)
     width = max(map(len, lines)) + 2
     for name, value in lines.items():
         console.print(f"{name:<{width}}{printable(value)}")
@@ -140,7 +140,7 @@ def _question_lines(settings: RunConfig, corpus: Corpus) -> dict[str, str]:
     return {} if text is None else {"questions": text}
 
 
-def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:
+def _work_lines(settings: RunConfig, models: FoundModels, size: int) -> dict[str, str]:
     """How much work the search is and who does it, as name → text."""
     optimizer = settings.optimizer
     search = f"{optimizer.method}, {optimizer.rounds} rounds"
@@ -148,10 +148,11 @@ def _work_lines(settings: RunConfig, size: int) -> dict[str, str]:
     if short:
         search += f" of {short.steps} steps"
     images, evaluations = settings.most_per_row()
+    denoiser = "U-Net" if models.generator.family.denoiser == "unet" else "transformer"
     return {
         "optimizer": search,
         "actors": _actors(settings),
-        "at most": f"{size * images:,} images, {size * evaluations:,} U-Net evaluations",
+        "at most": f"{size * images:,} images, {size * evaluations:,} evaluations of the {denoiser}",
     }
 
 

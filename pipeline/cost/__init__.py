@@ -31,6 +31,7 @@ class Side:
     """One actor: its parameters, the bytes of all weights, and the cost of a batch.
 
     Attributes:
+        images: per row, among which what a row takes once is divided.
         scorers: bytes of the weights of each scorer that it holds, by name; empty for a generator.
         cost: ``None`` where it could not be measured.
         gaps: what the figures leave out, and why.
@@ -41,12 +42,15 @@ class Side:
     batch_size: int
     cost: Cost | None
     gaps: tuple[str, ...]
+    images: int
     scorers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def flops(self) -> float | None:
-        """Operations per image."""
-        return None if self.cost is None else self.cost.flops / self.batch_size
+        """Operations per image, on average over the images of a row."""
+        if self.cost is None:
+            return None
+        return (self.cost.flops - self.cost.once + self.cost.once / self.images) / self.batch_size
 
     def __str__(self) -> str:
         held = f"{self.parameters / 1e9:.3g} G parameters, {self.weight_bytes / 1e9:.3g} GB"
@@ -56,7 +60,10 @@ class Side:
         if self.cost is None:
             return "; ".join([f"{held}, parameters only", *self.gaps])
         held += f" + {self.cost.peak_bytes / 1e9:.2g} GB of activations at batch {self.batch_size}"
-        return "; ".join([f"{held}, {self.cost.flops / self.batch_size / 1e12:.3g} TFLOP per image", *self.gaps])
+        work = f"{(self.cost.flops - self.cost.once) / self.batch_size / 1e12:.3g} TFLOP per image"
+        if self.cost.once:
+            work += f" and {self.cost.once / self.batch_size / 1e12:.3g} TFLOP once per prompt"
+        return "; ".join([f"{held}, {work}", *self.gaps])
 
 
 def estimate(config: RunConfig, models: FoundModels) -> tuple[Side, dict[str, Side]]:
@@ -109,7 +116,8 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
         gaps.append("cpu_offload keeps one part at a time on the GPU")
     if isinstance(config.optimizer, InitNoConfig | AttendAndExciteConfig):
         gaps.append(f"{config.optimizer.method} differentiates through the U-Net, which comes on top")
-    return _side(parts, settings.batch_size, cost, gaps)
+    images, _ = config.most_per_row()
+    return _side(parts, settings.batch_size, cost, gaps, images)
 
 
 def _scorer(
@@ -147,12 +155,13 @@ def _scorer(
     if decoder is not None and len(weightless) == len(group):
         with _Noting(gaps, "a batch"):
             cost = score_cost(decoder, weightless, generator.spec, batch_size)
-    return replace(_side(held, batch_size, cost, gaps), scorers=weights)
+    images, _ = config.most_per_row()
+    return replace(_side(held, batch_size, cost, gaps, images), scorers=weights)
 
 
-def _side(models: Mapping[str, Model], batch_size: int, cost: Cost | None, gaps: Iterable[str]) -> Side:
+def _side(models: Mapping[str, Model], batch_size: int, cost: Cost | None, gaps: Iterable[str], images: int) -> Side:
     held = models.values()
-    return Side(sum(map(parameters, held)), sum(map(weight_bytes, held)), batch_size, cost, tuple(gaps))
+    return Side(sum(map(parameters, held)), sum(map(weight_bytes, held)), batch_size, cost, tuple(gaps), images)
 
 
 class _Noting:

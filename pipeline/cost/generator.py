@@ -15,7 +15,9 @@ PROMPT = " ".join(["word"] * 64)  # what a prompt counts as, where its length co
 
 
 def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int, prompt: str = PROMPT) -> Cost:
-    """The cost of every pass that the pipeline makes of its models for a batch of images.
+    """The cost of every pass that the pipeline makes of its models for the first images of a batch of rows.
+
+    Where the pipeline gives all prompts embeddings of one length, those of a row are kept for its further images.
 
     Args:
         parts: all models, without weights, by folder. They are used up.
@@ -29,10 +31,13 @@ def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int,
     noise = torch.zeros(batch, *found.spec.shape)
     rehearsal.follow([prompt] * batch, found.config.steps, found.spec, noise)
     flops = 0
+    once = 0
     peak_bytes = 0
     with torch.no_grad():
         for one in rehearsal.passes.values():
             cost = measure(one.work)
             flops += one.count * cost.flops
+            if found.family.fixed_text and one.model != found.family.denoiser:
+                once += one.count * cost.flops
             peak_bytes = max(peak_bytes, cost.peak_bytes)
-    return Cost(flops, peak_bytes)
+    return Cost(flops, peak_bytes, once)

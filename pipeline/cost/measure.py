@@ -17,10 +17,14 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating point operations, and the most bytes that tensors held at once besides the weights and inputs."""
+    """Floating point operations, and the most bytes that tensors held at once besides the weights and inputs.
+
+    ``once`` is how many of the operations a row takes for its first image alone.
+    """
 
     flops: int
     peak_bytes: int
+    once: int = 0
 
 
 def parameters(model: Model) -> int:

@@ -24,8 +24,12 @@ from noisesmith.pipeline.models.shapes import without_numbers
 
 @dataclass
 class Pass:
-    """Calls of one model with inputs of the same shapes: what repeats one of them, and how many there were."""
+    """Calls of one model with inputs of the same shapes: what repeats one of them, and how many there were.
 
+    ``model`` is the model's folder.
+    """
+
+    model: str
     work: Callable[[], object]
     answer: object
     count: int = 0
@@ -116,7 +120,7 @@ class Rehearsal:
             key = f"{name}{tree_map(_shape, (args, kwargs))}"
             if key not in self.passes:
                 work = partial(compute, *args, **kwargs)
-                self.passes[key] = Pass(work, tree_map(constant, without_numbers(work)))
+                self.passes[key] = Pass(name, work, tree_map(constant, without_numbers(work)))
             self.passes[key].count += 1
             return self.passes[key].answer
 
