@@ -18,7 +18,6 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import validate_socket_filepath
 
 from noisesmith.pipeline import machine
-from noisesmith.pipeline.bench import tables
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.machine import check_ray_folder, machine_resources, ray_folder, usable_cores
 from noisesmith.pipeline.storage import files, lock
@@ -176,7 +175,7 @@ def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_processor_has_a_name_without_proc(no_proc: None) -> None:
-    assert tables._cpu()
+    assert machine.cpu_name()
 
 
 def test_a_lock_knows_its_owner_without_proc(no_proc: None, tmp_path: Path) -> None:

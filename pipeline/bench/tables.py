@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
 from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.bench.variants import REFERENCE
-from noisesmith.pipeline.machine import usable_cores
+from noisesmith.pipeline.machine import cpu_name, usable_cores
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
@@ -85,7 +83,7 @@ def conditions(design: Design, models: Mapping[str, str], sides: Sequence[str] =
 
 def this_machine() -> Machine:
     """The computer that this process runs on."""
-    return Machine(_cpu(), usable_cores(), _gpus())
+    return Machine(cpu_name(), usable_cores(), _gpus())
 
 
 def to_json(design: Design, comparison: Comparison, facts: Conditions) -> str:
@@ -211,18 +209,6 @@ def seconds_per_row(figures: Figures) -> str:
 def line(cells: Sequence[str]) -> str:
     """One line of a table."""
     return f"| {' | '.join(cells)} |"
-
-
-def _cpu() -> str:
-    """The processor's name as Linux reports it, or the machine's architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _gpus() -> list[str]:
