@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.generators import find_generator, load_decoder
 from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
-from noisesmith.pipeline.scorers import Judge, Trial, find_judge, find_scorer, load_group, load_judge, reads_overshoot
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.render import Verdicts, render
 from noisesmith.pipeline.search.score import score
+from noisesmith.pipeline.search.scoring import load_scoring
 from noisesmith.pipeline.search.tasks import ScoreTask
 
 
@@ -91,22 +90,10 @@ class ScorerActor:
         Raises:
             UserError: one cannot be loaded, or cannot score an image.
         """
-        members = self._config.groups[self._index]
-        placement = members[0]
+        placement = self._config.groups[self._index][0]
         torch.set_num_threads(threads_for(placement.num_cpus))
-        device = device_for(placement.num_gpus)
-        clamp = not any(map(reads_overshoot, members))
-        generator = find_generator(self._config.generators)
-        self._decoder = load_decoder(generator, device, clamp=clamp)
-        dtype = self._decoder.vae.dtype
-        trial = Trial(generator.spec.height, generator.spec.width, dtype, self._config.optimizer.uses_gradient)
-        found = [find_scorer(member) for member in members]
-        self._group = load_group(members, found, self._config.combine, device, trial)
-        self._judges: dict[str, Judge] = {}
-        if self._index == 0:
-            for judge in self._config.judges:
-                self._judges[judge.name] = load_judge(find_judge(judge, placement), device, trial)
-        scorers = [member.scorer for member in self._group.members]
+        self._held = load_scoring(self._config, self._index, device_for(placement.num_gpus))
+        scorers = [member.scorer for member in self._held.group.members]
         ids = tuple(scorer.id for scorer in scorers)
         return Loaded.here(ScorerInfo(ids, tuple(scorer.revision for scorer in scorers)))
 
@@ -128,7 +115,7 @@ class ScorerActor:
         tasks = [order.task for order in orders]
         batch = torch.stack([unpack_tensor(packs, order.latents) for order in orders])
         with memory_guard():
-            opinions = score(self._decoder, self._group, tasks, batch, use)
+            opinions = score(self._held.decoder, self._held.group, tasks, batch, use)
         gradients, located = _pack_gradients(opinions)
         return ScoreReport(use.seconds, located), gradients
 
@@ -150,7 +137,7 @@ class ScorerActor:
         prompts = [order.prompt for order in orders]
         latents = [[unpack_tensor(packs, located) for located in order.latents] for order in orders]
         with memory_guard():
-            rendered = render(self._decoder, self._judges, prompts, latents, use)
+            rendered = render(self._held.decoder, self._held.judges, prompts, latents, use)
         files: list[bytes] = []
         for row in rendered:
             files += row.pictures

@@ -80,8 +80,7 @@ def test_png_files_are_written_while_the_models_are_free(monkeypatch: pytest.Mon
         return encode_png(image)
 
     monkeypatch.setattr("noisesmith.pipeline.search.render.encode_png", encode_outside)
-    worker._decoder = lambda latents: torch.rand(len(latents), 3, 64, 64)
-    worker._judges = {}
+    worker._held = SimpleNamespace(decoder=lambda latents: torch.rand(len(latents), 3, 64, 64), judges={})
     pack, (first, kept) = pack_tensors([torch.zeros(SHAPE), torch.ones(SHAPE)])
     order = RenderOrder("a cat", [Located(0, first), Located(0, kept)])
     report, _ = worker.render(pickle.dumps([order]), pack)
