@@ -58,17 +58,18 @@ MAY_IMPORT = {
     "merge": "acceptance config errors report sinks storage telemetry",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
+    "speed": "config cost errors generators machine models preflight prompts records search storage",
     "bench": (
         "acceptance config errors export generators images load machine models noise preflight prompts records report "
         "schema scorers search sinks storage"
     ),
     "actors": (
         "acceptance bench config errors generators images machine models noise "
-        "preflight prompts records report scorers search sinks telemetry"
+        "preflight prompts records report scorers search sinks speed telemetry"
     ),
     "cli": (
         "acceptance actors bench config cost decompose embedded errors export extend lengths merge models "
-        "preflight prompts publish records replay report sinks storage telemetry training"
+        "preflight prompts publish records replay report sinks speed storage telemetry training"
     ),
     "api": (
         "acceptance actors config errors lengths load models preflight prompts "

@@ -39,6 +39,8 @@ def test_the_papers_values_are_one_config() -> None:
         {"generators": {"count": 9, "num_gpus": 1, "num_cpus": 3, "batch_size": 2}},
         {"scorers": {"count": 9, "batch_size": 64, "allow_pickle": True}},
         {"ray": {"address": "auto"}},
+        {"placement": "auto"},
+        {"placement": {"mode": "auto", "calibration": "measured.json", "rebalance_seconds": 5}},
         {"output": {"dir": "/elsewhere"}},
         {"rows_in_flight": 7, "faults": {"retries": 0}, "name": "other"},
     ],

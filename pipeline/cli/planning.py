@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from noisesmith.pipeline.cli.common import ConfigPath, OutDir, Overrides, PartitionOption, console, read_settings
-from noisesmith.pipeline.config import RunConfig
+import typer
+
+from noisesmith.pipeline.cli.common import (
+    ConfigPath,
+    OutDir,
+    Overrides,
+    PartitionOption,
+    console,
+    local_path,
+    read_settings,
+)
+from noisesmith.pipeline.config import RunConfig, calibration_file
 from noisesmith.pipeline.errors import printable
 
 if TYPE_CHECKING:
@@ -18,19 +29,55 @@ if TYPE_CHECKING:
 
 
 def plan(
-    config: ConfigPath, overrides: Overrides = None, out: OutDir = None, partition: PartitionOption = None
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: OutDir = None,
+    partition: PartitionOption = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Load the models, time both sides, and store what was measured.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Where --calibrate stores it (CONFIG.calibration.json); without --calibrate, the file to read.",
+            parser=local_path,
+        ),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", metavar="P", help="Of one GPU for an hour; gives the cost of 1,000 rows.")
+    ] = None,
 ) -> None:
-    """Check everything, and show what would run and what it takes. Loads no model and writes nothing."""
+    """Check everything, and show what would run and what it takes. Loads no model and writes nothing.
+
+    --calibrate does both: it times calls of generators and scorers on this machine at growing batch sizes, and shows
+    the best split of GPUs, rows per hour and their cost. placement: auto uses what it stores.
+    """
+    from noisesmith.pipeline.cli.speeds import check_options, measure, print_speeds, read_earlier
     from noisesmith.pipeline.cost import sizes_of
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
+    from noisesmith.pipeline.speed.measure import check_measurable
+    from noisesmith.pipeline.speed.placement import place
+    from noisesmith.pipeline.speed.record import check_writable
 
+    check_options(calibrate, calibration, price)
     settings = read_settings(config, overrides, out, partition)
-    models, corpus = check_run(settings)
+    found, corpus = check_run(settings)
+    file = calibration_file(config) if calibration is None else calibration
+    speeds = None
+    if calibrate:
+        check_measurable(settings)
+        check_writable(file)
+    elif calibration is not None:
+        speeds = read_earlier(file, settings, found)
+    else:
+        settings = place(settings, console.print, found)
     done = check_run_dir(settings, corpus)
-    asked = {resolution: found.rows for resolution, found in corpus.resolutions.items()}
-    sizes = sizes_of(models, asked, corpus.whole)
-    models = sizes.at_largest(models)
+    asked = {resolution: those.rows for resolution, those in corpus.resolutions.items()}
+    sizes = sizes_of(found, asked, corpus.whole)
+    models = sizes.at_largest(found)
     lines = _corpus_lines(corpus) | _output_lines(settings, corpus, done) | _model_lines(settings, models)
     if len(sizes.rows) > 1:
         lines["sizes"] = str(sizes)
@@ -39,6 +86,10 @@ def plan(
     width = max(map(len, lines)) + 2
     for name, value in lines.items():
         console.print(f"{name:<{width}}{printable(value)}")
+    if calibrate:
+        speeds = measure(settings, found, corpus, file)
+    if speeds is not None:
+        print_speeds(settings, speeds, price)
 
 
 def _corpus_lines(corpus: Corpus) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from noisesmith.pipeline.config.accept import AcceptConfig
 from noisesmith.pipeline.config.calibration import CalibrationConfig
+from noisesmith.pipeline.config.cluster import PlacementConfig
 from noisesmith.pipeline.config.corpus import ColumnsConfig, CorpusConfig, Resolution
-from noisesmith.pipeline.config.load import dump_config, load_config, read_yaml, validated
+from noisesmith.pipeline.config.load import calibration_file, dump_config, load_config, read_yaml, validated
 from noisesmith.pipeline.config.models import (
     QUESTION,
     GeneratorConfig,
@@ -50,11 +51,13 @@ __all__ = [
     "OptimizerConfig",
     "Partition",
     "PgdConfig",
+    "PlacementConfig",
     "RandomDiffusionConfig",
     "RandomSamplingConfig",
     "Resolution",
     "RunConfig",
     "ScorerConfig",
+    "calibration_file",
     "check_server",
     "dump_config",
     "is_url",

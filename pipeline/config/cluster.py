@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from noisesmith.pipeline.config.section import Section
 
@@ -28,6 +30,35 @@ class RayConfig(Section):
         if self.elastic and self.address is None:
             raise ValueError("elastic: needs ray.address, since only a cluster that you start can grow")
         return self
+
+
+class PlacementConfig(Section):
+    """How the GPUs and cores that the config's actors take together are shared between the sides."""
+
+    mode: Literal["fixed", "auto"] = Field(
+        "fixed",
+        description="fixed: as many actors as each count says. auto: as many as keep all sides busy, within what the "
+        "counts take together; moved while the run works",
+    )
+    calibration: str | None = Field(
+        None,
+        min_length=1,
+        description="file of noisesmith plan --calibrate, for auto; when absent, the one next to the config, else the "
+        "models' operations decide at the start",
+    )
+    rebalance_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=86400,
+        description="for how long one side must be idle and another one busy before auto moves workers",
+    )
+
+
+def _mode_alone(value: object) -> object:
+    return {"mode": value} if isinstance(value, str) else value
+
+
+PlacementField = Annotated[PlacementConfig, BeforeValidator(_mode_alone)]  # placement: auto is short for mode: auto
 
 
 class WritersConfig(Section):

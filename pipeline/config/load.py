@@ -21,7 +21,7 @@ from noisesmith.pipeline.storage.paths import given_path
 _PATHS = frozenset(
     {
         "corpus.source", "generators.model", "generators.config", "generators.lora.path",
-        "scorers.model", "judges.model", "output.dir",
+        "scorers.model", "judges.model", "output.dir", "placement.calibration",
     }
 )  # fmt: skip
 
@@ -36,6 +36,8 @@ def load_config(
             ``null`` and nothing, which set the field to null.
         values: dotted key to value, set last and taken as they are.
 
+    With ``placement: auto`` the calibration next to the file is used, where there is one and no other is named.
+
     Raises:
         UserError: the file, a key or a value is wrong; the message names it.
     """
@@ -47,7 +49,17 @@ def load_config(
         _set(raw, *_parse_override(override))
     for key, value in (values or {}).items():
         _set(raw, key, value)
-    return validated(raw, str(path))
+    config = validated(raw, str(path))
+    placement = config.placement
+    if placement.mode == "auto" and placement.calibration is None and calibration_file(path).exists():
+        placement = placement.model_copy(update={"calibration": str(calibration_file(path))})
+        config = config.model_copy(update={"placement": placement})
+    return config
+
+
+def calibration_file(path: Path) -> Path:
+    """Where ``noisesmith plan --calibrate`` keeps what it measured for a config file: next to it."""
+    return path.with_suffix(".calibration.json")
 
 
 def read_yaml(path: Path, kind: str, remedy: str) -> Any:

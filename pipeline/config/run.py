@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.accept import AcceptConfig
-from noisesmith.pipeline.config.cluster import FaultsConfig, RayConfig, WritersConfig
+from noisesmith.pipeline.config.cluster import FaultsConfig, PlacementConfig, PlacementField, RayConfig, WritersConfig
 from noisesmith.pipeline.config.corpus import CorpusConfig
 from noisesmith.pipeline.config.flat import flatten, left_at_default, with_versions, without_positions
 from noisesmith.pipeline.config.models import GeneratorConfig, JudgeConfig, ScorerConfig
@@ -102,6 +102,7 @@ class RunConfig(Section):
     )
     writers: WritersConfig = WritersConfig()
     ray: RayConfig = RayConfig()
+    placement: PlacementField = PlacementConfig()
     rows_in_flight: int | None = Field(None, ge=1, description="rows searched at once; derived when absent")
     max_prompt_chars: int = Field(2000, ge=1, description="a longer prompt is refused")
     faults: FaultsConfig = FaultsConfig()
@@ -271,8 +272,8 @@ _PLACEMENT = ("count", "num_gpus", "num_cpus", "batch_size")
 # Like batch_size, these compute the same up to rounding.
 _SAME_TO_ROUNDING = ("attention", "vae_slicing", "vae_checkpointing", "compile", "cpu_offload")
 OPERATIONAL = (
-    "name", "output.dir", "partition", "writers.", "ray.", "rows_in_flight", "faults.", "scorers.allow_pickle",
-    "scorers.allow_code", "scorers.shares",
+    "name", "output.dir", "partition", "writers.", "ray.", "placement.", "rows_in_flight", "faults.",
+    "scorers.allow_pickle", "scorers.allow_code", "scorers.shares",
     *(f"{side}.{field}" for side in ("generators", "scorers") for field in _PLACEMENT),
     *(f"generators.{field}" for field in _SAME_TO_ROUNDING),
     "generators.max_prompt_tokens",  # it refuses a run, and changes none

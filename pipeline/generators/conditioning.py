@@ -47,6 +47,12 @@ class RememberedText:
         rows = [self._row(asked, row) for row in range(len(prompts))]
         return tuple(_join(values, device) for values in zip(*rows, strict=True))
 
+    def forget(self) -> None:
+        """Drop everything that is kept."""
+        self._kept.clear()
+        self._uses.clear()
+        self.held = 0
+
     def _row(self, asked: inspect.BoundArguments, row: int) -> Encoded:
         alone = inspect.BoundArguments(self.__signature__, OrderedDict(asked.arguments))
         for name, value in asked.arguments.items():

@@ -24,6 +24,11 @@ class Rendered:
     judges: Verdicts
 
 
+def rows_per_render(batch_size: int) -> int:
+    """Rows of a render call, where a score call has so many: each brings at least two images."""
+    return max(1, batch_size // 2)
+
+
 def render(
     decoder: Decoder,
     judges: Mapping[str, Judge],
