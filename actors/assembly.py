@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 
+from noisesmith.actors.balance import BalancedSide, Balancer
 from noisesmith.actors.commits import Commits
 from noisesmith.actors.generator import GeneratorInfo
-from noisesmith.actors.pool import WRITER_QUEUED, AnyPool, Pool, Surroundings
+from noisesmith.actors.pool import MAX_QUEUED, WRITER_QUEUED, AnyPool, Pool
 from noisesmith.actors.recovery import Recovery
 from noisesmith.actors.row_task import RowTask, Waiting
 from noisesmith.actors.scorer import ScorerInfo
@@ -22,11 +23,14 @@ from noisesmith.actors.stages import (
     WriterWorker,
     WriteStage,
 )
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.actors.workers import Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.search.render import rows_per_render
 from noisesmith.pipeline.sinks import RunState, Staged
 
+MOST_SIZES = 16  # of images for which rows are held: rows in flight take memory
 ROWS_PER_FILE = 8  # that a writer stages in one call, at most: their indices are in the name of their file
 
 
@@ -82,7 +86,7 @@ class Assembly:
             stage.generate = self.generate
             self.scorers.append(pool)
             self.scores.append(stage)
-        render_size = max(1, groups[0][0].batch_size // 2)  # two images per row
+        render_size = rows_per_render(groups[0][0].batch_size)
         read = 2  # z_0 of both
         self.render = RenderStage("render", self.scorers[0], render_size, largest, around.emit, read)
         for stage in self.scores:
@@ -149,6 +153,35 @@ class Assembly:
         if not self.writers.slots:
             self.writers.start()
         return provenance
+
+    def balancer(self, around: Surroundings) -> Balancer | None:
+        """What moves workers between the sides while the run works, where the config asks for it."""
+        placement = self._config.placement
+        if placement.mode != "auto":
+            return None
+        sides = [BalancedSide(self.generators, self.generate, self._config.generators)]
+        for pool, stage, (placed, *_) in zip(self.scorers, self.scores, self._config.groups, strict=True):
+            sides.append(BalancedSide(pool, stage, placed))
+        return Balancer(sides, placement.rebalance_seconds, around.clock, around.emit)
+
+    def rows_in_flight(self, sizes: int) -> int:
+        """Enough rows that every worker has a batch at work and one waiting, whichever side is behind at the moment.
+
+        All groups of scorers look at the same rows. Images of several sizes are batched apart, so that there are as
+        many rows per size as keep one worker of each side busy.
+
+        Args:
+            sizes: how many the corpus asks for.
+        """
+        generators = self.generators.count * self._config.generators.batch_size
+        largest_side = 0
+        largest_batch = 0
+        for pool, (placed, *_) in zip(self.scorers, self._config.groups, strict=True):
+            largest_side = max(largest_side, pool.count * placed.batch_size)
+            largest_batch = max(largest_batch, placed.batch_size)
+        for_workers = generators + largest_side
+        for_sizes = min(sizes, MOST_SIZES) * (self._config.generators.batch_size + largest_batch)
+        return MAX_QUEUED * max(for_workers, for_sizes)
 
     def stop(self) -> None:
         """End all workers."""

@@ -10,10 +10,11 @@ from functools import partial
 from ray.exceptions import RayError
 
 from noisesmith.actors.inbox import Answer
-from noisesmith.actors.pool import Pool, Slot, Surroundings
+from noisesmith.actors.pool import Pool, Slot
 from noisesmith.actors.retry import cause_of, fault_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stages import WriterWorker, cannot_write
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import Failure
 from noisesmith.pipeline.sinks import Committer, Prepared, Staged

@@ -10,10 +10,11 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.assembly import Assembly
 from noisesmith.actors.inbox import Answer
-from noisesmith.actors.pool import MAX_QUEUED, AnyPool, Surroundings
+from noisesmith.actors.pool import AnyPool
 from noisesmith.actors.retry import FailureLimit
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.actors.workers import RayWorkers, Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError
@@ -25,7 +26,6 @@ from noisesmith.pipeline.telemetry.log import Telemetry
 
 POLL_SECONDS = 0.5  # the longest wait for an answer; signals and deadlines are looked at in between
 SNAPSHOT_SECONDS = 0.25  # between two snapshots
-MOST_SIZES = 16  # of images for which rows are held: rows in flight take memory
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Driver:
         self._around = around or Surroundings(telemetry.emit)
         workers = workers or RayWorkers(config, corpus, state)
         self._assembly = Assembly(config, workers, self._around, self._row_ended, self._shard_committed)
-        self._limit = config.rows_in_flight or _rows_in_flight(config, len(corpus.resolutions))
+        self._balancer = self._assembly.balancer(self._around)
+        self._limit = config.rows_in_flight or self._assembly.rows_in_flight(len(corpus.resolutions))
         self._rows: set[RowTask] = set()  # in flight
         self._calls: set[AnyCall] = set()
         self._failures = FailureLimit(config.faults.failed_share)
@@ -100,6 +101,7 @@ class Driver:
             if not self._rows:
                 break
             self._wait()
+            self._balance()
             self._leave_at_deadline()
         self._finish_writing()
         self._emit(self._snapshot())
@@ -149,6 +151,14 @@ class Driver:
             seconds = pool.missing_seconds()
             if seconds > self._config.faults.placement_seconds:
                 raise RunError(f"no {pool.name} has found a place and loaded its model for {seconds:.0f} seconds")
+
+    def _balance(self) -> None:
+        """Let workers move between the sides, where the config asks for it."""
+        if self._balancer is None:
+            return
+        rows_left = not self._draining and self._not_admitted() > 0
+        if self._balancer.step(rows_left) and self._config.rows_in_flight is None:
+            self._limit = self._assembly.rows_in_flight(len(self._corpus.resolutions))
 
     def _answered(self, call: AnyCall, answer: Answer) -> None:
         if call not in self._calls:  # its rows were left at the deadline
@@ -211,7 +221,6 @@ class Driver:
 
     def _snapshot(self) -> Snapshot:
         done = self._images_of_ended_rows + sum(len(row.search.scores) for row in self._rows)
-        not_admitted = self._corpus.size - len(self._state.done) - self._admitted
         most, _ = self._config.most_per_row()
         return Snapshot(
             in_flight=len(self._rows),
@@ -219,28 +228,13 @@ class Driver:
             busy_generators=self._busy_share([self._assembly.generators]),
             busy_scorers=self._busy_share(self._assembly.scorers),
             images_done=done,
-            images_planned=self._images_of_ended_rows + most * (len(self._rows) + not_admitted),
+            images_planned=self._images_of_ended_rows + most * (len(self._rows) + self._not_admitted()),
         )
+
+    def _not_admitted(self) -> int:
+        return self._corpus.size - len(self._state.done) - self._admitted
 
     def _busy_share(self, pools: Sequence[AnyPool]) -> float:
         """The share of their time that the loaded workers of one side have worked."""
         seconds = sum(pool.loaded_seconds() - self._loaded_before[pool.name] for pool in pools)
         return min(1.0, sum(pool.seconds for pool in pools) / seconds) if seconds > 0 else 0.0
-
-
-def _rows_in_flight(config: RunConfig, sizes: int) -> int:
-    """Enough rows that every worker has a batch at work and one waiting, whichever side is behind at the moment.
-
-    All groups of scorers look at the same rows. Images of several sizes are batched apart, so that there are as many
-    rows per size as keep one worker of each side busy.
-
-    Args:
-        sizes: how many the corpus asks for.
-    """
-    generators = config.generators
-    scorers = [placed for placed, *_ in config.groups]
-    largest_side = max(side.count * side.batch_size for side in scorers)
-    largest_batch = max(side.batch_size for side in scorers)
-    for_workers = generators.count * generators.batch_size + largest_side
-    for_sizes = min(sizes, MOST_SIZES) * (generators.batch_size + largest_batch)
-    return MAX_QUEUED * max(for_workers, for_sizes)

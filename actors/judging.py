@@ -13,8 +13,9 @@ from ray.exceptions import RayError
 from noisesmith.actors.inbox import Answer
 from noisesmith.actors.judge import JudgeInfo, Verdicts
 from noisesmith.actors.packs import Reference
-from noisesmith.actors.pool import Method, Pool, Slot, Surroundings, Worker
+from noisesmith.actors.pool import Pool, Slot
 from noisesmith.actors.retry import FailureLimit, Fault, RowFaults, cause_of, fault_of
+from noisesmith.actors.surroundings import Method, Surroundings, Worker
 from noisesmith.pipeline.config.cluster import FaultsConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.sinks import SideWriter

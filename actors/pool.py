@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-import ray
 from ray.exceptions import RayError
 
-from noisesmith.actors.inbox import Answer, Inbox
-from noisesmith.actors.packs import Reference
+from noisesmith.actors.inbox import Answer
 from noisesmith.actors.retry import Fault, backoff, cause_of, cluster_failure, fault_of, traceback_of
+from noisesmith.actors.surroundings import Surroundings, Worker
 from noisesmith.pipeline.errors import RunError, UserError, reason
-from noisesmith.pipeline.telemetry.events import ActorReplaced, Event
+from noisesmith.pipeline.telemetry.events import ActorReplaced
 
 MAX_QUEUED = 2  # batches a worker holds: one at work, one waiting
 WRITER_QUEUED = 4  # calls that a writer runs at the same time: a store answers each of them late
-THREADS = 4  # of the driver, which wait for a disk or a store
 MAX_DEATHS = 8  # of one slot in a row, without a finished batch in between
 MEMORY_WAIT = 1.0  # seconds before a worker is replaced that its host had no memory for; doubled with each death
-
-
-class Method(Protocol):
-    """A method of a remote worker that returns one object."""
-
-    def remote(self, *arguments: object) -> Reference: ...
-
-
-class Worker(Protocol):
-    """A remote worker, as every pool uses it."""
-
-    @property
-    def load(self) -> Method: ...
 
 
 Info = TypeVar("Info")
@@ -61,7 +44,8 @@ class Slot(Generic[W]):
     """The position of one worker, which a new one takes when it dies.
 
     ``deaths`` counts those since the last finished batch; ``alone`` is set while the worker has a suspect row, behind
-    which nothing may wait; ``due`` is when the next worker is to be started, ``None`` while there is one.
+    which nothing may wait; ``due`` is when the next worker is to be started, ``None`` while there is one. ``leaving``
+    is set on a worker that gets no more batches, and ends once it holds none.
     """
 
     worker: W
@@ -71,20 +55,7 @@ class Slot(Generic[W]):
     deaths: int = 0
     alone: bool = False
     due: float | None = None
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What pools and stages use of the world around them; tests replace it, so that they need neither Ray nor time.
-
-    ``clock`` gives seconds, ``kill`` ends a worker, ``threads`` run what would keep the driver waiting.
-    """
-
-    emit: Callable[[Event], None]
-    inbox: Inbox = field(default_factory=Inbox)
-    clock: Callable[[], float] = time.monotonic
-    kill: Callable[[Worker], None] = ray.kill
-    threads: Executor = field(default_factory=partial(ThreadPoolExecutor, THREADS))
+    leaving: bool = False
 
 
 class Pool(Generic[W, Info]):
@@ -94,6 +65,7 @@ class Pool(Generic[W, Info]):
         most_queued: batches that a worker may hold.
 
     Attributes:
+        count: workers that it is to have, without those that leave.
         seconds: time that the workers have spent on finished batches.
         info: what the workers hold, once one has loaded.
     """
@@ -132,6 +104,28 @@ class Pool(Generic[W, Info]):
         """End all workers, so that others can have their GPUs and cores."""
         for slot in self.slots:
             self._around.kill(slot.worker)
+
+    def grow(self, workers: int) -> None:
+        """Create further workers."""
+        self.count += workers
+        for _ in range(workers):
+            self.start_one()
+
+    def shrink(self, workers: int) -> None:
+        """Let the workers with the fewest batches leave, each once it holds none."""
+        self.count -= workers
+        staying = [slot for slot in self.slots if not slot.leaving]
+        staying.sort(key=lambda slot: slot.queued)
+        for slot in staying[:workers]:
+            slot.leaving = True
+            self._sort(slot)
+            if not slot.queued:
+                self._remove(slot)
+
+    @property
+    def all_loaded(self) -> bool:
+        """Whether every worker has loaded, and none leaves."""
+        return self._loaded == len(self.slots) == self.count
 
     def free(self) -> Slot[W] | None:
         """The loaded worker with the fewest batches, or ``None`` when all are full."""
@@ -225,16 +219,31 @@ class Pool(Generic[W, Info]):
         slot.queued -= 1
         slot.alone = False
         self._sort(slot)
+        if slot.leaving and not slot.queued:
+            self._remove(slot)
+
+    def _remove(self, slot: Slot[W]) -> None:
+        """End a worker that leaves; whatever it still answers is ignored."""
+        self.slots.remove(slot)
+        self._waiting.pop(slot, None)
+        if slot.loaded:
+            self._count_loaded(-1)
+        if slot.due is None:
+            self._around.kill(slot.worker)
+        slot.due = math.inf
 
     def _sort(self, slot: Slot[W]) -> None:
         """Keep the slot where :meth:`free` looks for it."""
         for slots in self._open:
             slots.pop(slot, None)
-        if slot.loaded and not slot.alone and slot.queued < len(self._open):
+        if slot.loaded and not slot.alone and not slot.leaving and slot.queued < len(self._open):
             self._open[slot.queued][slot] = None
 
     def _replace(self, slot: Slot[W], error: RayError) -> None:
         """Replace a dead worker: at once, or after a wait where its host is short of memory."""
+        if slot.leaving:
+            self._remove(slot)
+            return
         slot.deaths += 1
         if slot.deaths >= MAX_DEATHS:
             raise RunError(

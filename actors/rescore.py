@@ -14,8 +14,9 @@ from ray.exceptions import RayError
 from noisesmith.actors.judge import JudgeActor, JudgeInfo
 from noisesmith.actors.judging import JudgeTable, JudgeWorker, Judging, wanted_shards
 from noisesmith.actors.placement import actor_options, cluster
-from noisesmith.actors.pool import Pool, Surroundings
+from noisesmith.actors.pool import Pool
 from noisesmith.actors.retry import cluster_failure
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.pipeline.acceptance import ACCEPTED, accept_again
 from noisesmith.pipeline.config import JudgeConfig, RunConfig
 from noisesmith.pipeline.config.section import Actors

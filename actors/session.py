@@ -19,6 +19,7 @@ from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reas
 from noisesmith.pipeline.records import CheckedCorpus
 from noisesmith.pipeline.report import Summary, write_report
 from noisesmith.pipeline.sinks import RunState, first_config
+from noisesmith.pipeline.speed.placement import place
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.events import ModelsLoading, RunEnded
 from noisesmith.pipeline.telemetry.log import Telemetry
@@ -51,6 +52,7 @@ class Session:
             RunError: the run cannot go on; see :meth:`run`.
             KeyboardInterrupt: a second signal, or one before the models were loaded.
         """
+        config = place(config, self._note)
         actors = {"generators": config.generators.count, "scorers": sum(placed.count for placed, *_ in config.groups)}
         actors["writers"] = config.writers.count
         listeners = (progress.emit, RayMetrics(config.name).emit)

@@ -20,9 +20,9 @@ from noisesmith.actors.inbox import Handler, Inbox
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.packs import Reference
 from noisesmith.actors.placement import cluster
-from noisesmith.actors.pool import Surroundings, Worker
 from noisesmith.actors.retry import cluster_failure
 from noisesmith.actors.simulated import SimulatedWorkers
+from noisesmith.actors.surroundings import Surroundings, Worker
 from noisesmith.pipeline.bench.driver import DriverOptions, Sample, Simulated
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.prompts import open_corpus

@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar
 from ray.exceptions import RayError
 
 from noisesmith.actors.packs import Pack, Reference
-from noisesmith.actors.pool import Pool, Slot, Worker
+from noisesmith.actors.pool import Pool, Slot
 from noisesmith.actors.retry import Fault
 from noisesmith.actors.row_task import MAX_READ, RowQueue, RowTask
+from noisesmith.actors.surroundings import Worker
 from noisesmith.pipeline.telemetry.events import BatchHalved, Event
 
 W = TypeVar("W", bound=Worker)
@@ -56,6 +57,9 @@ class Stage(ABC, Generic[W, Info, Report]):
         batch_size: rows per call; halved when a batch does not fit into a worker's memory.
         largest_batch: of all stages, which bounds the number of rows in a pack.
         arrays_per_row: that a call reads.
+
+    Attributes:
+        calls: that have been answered; ``rows`` is what they have carried.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Stage(ABC, Generic[W, Info, Report]):
         self.name = name
         self.pool = pool
         self.batch_size = batch_size
+        self.calls = 0
+        self.rows = 0
         most_read = MAX_READ * arrays_per_row * largest_batch
         self.queue = RowQueue(name, self.lane_of, self.packs_of, most_read)
         self._emit = emit
@@ -92,6 +98,8 @@ class Stage(ABC, Generic[W, Info, Report]):
     def succeeded(self, call: Call[W, Info, Report], report: Report) -> None:
         """Take the answer to a call, and hand its rows on."""
         self.pool.done(call.slot, call.worker, self.seconds_of(report))
+        self.calls += 1
+        self.rows += len(call.rows)
         for _, row in call.current():
             row.clear(self.name)
         self.receive(call, report)

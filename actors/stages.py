@@ -9,11 +9,11 @@ from ray.exceptions import RayError
 
 from noisesmith.actors.generator import GenerateOrder, GenerateReport, GeneratorInfo
 from noisesmith.actors.packs import Arguments, Pack, Reference, Stored, encode
-from noisesmith.actors.pool import Method, Worker
 from noisesmith.actors.retry import Fault, cause_of
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.scorer import RenderOrder, RenderReport, ScoreOrder, ScoreReport, ScorerInfo
 from noisesmith.actors.stage import AnyStage, Call, Stage
+from noisesmith.actors.surroundings import Method, Worker
 from noisesmith.actors.writer import WriteOrder
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason

@@ -169,5 +169,6 @@ def _session_lines(found: Status) -> dict[str, str]:
     if is_running:
         lines["in flight"] = f"{found.in_flight} rows"
         lines["queues"] = ", ".join(f"{stage} {length}" for stage, length in (found.queues or {}).items())
+    lines["actors"] = ", ".join(f"{count} {side}" for side, count in (found.actors or {}).items())
     lines["busy"] = ", ".join(f"{side} {share:.0%}" for side, share in (found.busy or {}).items())
     return lines

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from noisesmith.pipeline.telemetry.events import Event, ModelsLoading, RunStarted, Snapshot
+from noisesmith.pipeline.telemetry.events import Event, ModelsLoading, RunStarted, Snapshot, WorkersMoved
 from noisesmith.pipeline.telemetry.tally import Tally
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
@@ -72,6 +72,8 @@ class ConsoleProgress:
             case RunStarted():
                 self._end_loading()
                 self._start_bar()
+            case WorkersMoved():
+                self.note(str(event))
             case Snapshot():
                 self._update(event)
 

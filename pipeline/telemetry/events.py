@@ -87,6 +87,31 @@ class BatchHalved:
 
 
 @dataclass(frozen=True)
+class WorkersMoved:
+    """Workers of an idle side make room for workers of a busy one, as ``placement: auto`` asks.
+
+    Attributes:
+        before, after: the number of workers of each side, by the name of its pool.
+        busy: the share of its time that each side has worked lately, in [0, 1].
+    """
+
+    before: dict[str, int]
+    after: dict[str, int]
+    busy: dict[str, float]
+
+    def by_side(self) -> dict[str, int]:
+        """The number of generators and that of scorers of all groups, from now on."""
+        generators = self.after["generator"]
+        return {"generators": generators, "scorers": sum(self.after.values()) - generators}
+
+    def __str__(self) -> str:
+        changes = []
+        for name, count in self.after.items():
+            changes.append(f"{name} {self.before[name]} → {count} ({self.busy[name]:.0%} busy)")
+        return f"workers move: {', '.join(changes)}"
+
+
+@dataclass(frozen=True)
 class ShardCommitted:
     """A shard is in the manifest."""
 
@@ -134,6 +159,7 @@ Event = (
     | RowFailed
     | ActorReplaced
     | BatchHalved
+    | WorkersMoved
     | ShardCommitted
     | RunEnded
     | Snapshot

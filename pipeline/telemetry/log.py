@@ -24,6 +24,7 @@ from noisesmith.pipeline.telemetry.events import (
     RunEnded,
     RunStarted,
     Snapshot,
+    WorkersMoved,
 )
 from noisesmith.pipeline.telemetry.tally import Tally
 
@@ -46,7 +47,7 @@ class Telemetry:
     ) -> None:
         """
         Args:
-            settings: constant figures for ``stats.json``, such as the number of workers.
+            settings: figures for ``stats.json`` that no event counts, such as the number of workers.
             tally: counts the events, before any listener sees them; a new one by default.
         """
         self.tally = Tally() if tally is None else tally
@@ -115,6 +116,8 @@ class Telemetry:
             case RunEnded():
                 self._state = event.state
                 self._message = event.message
+            case WorkersMoved():
+                self._settings = {**self._settings, **event.by_side()}
             case Snapshot():
                 self._snapshot = event
 

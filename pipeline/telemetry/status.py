@@ -25,9 +25,10 @@ class Status:
         message: what a running session waits for, or why the last one failed.
         partition: such as 2/8, where other runs make the other shards; all figures are of its own rows and shards.
         failed: dead letters by class of error.
-        images_done, images_planned, scores, rates, eta_seconds, in_flight, queues, busy: figures that the session last
-            wrote, ``updated_seconds`` ago; ``None`` where it has written none. ``scores`` are the means of the rows'
-            first and kept scores, ``busy`` the workers' busy share by side in [0, 1].
+        images_done, images_planned, scores, rates, eta_seconds, in_flight, queues, busy, actors: figures that the
+            session last wrote, ``updated_seconds`` ago; ``None`` where it has written none. ``scores`` are the means of
+            the rows' first and kept scores, ``busy`` the workers' busy share by side in [0, 1], ``actors`` their number
+            by side.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Status:
     in_flight: int | None
     queues: dict[str, int] | None
     busy: dict[str, float] | None
+    actors: dict[str, int] | None
     updated_seconds: int | None
 
     def to_dict(self) -> dict[str, object]:
@@ -89,6 +91,7 @@ def read_status(run_dir: Path) -> Status:
         in_flight=session.get("in_flight"),
         queues=session.get("queues"),
         busy=_busy(session),
+        actors=_actors(session),
         updated_seconds=_age(session["updated"]) if "updated" in session else None,
     )
 
@@ -112,6 +115,10 @@ def _busy(session: dict[str, Any]) -> dict[str, float] | None:
         if f"busy_{side}" in session:
             busy[side] = session[f"busy_{side}"]
     return busy or None
+
+
+def _actors(session: dict[str, Any]) -> dict[str, int] | None:
+    return {side: session[side] for side in ("generators", "scorers", "writers") if side in session} or None
 
 
 def _state(owner: Owner | None, written: str | None, is_complete: bool) -> str:

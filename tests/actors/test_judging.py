@@ -14,8 +14,9 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from noisesmith.actors.judge import JudgeInfo, Verdicts
 from noisesmith.actors.judging import JudgeTable, JudgeWorker, Judging
-from noisesmith.actors.pool import Loaded, Pool, Surroundings
+from noisesmith.actors.pool import Loaded, Pool
 from noisesmith.actors.rescore import judge_columns, rescore
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.pipeline.config import JudgeConfig
 from noisesmith.pipeline.config.cluster import FaultsConfig
 from noisesmith.pipeline.config.section import Actors

@@ -19,8 +19,9 @@ from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.generator import GenerateReport, GeneratorInfo
 from noisesmith.actors.inbox import Inbox
 from noisesmith.actors.packs import Position
-from noisesmith.actors.pool import Loaded, Surroundings
+from noisesmith.actors.pool import Loaded
 from noisesmith.actors.scorer import RenderReport, ScoreReport, ScorerInfo
+from noisesmith.actors.surroundings import Surroundings
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import LatentSpec

@@ -21,6 +21,7 @@ from noisesmith.pipeline.telemetry.events import (
     RunStarted,
     ShardCommitted,
     Snapshot,
+    WorkersMoved,
 )
 from noisesmith.pipeline.telemetry.log import Telemetry
 from noisesmith.pipeline.telemetry.tally import Tally
@@ -84,6 +85,23 @@ def test_the_log_has_a_line_for_every_event(tmp_path: Path) -> None:
         "time": "", "level": "WARNING", "event": "row_retried", "row": "00000005-ab", "attempt": 1, **LOGGED
     }  # fmt: skip
     assert all(datetime.fromisoformat(line["time"]).tzinfo == UTC for line in found)
+
+
+def test_the_figures_have_the_numbers_of_workers_after_a_move(tmp_path: Path) -> None:
+    """Scorers of all groups together, as at the start."""
+    run = Telemetry(tmp_path, {"generators": 4, "scorers": 4, "writers": 2})
+    before = {"generator": 4, "scorer llava": 2, "scorer qwen": 2}
+    after = {"generator": 5, "scorer llava": 2, "scorer qwen": 1}
+    moved = WorkersMoved(before, after, {"generator": 1.0, "scorer llava": 0.9, "scorer qwen": 0.4})
+    run.emit(moved)
+    assert lines(tmp_path)[0]["event"] == "workers_moved"
+    assert lines(tmp_path)[0]["after"] == after
+    run.emit(RunEnded("finished"))
+    found = figures(tmp_path)
+    assert (found["generators"], found["scorers"], found["writers"]) == (5, 3, 2)
+    assert str(moved) == (
+        "workers move: generator 4 → 5 (100% busy), scorer llava 2 → 2 (90% busy), scorer qwen 2 → 1 (40% busy)"
+    )
 
 
 def test_tracebacks_are_in_the_log_where_there_are_any(tmp_path: Path) -> None:
