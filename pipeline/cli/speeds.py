@@ -97,7 +97,7 @@ def _table(title: str, side: SideTiming) -> Table:
 
 
 def _size_lines(settings: RunConfig, speeds: Speeds) -> dict[str, str]:
-    """Which batch sizes a run has, as name → text."""
+    """Which batch sizes these figures are for, as name → text."""
     from noisesmith.pipeline.speed.placement import open_sizes, sides_of
 
     chosen = []
@@ -105,7 +105,8 @@ def _size_lines(settings: RunConfig, speeds: Speeds) -> dict[str, str]:
     for name, side in sides_of(settings).items():
         best = speeds.sides[name].best
         if name in still_open:
-            chosen.append(f"{name} {best}")
+            others = "" if side.batch_size == best else f" with placement: auto, else {side.batch_size}"
+            chosen.append(f"{name} {best}{others}")
         elif side.batch_size == best:
             chosen.append(f"{name} {best}, as the config sets it")
         else:

@@ -51,15 +51,24 @@ def events(run_dir: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, lines) if line["event"] == name]
 
 
-def test_workers_follow_the_calibration_and_move_where_the_run_shows_that_it_is_wrong(
-    tmp_path: Path, tiny_sd: Path, tiny_llava: Path
-) -> None:
-    """All rows are made in both runs, with the same noises: at batch size 1 they are equal in every bit."""
-    right, output = run_with(tmp_path / "right", tiny_sd, tiny_llava, first=3.0, score=1.0, rebalance=86400)
-    assert f"placement: 3 generators + 1 scorers, by {tmp_path}/right/config.calibration.json" in output
-    assert workers_of(right) == (3, 1)
-    assert events(right, "workers_moved") == []
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Path) -> tuple[Path, str]:
+    """A run whose calibration says that generators take three times as long as scorers."""
+    folder = tmp_path_factory.mktemp("right") / "run"
+    return run_with(folder, tiny_sd, tiny_llava, first=3.0, score=1.0, rebalance=86400)
 
+
+def test_the_numbers_of_workers_follow_the_calibration(right: tuple[Path, str]) -> None:
+    run_dir, output = right
+    assert f"placement: 3 generators + 1 scorers, by {run_dir.parent}/config.calibration.json" in output
+    assert workers_of(run_dir) == (3, 1)
+    assert events(run_dir, "workers_moved") == []
+
+
+def test_workers_move_where_the_run_shows_that_the_calibration_is_wrong(
+    right: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """No row is lost, and all noises are the same: at batch size 1 the rows are equal in every bit."""
     wrong, output = run_with(tmp_path / "wrong", tiny_sd, tiny_llava, first=1.0, score=9.0, rebalance=1)
     assert "placement: 1 generators + 3 scorers, by " in output
     moves = events(wrong, "workers_moved")
@@ -69,4 +78,4 @@ def test_workers_follow_the_calibration_and_move_where_the_run_shows_that_it_is_
     assert "workers move: generator 1 → " in output
     assert workers_of(wrong) == tuple(moves[-1]["after"].values())
     assert events(wrong, "actor_replaced") == events(wrong, "row_retried") == []
-    assert list(read_rows(right, None)) == list(read_rows(wrong, None))
+    assert list(read_rows(right[0], None)) == list(read_rows(wrong, None))
