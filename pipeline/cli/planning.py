@@ -18,7 +18,6 @@ from noisesmith.pipeline.cli.common import (
     read_settings,
 )
 from noisesmith.pipeline.config import RunConfig, calibration_file
-from noisesmith.pipeline.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sized
@@ -54,7 +53,7 @@ def plan(
     --calibrate does both: it times calls of generators and scorers on this machine at growing batch sizes, and shows
     the best split of GPUs, rows per hour and their cost. placement: auto uses what it stores.
     """
-    from noisesmith.pipeline.cli.speeds import check_options, measure, print_speeds, read_earlier
+    from noisesmith.pipeline.cli.speeds import check_options, measure, print_lines, print_speeds, read_earlier
     from noisesmith.pipeline.cost import sizes_of
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
@@ -83,9 +82,7 @@ def plan(
         lines["sizes"] = str(sizes)
     lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
     lines |= _work_lines(settings, models, corpus.size) | _cost_lines(settings, models)
-    width = max(map(len, lines)) + 2
-    for name, value in lines.items():
-        console.print(f"{name:<{width}}{printable(value)}")
+    print_lines(lines)
     if calibrate:
         speeds = measure(settings, found, corpus, file)
     if speeds is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from noisesmith.pipeline.cli.common import console, interruptible
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.errors import UserError, printable
 
 if TYPE_CHECKING:
     from noisesmith.pipeline.preflight import FoundModels
@@ -73,10 +74,14 @@ def print_speeds(settings: RunConfig, speeds: Speeds, price: float | None) -> No
         console.print(_table(f"{name}, {speeds.conditions[f'device of {name}']}", side))
         console.print(f"not larger: {side.stopped}")
     console.print("")
-    lines = _size_lines(settings, speeds) | _forecast_lines(settings, speeds, price)
+    print_lines(_size_lines(settings, speeds) | _forecast_lines(settings, speeds, price))
+
+
+def print_lines(lines: Mapping[str, str]) -> None:
+    """Print name → text, one per line."""
     width = max(map(len, lines)) + 2
-    for title, text in lines.items():
-        console.print(f"{title:<{width}}{text}")
+    for name, text in lines.items():
+        console.print(f"{name:<{width}}{printable(text)}")
 
 
 def _table(title: str, side: SideTiming) -> Table:
