@@ -1,27 +1,46 @@
 """The architectures of the models that ``configs/`` names, as folders of their JSON files; weight files are empty.
 
-Written down from the published architectures and not copied from the files; the numbers of parameters bear them out.
+Those that ``bench gpu`` measures are in ``pipeline/bench/gpu/architectures.py``, the others are here. All are written
+down from the published architectures and not copied from the files; the numbers of parameters bear them out.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 from transformers import PreTrainedTokenizerFast
 
+from noisesmith.pipeline.bench.gpu import architectures
+from noisesmith.pipeline.bench.gpu.architectures import (
+    CLIP_FLANT5_XL,
+    CLIP_L,
+    FLOW,
+    LLAVA,
+    SCHEDULE,
+    SD15,
+    SD35,
+    SDXL,
+    T5_XXL,
+    VAE,
+    VAE_3,
+    VAE_XL,
+    PipelineArchitecture,
+    ScorerArchitecture,
+    clip_flant5,
+    diffusion_part,
+    stable_diffusion_xl,
+    text_part,
+)
+from noisesmith.pipeline.bench.gpu.folders import write_json, write_pipeline, write_scorer
 from tests import published_scorers, tiny
+
+__all__ = ["CLIP_FLANT5_XL", "LLAVA", "SD15", "SD35", "SDXL"]
 
 Json = dict[str, Any]
 
-SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SD21 = "stabilityai/stable-diffusion-2-1"
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TURBO = "stabilityai/sdxl-turbo"
-SD35 = "stabilityai/stable-diffusion-3.5-medium"
 FLUX_DEV, FLUX_SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
 KLEIN = "black-forest-labs/FLUX.2-klein-4B"
 CHROMA = "lodestones/Chroma1-HD"
@@ -30,69 +49,16 @@ QWEN_IMAGE = "Qwen/Qwen-Image"
 SANA = "Efficient-Large-Model/Sana_1600M_1024px_diffusers"
 PIXART = "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"
 LUMINA = "Alpha-VLLM/Lumina-Image-2.0"
-CLIP_FLANT5_XL, CLIP_FLANT5_XXL = "zhiqiulin/clip-flant5-xl", "zhiqiulin/clip-flant5-xxl"
-LLAVA = "llava-hf/llava-1.5-7b-hf"
+CLIP_FLANT5_XXL = "zhiqiulin/clip-flant5-xxl"
 QWEN_7B, QWEN_3B = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
 
-_BLOCKS = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
-_VAE = _BLOCKS | {
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "latent_channels": 4
-}  # fmt: skip
-_VAE_XL = _VAE | {"force_upcast": True, "scaling_factor": 0.13025}
-_VAE_3 = _VAE | {
-    "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 1.5305,
-    "shift_factor": 0.0609, "force_upcast": True,
-}  # fmt: skip
-_UNET_15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 _UNET_21 = {
     "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
     "use_linear_projection": True,
 }  # fmt: skip
-_UNET_XL = {
-    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "use_linear_projection": True,
-    "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
-_TRANSFORMER_35 = {
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
-    "num_attention_heads": 24, "attention_head_dim": 64, "caption_projection_dim": 1536, "joint_attention_dim": 4096,
-    "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "qk_norm": "rms_norm",
-    "dual_attention_layers": list(range(13)),
-}  # fmt: skip
-_CLIP_L = {
-    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 768,
-    "bos_token_id": 0, "eos_token_id": 2,
-}  # fmt: skip
-_CLIP_H = _CLIP_L | {
+_CLIP_H = CLIP_L | {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
     "hidden_act": "gelu", "projection_dim": 512,
-}  # fmt: skip
-_CLIP_G = _CLIP_L | {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "hidden_act": "gelu", "projection_dim": 1280,
-}  # fmt: skip
-_T5 = {
-    "vocab_size": 32128, "d_kv": 64, "num_layers": 24, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
-    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
-_T5_XL = _T5 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32}
-_T5_XXL = _T5 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64}
-_VIT_336 = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14, "projection_dim": 768, "model_type": "clip_vision_model",
-    "architectures": ["CLIPVisionModel"],
-}  # fmt: skip
-_SEES_336 = {
-    "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 336},
-    "crop_size": {"height": 336, "width": 336},
-}  # fmt: skip
-_LLAVA = {
-    "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 32000,
-    "text_config": {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096},
-    "vision_config": _VIT_336 | {"vocab_size": 32000},
 }  # fmt: skip
 _QWEN = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "image_token_id": 151655,
@@ -118,39 +84,15 @@ _SEES_NATIVE = {
     "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14,
     "temporal_patch_size": 2, "merge_size": 2,
 }  # fmt: skip
-_SCHEDULE = {
-    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "steps_offset": 1, "timestep_spacing": "leading",
-}  # fmt: skip
-_FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
-_GENERATORS: dict[str, tuple[str, Json, dict[str, tuple[str, str, Json]]]] = {
-    SD15: ("StableDiffusionPipeline", _SCHEDULE, {
-        "unet": ("diffusers", "UNet2DConditionModel", _UNET_15), "vae": ("diffusers", "AutoencoderKL", _VAE),
-        "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
+_PIPELINES = architectures.PIPELINES | {
+    SD21: PipelineArchitecture("StableDiffusionPipeline", SCHEDULE | {"prediction_type": "v_prediction"}, {
+        "unet": diffusion_part("UNet2DConditionModel", _UNET_21), "vae": diffusion_part("AutoencoderKL", VAE),
+        "text_encoder": text_part("CLIPTextModel", _CLIP_H),
     }),
-    SD21: ("StableDiffusionPipeline", _SCHEDULE | {"prediction_type": "v_prediction"}, {
-        "unet": ("diffusers", "UNet2DConditionModel", _UNET_21), "vae": ("diffusers", "AutoencoderKL", _VAE),
-        "text_encoder": ("transformers", "CLIPTextModel", _CLIP_H),
-    }),
-    **{
-        model: ("StableDiffusionXLPipeline", _SCHEDULE, {
-            "unet": ("diffusers", "UNet2DConditionModel", _UNET_XL | {"sample_size": size}),
-            "vae": ("diffusers", "AutoencoderKL", _VAE_XL),
-            "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
-            "text_encoder_2": ("transformers", "CLIPTextModelWithProjection", _CLIP_G),
-        })
-        for model, size in ((SDXL, 128), (TURBO, 64))
-    },
-    SD35: ("StableDiffusion3Pipeline", _FLOW, {
-        "transformer": ("diffusers", "SD3Transformer2DModel", _TRANSFORMER_35),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_3),
-        "text_encoder": ("transformers", "CLIPTextModelWithProjection", _CLIP_L),
-        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection", _CLIP_G),
-        "text_encoder_3": ("transformers", "T5EncoderModel", _T5_XXL),
-    }),
+    TURBO: stable_diffusion_xl(latents=64),
 }  # fmt: skip
-_VAE_FLUX = _VAE_3 | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+_VAE_FLUX = VAE_3 | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 _DC_BLOCKS = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
 _VAE_DC = {
     "latent_channels": 32, "encoder_block_types": _DC_BLOCKS, "decoder_block_types": _DC_BLOCKS,
@@ -175,94 +117,70 @@ _SOLVER = {"_class_name": "DPMSolverMultistepScheduler"}
 _FLOW_SOLVER = _SOLVER | {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
 # What a config does not name is the class's own default, which is the published architecture.
-_GENERATORS |= {
-    model: ("FluxPipeline", _FLOW, {
-        "transformer": ("diffusers", "FluxTransformer2DModel", {"guidance_embeds": model == FLUX_DEV}),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
-        "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
-        "text_encoder_2": ("transformers", "T5EncoderModel", _T5_XXL),
+_PIPELINES |= {
+    model: PipelineArchitecture("FluxPipeline", FLOW, {
+        "transformer": diffusion_part("FluxTransformer2DModel", {"guidance_embeds": model == FLUX_DEV}),
+        "vae": diffusion_part("AutoencoderKL", _VAE_FLUX),
+        "text_encoder": text_part("CLIPTextModel", CLIP_L),
+        "text_encoder_2": text_part("T5EncoderModel", T5_XXL),
     })
     for model in (FLUX_DEV, FLUX_SCHNELL)
 }  # fmt: skip
-_GENERATORS |= {
-    KLEIN: ("Flux2KleinPipeline", _FLOW, {
-        "transformer": ("diffusers", "Flux2Transformer2DModel", _KLEIN_4B),
-        "vae": ("diffusers", "AutoencoderKLFlux2", {}),
-        "text_encoder": ("transformers", "Qwen3ForCausalLM", _QWEN3_4B),
+_PIPELINES |= {
+    KLEIN: PipelineArchitecture("Flux2KleinPipeline", FLOW, {
+        "transformer": diffusion_part("Flux2Transformer2DModel", _KLEIN_4B),
+        "vae": diffusion_part("AutoencoderKLFlux2", {}),
+        "text_encoder": text_part("Qwen3ForCausalLM", _QWEN3_4B),
     }),
-    CHROMA: ("ChromaPipeline", _FLOW, {
-        "transformer": ("diffusers", "ChromaTransformer2DModel", {}),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
-        "text_encoder": ("transformers", "T5EncoderModel", _T5_XXL),
+    CHROMA: PipelineArchitecture("ChromaPipeline", FLOW, {
+        "transformer": diffusion_part("ChromaTransformer2DModel", {}),
+        "vae": diffusion_part("AutoencoderKL", _VAE_FLUX),
+        "text_encoder": text_part("T5EncoderModel", T5_XXL),
     }),
-    Z_IMAGE: ("ZImagePipeline", _FLOW, {
-        "transformer": ("diffusers", "ZImageTransformer2DModel", {}),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
-        "text_encoder": ("transformers", "Qwen3Model", _QWEN3_4B),
+    Z_IMAGE: PipelineArchitecture("ZImagePipeline", FLOW, {
+        "transformer": diffusion_part("ZImageTransformer2DModel", {}),
+        "vae": diffusion_part("AutoencoderKL", _VAE_FLUX),
+        "text_encoder": text_part("Qwen3Model", _QWEN3_4B),
     }),
-    QWEN_IMAGE: ("QwenImagePipeline", _FLOW, {
-        "transformer": ("diffusers", "QwenImageTransformer2DModel", {}),
-        "vae": ("diffusers", "AutoencoderKLQwenImage", {}),
-        "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration", _QWEN_7B),
+    QWEN_IMAGE: PipelineArchitecture("QwenImagePipeline", FLOW, {
+        "transformer": diffusion_part("QwenImageTransformer2DModel", {}),
+        "vae": diffusion_part("AutoencoderKLQwenImage", {}),
+        "text_encoder": text_part("Qwen2_5_VLForConditionalGeneration", _QWEN_7B),
     }),
-    SANA: ("SanaPipeline", _FLOW_SOLVER, {
-        "transformer": ("diffusers", "SanaTransformer2DModel", {}), "vae": ("diffusers", "AutoencoderDC", _VAE_DC),
-        "text_encoder": ("transformers", "Gemma2Model", _GEMMA_2B),
+    SANA: PipelineArchitecture("SanaPipeline", _FLOW_SOLVER, {
+        "transformer": diffusion_part("SanaTransformer2DModel", {}), "vae": diffusion_part("AutoencoderDC", _VAE_DC),
+        "text_encoder": text_part("Gemma2Model", _GEMMA_2B),
     }),
-    PIXART: ("PixArtSigmaPipeline", _SOLVER, {
-        "transformer": ("diffusers", "PixArtTransformer2DModel", _PIXART),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_XL),
-        "text_encoder": ("transformers", "T5EncoderModel", _T5_XXL),
+    PIXART: PipelineArchitecture("PixArtSigmaPipeline", _SOLVER, {
+        "transformer": diffusion_part("PixArtTransformer2DModel", _PIXART),
+        "vae": diffusion_part("AutoencoderKL", VAE_XL),
+        "text_encoder": text_part("T5EncoderModel", T5_XXL),
     }),
-    LUMINA: ("Lumina2Pipeline", _FLOW, {
-        "transformer": ("diffusers", "Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
-        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
-        "text_encoder": ("transformers", "Gemma2Model", _GEMMA_2B),
+    LUMINA: PipelineArchitecture("Lumina2Pipeline", FLOW, {
+        "transformer": diffusion_part("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
+        "vae": diffusion_part("AutoencoderKL", _VAE_FLUX),
+        "text_encoder": text_part("Gemma2Model", _GEMMA_2B),
     }),
 }  # fmt: skip
-_SCORERS: dict[str, tuple[Json, Json]] = published_scorers.SCORERS | {
-    LLAVA: (_LLAVA, _SEES_336), QWEN_7B: (_QWEN_7B, _SEES_NATIVE), QWEN_3B: (_QWEN_3B, _SEES_NATIVE),
-}  # fmt: skip
+_SCORERS = {name: ScorerArchitecture(*files) for name, files in published_scorers.SCORERS.items()}
+_SCORERS |= architectures.SCORERS | {
+    CLIP_FLANT5_XXL: clip_flant5(T5_XXL),
+    QWEN_7B: ScorerArchitecture(_QWEN_7B, _SEES_NATIVE),
+    QWEN_3B: ScorerArchitecture(_QWEN_3B, _SEES_NATIVE),
+}
 
 
 def folder_of(model: str, root: Path) -> Path:
     """A folder below ``root`` with the model's JSON files."""
     folder = root / model.replace("/", "--")
-    if model in _GENERATORS:
-        pipeline, schedule, parts = _GENERATORS[model]
-        _write(folder / "scheduler" / "scheduler_config.json", schedule)
-        index = {"scheduler": ["diffusers", schedule["_class_name"]]}
-        for name, (library, class_name, config) in parts.items():
-            _write(folder / name / "config.json", _defaults(library, class_name) | config)
-            (folder / name / "model.safetensors").touch()
-            index[name] = [library, class_name]
-            if name.startswith("text_encoder"):
-                tokenizer = name.replace("text_encoder", "tokenizer")
-                _tokenizer(77 if "CLIP" in class_name else 2048).save_pretrained(folder / tokenizer)
-                index[tokenizer] = ["transformers", "PreTrainedTokenizerFast"]
-        _write(folder / "model_index.json", {"_class_name": pipeline} | index)
-        return folder
-    if model in published_scorers.PREFERENCES:
-        for name, content in published_scorers.PREFERENCES[model](str(folder / "base")).items():
-            _write(folder / name, content)
-        return folder
-    if model in _SCORERS:
-        config, sees = _SCORERS[model]
+    if model in _PIPELINES:
+        write_pipeline(_PIPELINES[model], folder, _tokenizer)
+    elif model in _SCORERS:
+        write_scorer(_SCORERS[model], folder)
     else:
-        config, sees = _clip_flant5(_T5_XL if model == CLIP_FLANT5_XL else _T5_XXL, root), _SEES_336
-    _write(folder / "config.json", config)
-    _write(folder / "preprocessor_config.json", sees)
-    (folder / "model.safetensors").touch()
+        for name, content in published_scorers.PREFERENCES[model](str(folder / "base")).items():
+            write_json(folder / name, content)
     return folder
-
-
-def _defaults(library: str, class_name: str) -> Json:
-    """What a class of ``diffusers`` writes into a config besides what it is given."""
-    if library != "diffusers":
-        return {}
-    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
-    empty = inspect.Parameter.empty
-    return {name: one.default for name, one in parameters.items() if one.default is not empty}
 
 
 def _tokenizer(length: int) -> PreTrainedTokenizerFast:
@@ -270,18 +188,3 @@ def _tokenizer(length: int) -> PreTrainedTokenizerFast:
     tokenizer = tiny.tokenizer(length, template=True)
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     return tokenizer
-
-
-def _clip_flant5(t5: Json, root: Path) -> Json:
-    tower = root / "clip-vit-large-patch14-336"
-    _write(tower / "config.json", _VIT_336)
-    _write(tower / "preprocessor_config.json", _SEES_336)
-    return t5 | {
-        "architectures": ["CLIPT5ForConditionalGeneration"], "model_type": "t5", "mm_vision_tower": str(tower),
-        "mm_projector_type": "mlp2x_gelu",
-    }  # fmt: skip
-
-
-def _write(path: Path, content: Json) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))

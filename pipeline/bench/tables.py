@@ -17,7 +17,7 @@ from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
 NONE = "–"
-_LIBRARIES = ("torch", "diffusers", "transformers")
+LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def conditions(design: Design, models: Mapping[str, str], sides: Sequence[str] =
         models=used,
         machine=this_machine(),
         date=datetime.now(UTC).date().isoformat(),
-        versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in _LIBRARIES},
+        versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in LIBRARIES},
     )
 
 

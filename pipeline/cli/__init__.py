@@ -12,6 +12,7 @@ from noisesmith.pipeline import __version__
 from noisesmith.pipeline.cli import bench, embedded
 from noisesmith.pipeline.cli.accept import accept
 from noisesmith.pipeline.cli.bench_driver import bench_driver
+from noisesmith.pipeline.cli.bench_gpu import bench_gpu
 from noisesmith.pipeline.cli.calibrate import calibrate
 from noisesmith.pipeline.cli.common import console, debug_print, options, print_error
 from noisesmith.pipeline.cli.export import export
@@ -42,6 +43,7 @@ for command in (*MAKE, *USE):
     app.command()(command)
 app.add_typer(embedded.app, name="embedded")
 bench.app.command("driver")(bench_driver)
+bench.app.command("gpu")(bench_gpu)
 app.add_typer(bench.app, name="bench")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +52,17 @@ def measure(work: Callable[[], object]) -> Cost:
     Raises:
         NotImplementedError, RuntimeError: the model asks for numbers, which are not there.
     """
-    flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     memory = ShapesOnly()
-    with FusedAttention(), flops, memory:
+    with FusedAttention(), operations_counter() as operations, memory:
         work()
-    return Cost(flops.get_total_flops(), memory.peak)
+    return Cost(operations(), memory.peak)
+
+
+@contextmanager
+def operations_counter() -> Iterator[Callable[[], int]]:
+    """Count the floating point operations of the block; see :func:`measure`. Yields what tells how many there were."""
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        yield counter.get_total_flops
 
 
 def _forward_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:

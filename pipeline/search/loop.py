@@ -21,6 +21,7 @@ from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.render import render
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.search.score import score
+from noisesmith.pipeline.search.tasks import ALONE, ModelUse
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,28 @@ def _shared(search: RowSearch[Tensor]) -> tuple[tuple[int, int], Resolution]:
     return search.next_image().lane, search.row.resolution or (0, 0)
 
 
-def make_images(searches: Sequence[RowSearch[Tensor]], config: RunConfig, models: LoadedModels) -> int:
-    """One image per row: move its noise, denoise it, score the image. Returns how many images were made."""
+def make_images(
+    searches: Sequence[RowSearch[Tensor]], config: RunConfig, models: LoadedModels, use: ModelUse = ALONE
+) -> int:
+    """One image per row: move its noise, denoise it, score the image. Returns how many images were made.
+
+    Args:
+        use: entered each time that the models are used.
+    """
     tasks = [search.generate_task() for search in searches]
     starts = [search.start() for search in searches]
     try:
-        made = generate(config.optimizer, models.generator, tasks, starts)
+        made = generate(config.optimizer, models.generator, tasks, starts, use)
         paused = [None] * len(searches) if made.paused is None else made.paused
         outcomes = zip(searches, made.records, made.states, made.latents, paused, strict=True)
         for search, record, state, latents, stopped in outcomes:
             search.generated(record, state, latents, stopped)
         questions = [search.score_task() for search in searches]
-        answers = [score(models.decoder, group, questions, made.latents) for group in models.groups]
+        answers = [score(models.decoder, group, questions, made.latents, use) for group in models.groups]
     except ArithmeticError:
         # One unusable image fails its batch. Each row alone shows which row it is.
         if len(searches) > 1:
-            return sum(make_images([search], config, models) for search in searches)
+            return sum(make_images([search], config, models, use) for search in searches)
         if not searches[0].scores:
             raise
         searches[0].abandon()

@@ -121,25 +121,31 @@ class SequentialLoop:
     def search(self, row: Row, rounds: int) -> Searched:
         """Search one prompt for ``rounds`` rounds after the first image."""
         began = time.perf_counter()
-        shape = self._generator.spec.shape
-        noise = self._key(row, 0).draw(0, shape)
-        image = self.make_image(row, noise, gradient=rounds > 0)
+        image = self.make_image(row, self.first_noise(row), gradient=rounds > 0)
         best = image
         scores = [image.score]
         indices: list[int] = []
         for number in range(1, rounds + 1):
-            gamma = step_size(image.score)
-            key = self._key(row, number)
-            drawn = torch.stack([key.draw(index, shape) for index in range(self._candidates)])
-            assert image.gradient is not None  # every round but the last is asked for it
-            index = int(alignment(change(image.noise, gamma, drawn), image.gradient).argmax())
-            noise = update(image.noise, gamma, drawn[index])
+            noise, index = self.next_noise(row, number, image)
             image = self.make_image(row, noise, gradient=number < rounds)
             scores.append(image.score)
             indices.append(index)
             if image.score > best.score:
                 best = image
         return Searched(best, scores, indices, time.perf_counter() - began)
+
+    def first_noise(self, row: Row) -> Tensor:
+        """z_T ``[C, h, w]`` of a prompt's first image."""
+        return self._key(row, 0).draw(0, self._generator.spec.shape)
+
+    def next_noise(self, row: Row, number: int, image: Image) -> tuple[Tensor, int]:
+        """z_T ``[C, h, w]`` of round ``number``, after an image with a gradient, and the index of its candidate."""
+        gamma = step_size(image.score)
+        key = self._key(row, number)
+        drawn = torch.stack([key.draw(index, image.noise.shape) for index in range(self._candidates)])
+        assert image.gradient is not None  # every round but the last is asked for it
+        index = int(alignment(change(image.noise, gamma, drawn), image.gradient).argmax())
+        return update(image.noise, gamma, drawn[index]), index
 
     def make_image(self, row: Row, noise: Tensor, *, gradient: bool) -> Image:
         """The image of z_T ``[C, h, w]``, its score s in [0, 1] and, where ``gradient`` is set, ∂s/∂z_T."""
