@@ -60,8 +60,8 @@ MAY_IMPORT = {
     "cost": "config errors generators models preflight scorers",
     "speed": "config cost errors generators machine models preflight prompts records search storage",
     "bench": (
-        "acceptance config errors export generators images load machine models noise preflight prompts records report "
-        "schema scorers search sinks storage"
+        "acceptance config cost errors export generators images load machine models noise preflight prompts records "
+        "report schema scorers search sinks storage"
     ),
     "actors": (
         "acceptance bench config errors generators images machine models noise "
