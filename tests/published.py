@@ -42,7 +42,7 @@ Json = dict[str, Any]
 SD21 = "stabilityai/stable-diffusion-2-1"
 TURBO = "stabilityai/sdxl-turbo"
 FLUX_DEV, FLUX_SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
-KLEIN = "black-forest-labs/FLUX.2-klein-4B"
+FLUX2_DEV, KLEIN = "black-forest-labs/FLUX.2-dev", "black-forest-labs/FLUX.2-klein-4B"
 CHROMA = "lodestones/Chroma1-HD"
 Z_IMAGE = "Tongyi-MAI/Z-Image-Turbo"
 QWEN_IMAGE = "Qwen/Qwen-Image"
@@ -113,6 +113,13 @@ _KLEIN_4B = {
     "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
     "guidance_embeds": False,
 }  # fmt: skip
+_MISTRAL3 = {
+    "vision_config": {"model_type": "pixtral", "image_size": 1540, "patch_size": 14}, "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+    },
+}  # fmt: skip
 _SOLVER = {"_class_name": "DPMSolverMultistepScheduler"}
 _FLOW_SOLVER = _SOLVER | {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
@@ -127,6 +134,11 @@ _PIPELINES |= {
     for model in (FLUX_DEV, FLUX_SCHNELL)
 }  # fmt: skip
 _PIPELINES |= {
+    FLUX2_DEV: PipelineArchitecture("Flux2Pipeline", FLOW, {
+        "transformer": diffusion_part("Flux2Transformer2DModel", {}),
+        "vae": diffusion_part("AutoencoderKLFlux2", {}),
+        "text_encoder": text_part("Mistral3ForConditionalGeneration", _MISTRAL3),
+    }),
     KLEIN: PipelineArchitecture("Flux2KleinPipeline", FLOW, {
         "transformer": diffusion_part("Flux2Transformer2DModel", _KLEIN_4B),
         "vae": diffusion_part("AutoencoderKLFlux2", {}),

@@ -17,6 +17,11 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+TYPED_CHAT = (  # as Mistral's, whose messages are lists of parts
+    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n{% for part in message.content %}"
+    "{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+
 
 def chat_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
     """Words, punctuation and line breaks are tokens; the turns of a chat are marked as Qwen marks them."""

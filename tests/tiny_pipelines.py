@@ -32,7 +32,7 @@ from diffusers import (
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Model, UMT5Config, UMT5EncoderModel
 
 from tests import tiny
-from tests.tiny_flux import chroma, flux, flux2_klein, flux2_klein_distilled, flux_dev, ovis_image
+from tests.tiny_flux import chroma, flux, flux2_dev, flux2_klein, flux2_klein_distilled, flux_dev, ovis_image
 from tests.tiny_generators import TOKENS, vae
 from tests.tiny_parts import SHIFTED, chat_tokenizer, flux_vae, gemma2, qwen3, t5
 
@@ -225,6 +225,7 @@ PIPELINES = {
     ),
     "lumina2": TinyPipeline(lumina2, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
     "chroma": TinyPipeline(chroma, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
+    "flux2-dev": TinyPipeline(flux2_dev, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
     "flux2-klein": TinyPipeline(flux2_klein_distilled, FLOW | {"guidance_scale": 1.0}, {"guidance_scale": 1.0}),
     "flux2-klein-base": TinyPipeline(flux2_klein, FLOW | {"guidance_scale": 4.0}, {"guidance_scale": 4.0}),
 }

@@ -50,6 +50,7 @@ FAMILIES = {
     "StableDiffusionXLPipeline": "noisesmith.pipeline.generators.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "noisesmith.pipeline.generators.stable_diffusion_3:StableDiffusion3",
     "FluxPipeline": "noisesmith.pipeline.generators.flux:Flux",
+    "Flux2Pipeline": "noisesmith.pipeline.generators.flux:Flux2",
     "Flux2KleinPipeline": "noisesmith.pipeline.generators.flux:Flux2Klein",
     "ChromaPipeline": "noisesmith.pipeline.generators.flux:Chroma",
     "Lumina2Pipeline": "noisesmith.pipeline.generators.lumina2:Lumina2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from noisesmith.pipeline.generators.weightless import model_parts, part_without_
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.text.limits import TextLimit
 
-_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # where the words of a user are
 # Options of pipelines, on by default, that make an image of another size than asked for, or of another prompt.
 _REWRITING = ("use_resolution_binning", "clean_caption")
 
@@ -131,11 +131,14 @@ class PackedAdapter(CapturedAdapter):
 
 def turn_before(tokenizer: Tokenizer, *, enable_thinking: bool) -> str:
     """What a chat template puts before the words of a user."""
-    turn = [{"role": "user", "content": _MARK}]
-    text = tokenizer.apply_chat_template(
-        turn, tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
-    )
-    return text.split(_MARK)[0]
+    turn = [{"role": "user", "content": MARK}]
+    return text_before(tokenizer, turn, add_generation_prompt=True, enable_thinking=enable_thinking)
+
+
+def text_before(tokenizer: Tokenizer, messages: Sequence[Options], **options: object) -> str:
+    """What a chat template puts before :data:`MARK` in messages."""
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    return text.split(MARK)[0]
 
 
 def measured_selection(

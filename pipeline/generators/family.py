@@ -28,6 +28,7 @@ class Family:
         features: the axis of z_T that the denoiser's ``in_channels`` counts.
         sample_size: the pipeline's own size in latent cells, where the denoiser's config has none.
         fixed_text: whether the pipeline gives every prompt embeddings of one length, so that they can be kept.
+        tokenizers_alone: parts that are processors of text and images, of which only the tokenizer is loaded.
     """
 
     pipeline_class: ClassVar[str]
@@ -43,6 +44,7 @@ class Family:
     features: ClassVar[int] = 0
     sample_size: ClassVar[int | None] = None
     fixed_text: ClassVar[bool] = False
+    tokenizers_alone: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def noise_shape(cls, channels: int, rows: int, columns: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.models.libraries import Json, Options, Pipeline
 from noisesmith.pipeline.models.loading import BrokenModelError, explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint
+from noisesmith.pipeline.models.processors import auto_tokenizer
 from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options
 from noisesmith.pipeline.storage.home import user_path
 
@@ -31,7 +32,9 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
     for name, entry in index.items():
         if isinstance(entry, list) and entry[:1] == [None]:
             without[name] = None  # a part that the model lacks must be named, or the library asks for it
+    without |= dict.fromkeys(family.tokenizers_alone)  # the loader takes only the whole processor, or none
     with explained(f"generators.model: {source.id!r} cannot be loaded"):
+        tokenizers = {name: auto_tokenizer(source, subfolder=name) for name in family.tokenizers_alone}
         if source.file:
             pipe: Pipeline = loader.from_single_file(
                 str(source.file), config=source.location, local_files_only=source.local, dtype=dtype, **without
@@ -39,6 +42,7 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
         else:
             parts = _text_encoders(source, index, without, dtype) | _denoiser_options(source, family, dtype)
             pipe = loader.from_pretrained(source.location, dtype=dtype, **source.load_options(), **without, **parts)
+        pipe.register_modules(**tokenizers)
         for name, part in pipe.components.items():
             check_complete(name, part)
             if isinstance(part, torch.nn.Module):

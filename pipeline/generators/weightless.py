@@ -49,6 +49,7 @@ def load_tokenizers(found: FoundPipeline) -> dict[str, Tokenizer]:
     for name, (_, class_name) in components(source, found.family, found.config).items():
         if name.startswith("tokenizer"):
             with explained(f"{source.field}: {name} of {source.id!r} cannot be loaded"):
-                tokenizer_class = getattr(transformers, class_name)
+                alone = name in found.family.tokenizers_alone
+                tokenizer_class = getattr(transformers, "AutoTokenizer" if alone else class_name)
                 tokenizers[name] = tokenizer_class.from_pretrained(source.location, subfolder=name, **where)
     return tokenizers

@@ -204,6 +204,7 @@ def test_a_shipped_config_has_the_published_numbers_of_parameters(name: str, tmp
     [
         (published.FLUX_DEV, "12"),
         (published.FLUX_SCHNELL, "12"),
+        (published.FLUX2_DEV, "32"),
         (published.KLEIN, "4"),
         (published.CHROMA, "8.9"),
         (published.Z_IMAGE, "6"),

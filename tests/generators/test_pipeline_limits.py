@@ -24,8 +24,9 @@ LIMITS = {  # by default, with what the pipeline puts before a prompt
     "lumina2": {"text_encoder": 256},
     "chroma": {"text_encoder": 512},
     "flux2-klein": {"text_encoder": 512},
+    "flux2-dev": {"text_encoder": 512},
 }
-PREFIXED = {"lumina2": 60}  # a longer text stands before the prompt there
+PREFIXED = {"lumina2": 60, "flux2-dev": 60}  # a longer text stands before the prompt there
 
 
 def _config(name: str, folders: Mapping[str, Path], **options: Any) -> GeneratorConfig:
