@@ -94,21 +94,52 @@ def qwen2_vl(folder: Path) -> Path:
     return _qwen(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, vision, {})
 
 
-def qwen2_5_vl(folder: Path) -> Path:
+def hpsv3(folder: Path, *, pickled: bool = False) -> Path:
+    """The weights, with the names of an older version of the library, next to a tiny Qwen2-VL's files."""
+    base = qwen2_vl(folder / "base")
+    (base / "model.safetensors").unlink()
+    config = Qwen2VLConfig.from_pretrained(base)
+    config.text_config.vocab_size += 1  # the reward token's
+    torch.manual_seed(33)
+    network = _randomise(Qwen2VLForConditionalGeneration(config))
+    head = tiny_preferences.rating_head(TEXT["hidden_size"])
+    weights = {f"rm_head.{name}": value for name, value in head.state_dict().items()}
+    for name, value in network.state_dict().items():
+        weights[name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")] = value
+    tiny_preferences.describe(folder, "HPSv3", base)
+    tiny_preferences.store(folder / "HPSv3", weights, pickled=pickled)
+    return folder
+
+
+def qwen2_5_vl(folder: Path, tokens: PreTrainedTokenizerFast | None = None) -> Path:
     vision = {
         "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
         "window_size": 16, "fullatt_block_indexes": [1],
     }  # fmt: skip
-    return _qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, vision, {})
+    return _qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, vision, {}, tokens)
 
 
-def qwen3_vl(folder: Path) -> Path:
+def qwen3_vl(folder: Path, tokens: PreTrainedTokenizerFast | None = None) -> Path:
     vision = {
         "depth": 3, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
     text = {"head_dim": 8}
-    return _qwen(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, vision, text)
+    return _qwen(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, vision, text, tokens)
+
+
+def unified_reward(folder: Path) -> Path:
+    """A Qwen3-VL whose tokenizer has bytes, and so a token for each digit, as Qwen's own has."""
+    tokens = _qwen3_5_tokenizer()
+    tokens.chat_template = QWEN_TEMPLATE
+    return qwen3_vl(folder, tokens)
+
+
+def unified_reward_2_5(folder: Path) -> Path:
+    """The same of Qwen2.5-VL."""
+    tokens = _qwen3_5_tokenizer()
+    tokens.chat_template = QWEN_TEMPLATE
+    return qwen2_5_vl(folder, tokens)
 
 
 def qwen3_5(folder: Path) -> Path:
@@ -234,6 +265,7 @@ SCORERS: dict[str, Callable[[Path], Path]] = {  # every local scorer family, by 
     "clip": clip,
     "siglip": siglip,
     "siglip2": siglip2,
+    "hpsv3": hpsv3,
     "hpsv2": tiny_preferences.hpsv2,
     "image_reward": tiny_preferences.image_reward,
     "instructblip_t5": lambda folder: tiny_scorers.instructblip(folder, decoder_only=False),

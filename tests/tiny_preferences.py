@@ -195,6 +195,17 @@ class Reward(nn.Module):
         return self.mlp["layers"](x[:, 0]).squeeze(-1)
 
 
+def rating_head(width: int) -> nn.Sequential:
+    """HPSv3's, which reads a token's hidden state; its rating lies near those of the authors' benchmark."""
+    last = nn.Linear(16, 2)
+    layers = nn.Sequential(nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), last)
+    for parameter in layers.parameters():
+        parameter.data.normal_(0, 0.5)
+    last.weight.data /= 4
+    last.bias.data = torch.tensor([15.0, 0.5])
+    return layers.eval()
+
+
 def _randomised(model: nn.Module) -> dict[str, Tensor]:
     """Weights wide enough that a slip in tokens, masks or patches moves a score by 1e-4 and more."""
     for name, parameter in model.named_parameters():
@@ -230,8 +241,8 @@ def hpsv2(folder: Path, *, pickled: bool = False) -> Path:
     )  # fmt: skip
     config.save_pretrained(base)
     tokens.save_pretrained(base)
-    _describe(folder, "HPSv2", base)
-    _store(folder / "HPS_v2.1_compressed", _randomised(OpenClip(len(tokens))), pickled=pickled, nested=True)
+    describe(folder, "HPSv2", base)
+    store(folder / "HPS_v2.1_compressed", _randomised(OpenClip(len(tokens))), pickled=pickled, nested=True)
     return folder
 
 
@@ -241,20 +252,20 @@ def image_reward(folder: Path, *, pickled: bool = False) -> Path:
     base = folder / "base"
     bert_tokenizer().save_pretrained(base)
     (base / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "model_type": "bert"}))
-    _describe(folder, "ImageReward", base, vision_config=REWARD_VISION | STANDARD)
+    describe(folder, "ImageReward", base, vision_config=REWARD_VISION | STANDARD)
     (folder / "med_config.json").write_text(json.dumps(MED))
     weights = _randomised(Reward())
     weights["blip.text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
-    _store(folder / "ImageReward", weights, pickled=pickled)
+    store(folder / "ImageReward", weights, pickled=pickled)
     return folder
 
 
-def _describe(folder: Path, class_name: str, base: Path, **more: object) -> None:
+def describe(folder: Path, class_name: str, base: Path, **more: object) -> None:
     content = {"architectures": [class_name], "base_model": str(base), **more}
     (folder / "config.json").write_text(json.dumps(content))
 
 
-def _store(path: Path, weights: dict[str, Tensor], *, pickled: bool, nested: bool = False) -> None:
+def store(path: Path, weights: dict[str, Tensor], *, pickled: bool, nested: bool = False) -> None:
     if pickled:
         torch.save({"state_dict": weights} if nested else weights, path.with_name(path.name + ".pt"))
     else:

@@ -202,10 +202,10 @@ class ScorerConfig(Actors):
     hint: str | None = Field(
         None, min_length=1, description="appended to each question about a part, such as: Answer in one word."
     )
-    readout: Literal["yes", "yes_no", "reference", "caption", "contrastive"] = Field(
+    readout: Literal["yes", "yes_no", "reference", "caption", "contrastive", "rating"] = Field(
         "yes",
         description="P(yes) of all tokens, P(yes) of yes and no alone, the official implementation's value, the "
-        "likelihood of the prompt as a caption, or P(yes) against edits of the prompt",
+        "likelihood of the prompt as a caption, P(yes) against edits of the prompt, or the rating by UnifiedReward 2.0",
     )
     calibration: CalibrationConfig | None = Field(
         None, description="map from the model's scores to probabilities; its scores as they are when absent"
@@ -228,6 +228,11 @@ class ScorerConfig(Actors):
         return "yes" if value is True else value
 
     @property
+    def asked(self) -> str:
+        """What the model is asked, as the dataset card says it."""
+        return "the instruction of UnifiedReward 2.0" if self.readout == "rating" else self.question
+
+    @property
     def section(self) -> str:
         """The name of this section in messages."""
         return "scorers"
@@ -238,6 +243,8 @@ class ScorerConfig(Actors):
             raise ValueError(
                 f"readout {self.readout} reads the answer about a whole prompt; use yes or yes_no with asks: questions"
             )
+        if self.readout == "rating" and self.question != QUESTION:
+            raise ValueError("readout rating asks as UnifiedReward was trained to be asked; remove question")
         if self.asks != "questions" and self.hint is not None:
             raise ValueError("hint is appended to questions about parts of a prompt; set asks: questions, or remove it")
         return self
@@ -259,6 +266,9 @@ class JudgeConfig(Section):
     server_model: ServerModel = None
     api_key_env: ApiKeyEnv = None
     quantization: Quantization = None
+    readout: Literal["rating"] | None = Field(
+        None, description="rating by UnifiedReward 2.0; when absent as the scorers' readout, where a judge has it"
+    )
 
     @model_validator(mode="after")
     def _server_fields(self) -> JudgeConfig:

@@ -212,9 +212,9 @@ def _asked(config: RunConfig) -> list[tuple[str, object]]:
     """The question of each scorer, and how several become one score."""
     panel = config.panel
     if len(panel) == 1:
-        return [("question", panel[0].question)]
+        return [("question", panel[0].asked)]
     rows: list[tuple[str, object]] = []
     for member in panel:
         part = f"weight {member.weight:g}" if member.gradient else f"weight {member.weight:g}, without its gradient"
-        rows.append((f"scorer {member.name}", f"{member.model}, {part}: {member.question}"))
+        rows.append((f"scorer {member.name}", f"{member.model}, {part}: {member.asked}"))
     return [*rows, ("combined by", _COMBINED[config.combine or "mean"])]

@@ -18,6 +18,7 @@ from noisesmith.pipeline.models.server import find_server
 from noisesmith.pipeline.models.weights import weights_problem
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer, Scores
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+from noisesmith.pipeline.scorers.instructions import UNIFIED_REWARD
 from noisesmith.pipeline.scorers.openai_server import OpenAIServer
 from noisesmith.pipeline.scorers.own import OwnScorer, find_class, is_class_name
 from noisesmith.pipeline.scorers.panel import Answers, Asked, Group, Member, group_of, reads_overshoot
@@ -62,6 +63,7 @@ FAMILIES = {  # the class a checkpoint names → ours, imported when one is load
     "CLIPModel": "noisesmith.pipeline.scorers.clip:Clip",
     "SiglipModel": "noisesmith.pipeline.scorers.clip:Siglip",
     "Siglip2Model": "noisesmith.pipeline.scorers.clip:Siglip2",
+    "HPSv3": "noisesmith.pipeline.scorers.hpsv3:HpsV3",
     "HPSv2": "noisesmith.pipeline.scorers.hpsv2:HpsV2",
     "ImageReward": "noisesmith.pipeline.scorers.image_reward:ImageReward",
 }
@@ -94,6 +96,8 @@ def _checked(config: ScorerConfig, found: FoundScorer) -> FoundScorer:
         UserError: it has no such readout, or cannot be asked about parts of a prompt.
     """
     found = replace(found, asks=config.asks or "prompt", hint=config.hint or "", at_once=config.batch_size)
+    if found.readout == "rating":
+        found = replace(found, question=UNIFIED_REWARD)
     model = f"{found.source.id!r} is a {found.source.class_name}"
     if config.readout not in ("reference", *found.family.readouts):
         readouts = " or ".join(found.family.readouts)
@@ -108,16 +112,24 @@ def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
     """Find a judge: any scorer, or the embedded detector.
 
     A vision-language judge is asked the question of ``scorers``, the first of a panel, about the whole prompt, and read
-    in the same way; but by ``yes`` where that is another readout than ``yes`` and ``yes_no``: the faults of
-    ``reference`` belong to the steering of the official implementation.
+    in the same way; but by ``yes`` where that is another readout than ``yes``, ``yes_no`` and ``rating``: the faults of
+    ``reference`` belong to the steering of the official implementation. It may have the readout ``rating`` of its own.
 
     Raises:
         UserError: as :func:`find_scorer`.
     """
     field = f"judges.{config.name}.model"
     source, family = _find(config, field, scorers, FAMILIES | DETECTOR)
-    readout = scorers.readout if scorers.readout == "yes_no" else "yes"
     dtype = getattr(torch, scorers.dtype)
+    if config.readout is not None and config.readout not in family.readouts:
+        raise UserError(
+            f"judges.{config.name}.readout: {source.id!r} is a {source.class_name}, which has no readout "
+            f"{config.readout}; remove it"
+        )
+    rates = "rating" in family.readouts and "rating" in (config.readout, scorers.readout)
+    if rates:
+        return FoundScorer(source, family, UNIFIED_REWARD, "rating", dtype, config.api_key_env)
+    readout = scorers.readout if scorers.readout == "yes_no" else "yes"
     return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
 
 

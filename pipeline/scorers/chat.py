@@ -57,11 +57,12 @@ class ChatScorer(VisionLanguageModel):
     template_options: ClassVar[Options] = {}
 
     def load(self, source: ModelSource, dtype: torch.dtype) -> tuple[Processor, Model]:
-        where = {"revision": source.revision, "local_files_only": source.local}
-        self.tokenizer, self.image_processor, self.templated = self._load_processors(source.location, where)
+        files = self.files_of(source)
+        where = {"revision": files.revision, "local_files_only": files.local}
+        self.tokenizer, self.image_processor, self.templated = self._load_processors(files.location, where)
         if not self.templated.chat_template:
             raise UserError(
-                f"{source.field}: {source.id!r} has no chat template; save its processor with chat_template.jinja"
+                f"{files.field}: {files.id!r} has no chat template; save its processor with chat_template.jinja"
             )
         model = self.load_model(source, dtype)
         self.fit_image_processor(self.image_processor, model.config)
@@ -70,6 +71,11 @@ class ChatScorer(VisionLanguageModel):
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
         self.mark = self.image_mark(model.config)
         return LoadedProcessor(self.tokenizer, self.image_processor), model
+
+    @classmethod
+    def files_of(cls, source: ModelSource) -> ModelSource:
+        """The model that has the files of the checkpoint's processor: itself, where it has all."""
+        return source
 
     def _load_processors(self, location: str, where: Options) -> tuple[Tokenizer, ImageProcessor, ChatTemplate]:
         """The tokenizer, the image processor, and the one of the checkpoint's processors that has the chat template.

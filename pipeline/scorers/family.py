@@ -22,7 +22,8 @@ class FoundScorer:
         source: where its files are, or the server that holds it.
         family: the class that loads and asks it.
         question: template with ``{prompt}``.
-        readout: how an answer is read: ``yes``, ``yes_no``, ``reference``, ``caption`` or ``contrastive``.
+        readout: how an answer is read: ``yes``, ``yes_no``, ``reference``, ``caption``, ``contrastive`` or
+            ``rating``.
         dtype: type of its weights.
         api_key_env: the environment variable that holds a server's key.
         own_class: the user's own class, where the config names one.

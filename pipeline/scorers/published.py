@@ -23,6 +23,7 @@ from noisesmith.pipeline.scorers.loaded import refuse_layout
 
 PUBLISHED = (
     WeightsAlone("HPSv2", ("xswu/HPSv2",), ("HPS_v2.1_compressed", "HPS_v2_compressed")),
+    WeightsAlone("HPSv3", ("MizzenAI/HPSv3",), ("HPSv3",)),
     WeightsAlone("ImageReward", ("THUDM/ImageReward", "zai-org/ImageReward"), ("ImageReward",)),
 )
 

@@ -14,15 +14,46 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Options, Settings
+from noisesmith.pipeline.scorers.answers import pad_labels
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
+from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+from noisesmith.pipeline.scorers.rating import log_expected, spell_ratings
 
 
 class QwenVL(ChatScorer):
-    """P("Yes") as the first token of the answer; the patches equal the family's processor and have a gradient."""
+    """P("Yes") as the first token of the answer; the patches equal the family's processor and have a gradient.
+
+    The readout ``rating`` is for UnifiedReward 2.0, whose checkpoints are of this family: the expected rating of the
+    image's alignment with the prompt, E, as s = (E − 1) / 4. Its authors let the model write three ratings with
+    decimals, of which this is the first digit of the first.
+
+    Raises:
+        UserError: as the base class; or a rating is more than one token.
+    """
+
+    readouts: ClassVar[tuple[str, ...]] = (*ChatScorer.readouts, "rating")
+
+    def __init__(self, found: FoundScorer, device: str, *, rounding: bool = True) -> None:
+        super().__init__(found, device, rounding=rounding)
+        self._rated = spell_ratings(self.tokens)
+        if self._rated is None and self.readout == "rating":
+            raise UserError(
+                f"{found.source.field}: the tokenizer of {self.id!r} writes a rating as several tokens, so that it "
+                "cannot be read; use another readout"
+            )
+
+    def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
+        if self.readout != "rating" or self._rated is None:
+            return super().log_scores(prompts, images)
+        before, tokens = self._rated
+        labels = pad_labels([[*before, tokens[0]]] * len(prompts))
+        logits = self.logits([self.ask(prompt) for prompt in prompts], images, labels)
+        return log_expected(logits[:, -1, tokens])
 
     @classmethod
     def fit_image_processor(cls, processor: ImageProcessor, config: Settings) -> None:

@@ -50,6 +50,51 @@ def compute_norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, "forward", norm)
 
 
+def compute_in_float64(monkeypatch: pytest.MonkeyPatch, *, casts: bool = True) -> None:
+    """What the library computes in float32 whatever the dtype: norms, rotations, some softmaxes, linear attention.
+
+    Args:
+        casts: also where it casts to float32.
+    """
+    from transformers.models.llama import modeling_llama
+    from transformers.models.qwen2 import modeling_qwen2
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+    from transformers.models.qwen2_vl import modeling_qwen2_vl
+    from transformers.models.qwen3_5 import modeling_qwen3_5
+    from transformers.models.qwen3_vl import modeling_qwen3_vl
+
+    class InFloat64:
+        """``torch`` for a module that names float32 in many places."""
+
+        float32 = torch.float64
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    def as_float(self: torch.Tensor) -> torch.Tensor:
+        return self if self.dtype == torch.float64 else self.to(torch.float32)
+
+    def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+    def softmax(x: torch.Tensor, dim: int, **options: Any) -> torch.Tensor:
+        return x.softmax(dim)
+
+    norms = (
+        modeling_llama.LlamaRMSNorm,
+        modeling_qwen2.Qwen2RMSNorm,
+        modeling_qwen2_vl.Qwen2VLRMSNorm,
+        modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm,
+        modeling_qwen3_vl.Qwen3VLTextRMSNorm,
+    )
+    for norm_class in norms:
+        monkeypatch.setattr(norm_class, "forward", norm)
+    if casts:
+        monkeypatch.setattr(torch.Tensor, "float", as_float)
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+    monkeypatch.setattr(modeling_qwen3_5, "torch", InFloat64())
+
+
 def small_latents(count: int) -> torch.Tensor:
     """z_0 ``[count, 4, 8, 8]`` float64, the same at every call."""
     return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3)).double() * 0.15

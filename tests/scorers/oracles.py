@@ -22,7 +22,9 @@ from noisesmith.pipeline.scorers.chat import ChatScorer
 from noisesmith.pipeline.scorers.clip import Clip, Siglip, Siglip2
 from noisesmith.pipeline.scorers.gemma3 import Gemma3
 from noisesmith.pipeline.scorers.hpsv2 import HpsV2
+from noisesmith.pipeline.scorers.hpsv3 import HpsV3
 from noisesmith.pipeline.scorers.image_reward import ImageReward
+from noisesmith.pipeline.scorers.instructions import HPSV3
 from noisesmith.pipeline.scorers.internvl import InternVL
 from noisesmith.pipeline.scorers.llava_next import LlavaNext
 from noisesmith.pipeline.scorers.llava_onevision import LlavaOnevision
@@ -32,7 +34,7 @@ from noisesmith.pipeline.scorers.smolvlm import SmolVLM
 from tests import tiny_families, tiny_preferences, tiny_vlms
 
 Oracle = Callable[[Path, Any, str, Image.Image, str], float]
-Reader = Callable[[Path, str, str, str, Image.Image], tuple[Any, Any]]
+Reader = Callable[..., tuple[Any, Any]]  # of folder, class, question, answer, image
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _whole(folder: Path, class_name: str, question: str, answer: str, image: Ima
     return processor(text=f"{text} {answer}".strip(), images=image, return_tensors="pt"), processor.tokenizer
 
 
-def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
+def without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
     """By the family's processor without its video half, whose class cannot be imported without torchvision.
 
     Args:
@@ -101,10 +103,13 @@ def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
         settings: of the processor, as its file says them for the tiny checkpoint.
     """
 
-    def read(folder: Path, class_name: str, question: str, answer: str, image: Image.Image) -> tuple[Any, Any]:
+    def read(
+        folder: Path, class_name: str, question: str, answer: str, image: Image.Image, added: str = "", **more: Any
+    ) -> tuple[Any, Any]:
         name = class_name.replace("ForConditionalGeneration", "Processor")
         processor_class = getattr(transformers, name, transformers.Qwen3VLProcessor)  # that of Qwen3.5, too
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([added] if added else [], special_tokens=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None)
             patch.setattr(processing_smolvlm, "num2words", str)  # a package that names the frames of videos
@@ -113,7 +118,7 @@ def _without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
         text = tokenizer.apply_chat_template(
             _conversation(question), tokenize=False, add_generation_prompt=True, **options
         )
-        inputs = processor(text=text + answer, images=image, return_tensors="pt")
+        inputs = processor(text=text + answer, images=image, return_tensors="pt", **more)
         for name in ("rows", "cols"):
             inputs.pop(name, None)
         return inputs, tokenizer
@@ -160,6 +165,37 @@ def _reward_network(folder: Path) -> Any:
     network = tiny_preferences.Reward().eval()
     network.load_state_dict({name: value for name, value in weights.items() if "position_ids" not in name})
     return network
+
+
+def _rating_network(folder: Path) -> Any:
+    """The library's Qwen2-VL with the weights under their published names, and the network that rates."""
+    weights = load_file(folder / "HPSv3.safetensors")
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
+
+    config = transformers.Qwen2VLConfig.from_pretrained(folder / "base")
+    config.text_config.vocab_size = len(weights["model.embed_tokens.weight"])
+    network = transformers.Qwen2VLModel(config).eval()
+    network.language_model.load_state_dict(part("model."))
+    network.visual.load_state_dict(part("visual."))
+    network.rating = tiny_preferences.rating_head(config.text_config.hidden_size)
+    network.rating.load_state_dict(part("rm_head."))
+    return network
+
+
+def _hpsv3(folder: Path, model: Any, prompt: str, image: Image.Image, readout: str) -> float:
+    """As its authors score: the library's processor, an image of 256 tokens, positions that count up."""
+    inputs, tokenizer = without_video()(
+        folder / "base", "Qwen2VLForConditionalGeneration", HPSV3.replace("{prompt}", prompt), "", image,
+        size=dict.fromkeys(("shortest_edge", "longest_edge"), 256 * 8 * 8), added="<|Reward|>",
+    )  # fmt: skip
+    places = inputs.pop("mm_token_type_ids")
+    with torch.no_grad():
+        hidden = model(**inputs, position_ids=torch.arange(places.shape[1]).expand(3, 1, -1)).last_hidden_state
+        reward = hidden[inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|Reward|>")]
+        mean, _ = model.rating(reward)[0]
+    return float((mean - 10.43).sigmoid())
 
 
 def _standardised(levels: torch.Tensor) -> torch.Tensor:
@@ -212,18 +248,21 @@ ONEVISION: dict[str, Any] = {
 }
 FAMILIES = {
     "llava_next": _vision_language(tiny_families.llava_next, LlavaNext, _whole),
-    "llava_onevision": _vision_language(tiny_vlms.llava_onevision, LlavaOnevision, _without_video(**ONEVISION)),
-    "qwen2_vl": _vision_language(tiny_families.qwen2_vl, QwenVL, _without_video()),
-    "qwen2_5_vl": _vision_language(tiny_families.qwen2_5_vl, QwenVL, _without_video()),
-    "qwen3_vl": _vision_language(tiny_families.qwen3_vl, QwenVL, _without_video()),
-    "qwen3_5": _vision_language(tiny_families.qwen3_5, Qwen35, _without_video(thinking=False)),
-    "internvl": _vision_language(tiny_vlms.internvl, InternVL, _without_video(image_seq_length=4)),
-    "smolvlm": _vision_language(tiny_vlms.smolvlm, SmolVLM, _without_video(image_seq_len=4)),
+    "llava_onevision": _vision_language(tiny_vlms.llava_onevision, LlavaOnevision, without_video(**ONEVISION)),
+    "qwen2_vl": _vision_language(tiny_families.qwen2_vl, QwenVL, without_video()),
+    "qwen2_5_vl": _vision_language(tiny_families.qwen2_5_vl, QwenVL, without_video()),
+    "qwen3_vl": _vision_language(tiny_families.qwen3_vl, QwenVL, without_video()),
+    "qwen3_5": _vision_language(tiny_families.qwen3_5, Qwen35, without_video(thinking=False)),
+    "internvl": _vision_language(tiny_vlms.internvl, InternVL, without_video(image_seq_length=4)),
+    "smolvlm": _vision_language(tiny_vlms.smolvlm, SmolVLM, without_video(image_seq_len=4)),
     "gemma3": _vision_language(tiny_vlms.gemma3, Gemma3, _whole),
     "paligemma2": _vision_language(tiny_vlms.paligemma2, PaliGemma, _paligemma, ("yes", "no")),
     "clip": Family(tiny_families.clip, Clip, _clip),
     "siglip": Family(tiny_families.siglip, Siglip, _siglip),
     "siglip2": Family(tiny_families.siglip2, Siglip2, _siglip),
+    "hpsv3": Family(
+        tiny_families.hpsv3, HpsV3, _hpsv3, load=_rating_network, special=(*tiny_families.QWEN_TOKENS, "<|Reward|>")
+    ),
     "hpsv2": Family(
         tiny_preferences.hpsv2, HpsV2, _hpsv2, load=_open_clip, special=("<|startoftext|>", "<|endoftext|>")
     ),
@@ -232,4 +271,4 @@ FAMILIES = {
         special=("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
     ),
 }  # fmt: skip
-CHAT = [name for name, family in FAMILIES.items() if issubclass(family.scorer, ChatScorer)]
+CHAT = [name for name, family in FAMILIES.items() if family.read and issubclass(family.scorer, ChatScorer)]

@@ -22,6 +22,7 @@ from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
     assert_special_tokens_are_text,
+    compute_in_float64,
     decoder_in_float64,
 )
 from tests.scorers.oracles import CHAT, FAMILIES
@@ -100,54 +101,14 @@ def test_batch_of_mixed_prompt_lengths_equals_one_by_one(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_with_respect_to_z0_matches_finite_differences(
-    name: str, tiny_sd: Path, folders: Callable[[str], Path], in_float64: None
+    name: str, tiny_sd: Path, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64, with smooth preprocessing, on a grid of coordinates."""
+    # SigLIP 2 has a float32 table of weights, and multiplies its float32 positions by it.
+    compute_in_float64(monkeypatch, casts=name != "siglip2")
     decoder = decoder_in_float64(tiny_sd)
     scorer = _load(name, folders(name), torch.float64, rounding=False)
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=31)
-
-
-@pytest.fixture
-def in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library computes in float32 whatever the dtype: norms, rotations, some softmaxes, linear attention."""
-    from transformers.models.llama import modeling_llama
-    from transformers.models.qwen2 import modeling_qwen2
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
-    from transformers.models.qwen2_vl import modeling_qwen2_vl
-    from transformers.models.qwen3_5 import modeling_qwen3_5
-    from transformers.models.qwen3_vl import modeling_qwen3_vl
-
-    class InFloat64:
-        """``torch`` for a module that names float32 in many places."""
-
-        float32 = torch.float64
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
-
-    def as_float(self: torch.Tensor) -> torch.Tensor:
-        return self if self.dtype == torch.float64 else self.to(torch.float32)
-
-    def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
-
-    def softmax(x: torch.Tensor, dim: int, **options: Any) -> torch.Tensor:
-        return x.softmax(dim)
-
-    norms = (
-        modeling_llama.LlamaRMSNorm,
-        modeling_qwen2.Qwen2RMSNorm,
-        modeling_qwen2_vl.Qwen2VLRMSNorm,
-        modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm,
-        modeling_qwen3_vl.Qwen3VLTextRMSNorm,
-    )
-    for norm_class in norms:
-        monkeypatch.setattr(norm_class, "forward", norm)
-    if name != "siglip2":  # has a float32 table of weights, and multiplies its float32 positions by it
-        monkeypatch.setattr(torch.Tensor, "float", as_float)
-    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
-    monkeypatch.setattr(modeling_qwen3_5, "torch", InFloat64())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

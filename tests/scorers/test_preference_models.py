@@ -24,8 +24,9 @@ from tests import tiny_preferences
 from tests.scorers.oracles import FAMILIES
 
 PROMPTS = ["a cat and a red car", "a dog"]
-NAMES = ["hpsv2", "image_reward"]
-FILES = {"hpsv2": "HPS_v2.1_compressed", "image_reward": "ImageReward"}
+CROPPED = ["hpsv2", "image_reward"]
+NAMES = [*CROPPED, "hpsv3"]
+FILES = {"hpsv2": "HPS_v2.1_compressed", "image_reward": "ImageReward", "hpsv3": "HPSv3"}
 DEEPER = tiny_preferences.REWARD_VISION | tiny_preferences.STANDARD | {"num_hidden_layers": 4}
 Build = Callable[..., Path]
 
@@ -44,7 +45,7 @@ def _scores(folder: Path, **options: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(41, 90), (90, 41), (44, 61)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CROPPED)
 def test_an_image_is_cropped_where_its_authors_crop_it(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     """The middle lies between two pixels: torchvision rounds it to even, the library's processors cut it off."""
     family = FAMILIES[name]
@@ -62,6 +63,28 @@ def test_image_rewards_score_has_the_published_reward_as_its_log_odds(tmp_path: 
     assert (log_scores - torch.log(-torch.expm1(log_scores))).tolist() == pytest.approx(rewards.tolist(), abs=1e-5)
     halved = calibrate(log_scores, CalibrationConfig(temperature=2))
     assert halved.tolist() == pytest.approx(torch.nn.functional.logsigmoid(rewards / 2).tolist(), abs=1e-5)
+
+
+def test_hpsv3s_score_has_the_published_rating_less_that_of_flux_dev_as_its_log_odds(tmp_path: Path) -> None:
+    scorer = _load(FAMILIES["hpsv3"].build(tmp_path))
+    ratings = scorer.ratings(PROMPTS, _images())
+    assert float((ratings[0] - ratings[1]).abs()) > 1e-3
+    log_odds = torch.logit(scorer.log_scores(PROMPTS, _images()).exp().double())
+    assert (log_odds + 10.43).tolist() == pytest.approx(ratings.tolist(), abs=1e-5)
+
+
+def test_hpsv3s_positions_are_those_of_words(tmp_path: Path) -> None:
+    """The published code asks Qwen2-VL for no positions of rows and columns, with which the rating is another."""
+    scorer = _load(FAMILIES["hpsv3"].build(tmp_path))
+    ratings = scorer.ratings(PROMPTS, _images())
+    by_default = scorer.model.model.forward
+
+    def of_qwen(input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, **more: Any) -> Any:
+        is_image = (input_ids == scorer.model.config.image_token_id).int()
+        return by_default(input_ids, mask, mm_token_type_ids=is_image, **more)
+
+    scorer.model.model.forward = of_qwen
+    assert float((scorer.ratings(PROMPTS, _images()) - ratings).abs().min()) > 1e-4
 
 
 @pytest.mark.parametrize("reward", [-60.0, 60.0])
@@ -114,6 +137,7 @@ def test_pickled_weights_are_read_only_with_the_flag(name: str, tmp_path: Path) 
     [
         ("hpsv2", "HPSv2", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         ("image_reward", "ImageReward", "google-bert/bert-base-uncased"),
+        ("hpsv3", "HPSv3", "Qwen/Qwen2-VL-7B-Instruct"),
     ],
 )
 def test_a_folder_without_a_config_is_known_by_its_weights(
@@ -128,16 +152,24 @@ def test_a_folder_without_a_config_is_known_by_its_weights(
         load_judge(found, "cpu")
 
 
-@pytest.mark.parametrize("hub_id", ["xswu/HPSv2", "THUDM/ImageReward", "zai-org/ImageReward"])
+HUB_IDS = {
+    "xswu/HPSv2": ("hpsv2", "BASE"),
+    "THUDM/ImageReward": ("image_reward", "TOKENIZER"),
+    "zai-org/ImageReward": ("image_reward", "TOKENIZER"),
+    "MizzenAI/HPSv3": ("hpsv3", "BASE"),
+}
+
+
+@pytest.mark.parametrize("hub_id", HUB_IDS)
 def test_a_hub_model_is_known_by_its_name(hub_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache with the published files, and the models that they began with under their names."""
-    name = "hpsv2" if "HPS" in hub_id else "image_reward"
+    name, base_constant = HUB_IDS[hub_id]
     folder = _as_published(name, tmp_path)
     (folder / "README.md").touch()
     base = tmp_path / "whole" / "base"
     whole = json.loads((tmp_path / "whole" / "config.json").read_text())
     monkeypatch.setattr("noisesmith.pipeline.scorers.image_reward.VISION", whole.get("vision_config", {}))
-    monkeypatch.setattr(f"noisesmith.pipeline.scorers.{name}.{'BASE' if name == 'hpsv2' else 'TOKENIZER'}", str(base))
+    monkeypatch.setattr(f"noisesmith.pipeline.scorers.{name}.{base_constant}", str(base))
 
     def cached(repository: str, filename: str, revision: str | None) -> str:
         assert repository == hub_id
@@ -170,7 +202,7 @@ def test_weights_that_are_missing_or_too_many_are_refused(name: str, tmp_path: P
     weights = load_file(file)
     lost = next(one for one in weights if ".ln_1." in one or ".norm1." in one)
     save_file({one: value for one, value in weights.items() if one != lost}, file)
-    with pytest.raises(UserError, match=r"scorers\.model: .* not laid out as .* \(1 missing, first .*layer_norm1"):
+    with pytest.raises(UserError, match=r"scorers\.model: .* not laid out as .* \(1 missing, first .*norm1"):
         _load(folder)
     save_file(weights | {"other.weight": torch.ones(2)}, file)
     with pytest.raises(UserError, match=r"scorers\.model: .* \(1 unexpected, first other\.weight\)"):
