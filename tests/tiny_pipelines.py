@@ -37,14 +37,6 @@ from tests.tiny_generators import TOKENS, vae
 from tests.tiny_parts import SHIFTED, chat_tokenizer, flux_vae, gemma2, qwen3, t5
 
 
-def _pixart() -> PixArtTransformer2DModel:
-    return PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
-        cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32, use_additional_conditions=False,
-        norm_type="ada_norm_single",
-    )  # fmt: skip
-
-
 def z_image(folder: Path) -> Path:
     """``ZImagePipeline``: a single-stream transformer that takes lists of prompts of their own lengths."""
     torch.manual_seed(12)
@@ -124,18 +116,32 @@ def sana_sprint(folder: Path) -> Path:
     return sana(folder, sprint=True)
 
 
-def pixart_sigma(folder: Path) -> Path:
-    """``PixArtSigmaPipeline``: predicts the noise and a variance that the pipeline drops; T5 alone."""
-    torch.manual_seed(15)
+def _pixart(folder: Path, pipeline_class: type[Any], seed: int, scaling_factor: float) -> Path:
+    """A pipeline of PixArt: it predicts the noise and a variance that the pipeline drops; T5 alone."""
+    torch.manual_seed(seed)
     tokens = tiny.tokenizer(TOKENS, template=True)
-    PixArtSigmaPipeline(
+    pipeline_class(
         tokenizer=tokens,
         text_encoder=t5(len(tokens)),
-        vae=vae(scaling_factor=0.13025),
-        transformer=_pixart(),
+        vae=vae(scaling_factor=scaling_factor),
+        transformer=PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
+            cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32, use_additional_conditions=False,
+            norm_type="ada_norm_single",
+        ),
         scheduler=DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
+
+
+def pixart_sigma(folder: Path) -> Path:
+    """``PixArtSigmaPipeline``."""
+    return _pixart(folder, PixArtSigmaPipeline, 15, 0.13025)
+
+
+def pixart_alpha(folder: Path) -> Path:
+    """``PixArtAlphaPipeline``, which has no adapter of its own."""
+    return _pixart(folder, PixArtAlphaPipeline, 19, 0.18215)
 
 
 def lumina2(folder: Path) -> Path:
@@ -152,20 +158,6 @@ def lumina2(folder: Path) -> Path:
         text_encoder=gemma2(len(tokens)),
         tokenizer=tokens,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
-    return folder
-
-
-def pixart_alpha(folder: Path) -> Path:
-    """``PixArtAlphaPipeline``, which has no adapter of its own."""
-    torch.manual_seed(19)
-    tokens = tiny.tokenizer(TOKENS, template=True)
-    PixArtAlphaPipeline(
-        tokenizer=tokens,
-        text_encoder=t5(len(tokens)),
-        vae=vae(scaling_factor=0.18215),
-        transformer=_pixart(),
-        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
-    ).save_pretrained(folder, safe_serialization=True)
     return folder
 
 
