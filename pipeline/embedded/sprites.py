@@ -1,7 +1,7 @@
 """The 24 pictures of the embedded world, as shipped in ``sprites.safetensors``, and their tinting.
 
-The file holds one uint8 RGBA array per noun, cropped to what is visible. All but the bench come from Noto Color Emoji
-(Google, OFL-1.1). ``training/draw_sprites.py`` makes the file.
+The file holds one uint8 RGBA array per noun, cropped to what is visible. All but the bench and the clock come from Noto
+Color Emoji (Google, OFL-1.1). ``training/draw_sprites.py`` makes the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "purple": ((58, 10, 92), (132, 44, 190), (190, 130, 235)),
     "yellow": ((150, 112, 0), (250, 216, 20), (255, 244, 140)),
     "gray": ((62, 62, 62), (128, 128, 128), (176, 176, 176)),
-    "white": ((150, 150, 150), (246, 246, 246), (255, 255, 255)),
+    "white": ((186, 186, 186), (246, 246, 246), (255, 255, 255)),
     "green": ((0, 72, 16), (24, 152, 50), (120, 214, 130)),
     "blue": ((4, 26, 120), (24, 84, 226), (120, 170, 255)),
     "orange": ((150, 62, 0), (252, 132, 10), (255, 190, 100)),
@@ -31,7 +31,9 @@ TINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "brown": ((56, 26, 6), (122, 68, 26), (178, 120, 74)),
     "pink": ((176, 60, 116), (252, 142, 192), (255, 200, 226)),
 }
-OUTLINE = np.array((110, 110, 110), np.float32)  # of white things, which would be lost on a light background
+OUTLINE = np.array((66, 66, 74), np.float32)  # of white things, which would be lost on a light background
+# The hands and marks of a clock: white on dark colours and black on light ones, so that they can always be seen.
+HANDS = {colour: 20 if sum(shades[1]) > 400 else 255 for colour, shades in TINTS.items()}
 _LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
 
 Floats = NDArray[np.float32]
@@ -60,7 +62,7 @@ def sprite(noun: str, colour: str | None, size: int) -> Floats:
     """
     rgba = _stored()[noun]
     if colour is not None:
-        rgba = tint(rgba, colour)
+        rgba = tint(rgba, noun, colour)
     width, height = aspect(noun)
     scaled = (max(1, round(size * width)), max(1, round(size * height)))
     # "RGBa" has premultiplied colours, so that transparent pixels do not bleed into the edge when scaled.
@@ -79,15 +81,17 @@ def mean_colour(noun: str, colour: str | None) -> tuple[float, float, float]:
     return float(shown[0]), float(shown[1]), float(shown[2])
 
 
-def tint(rgba: Pixels, colour: str) -> Pixels:
+def tint(rgba: Pixels, noun: str, colour: str) -> Pixels:
     """Recolour uint8 RGBA [h, w, 4] by luminance: dark, median and light parts take the colour's three shades."""
     luminance = rgba[..., :3].astype(np.float32) @ _LUMINANCE
     low, middle, high = np.percentile(luminance[rgba[..., 3] > 128], (3, 50, 97))
     knots = (low, max(middle, low + 12), max(high, middle + 24))
     shades = np.array(TINTS[colour], np.float32)
+    if noun == "clock":
+        shades[2] = HANDS[colour]
     tinted = np.stack([np.interp(luminance, knots, shades[:, channel]) for channel in range(3)], -1)
     outline = OUTLINE if colour == "white" else shades[0] * 0.8
     alpha = Image.fromarray(rgba[..., 3])
-    inside = np.asarray(alpha.filter(ImageFilter.MinFilter(3)), np.float32)[..., None] / 255
+    inside = np.asarray(alpha.filter(ImageFilter.MinFilter(5 if colour == "white" else 3)), np.float32)[..., None] / 255
     outlined = tinted * inside + outline * (1 - inside)
     return np.concatenate([outlined.round().astype(np.uint8), rgba[..., 3:]], -1)

@@ -184,3 +184,12 @@ def test_the_shapes_are_told_apart() -> None:
     apart = np.abs(pictures[:, None] - pictures[None]).mean((-1, -2)) + np.eye(len(NOUNS))
     assert apart.min() > 0.04
     assert all(sprite(n, None, 24).max() <= 1 for n in ANIMALS)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_the_hands_of_a_clock_stand_out_from_its_face(colour: str) -> None:
+    """The hands are 2.8 pixels wide in a scene, so that the autoencoder keeps them."""
+    rgb = sprite("clock", colour, 24)[..., :3]
+    hand = rgb[7:10, 11:13].mean((0, 1))
+    face = rgb[7:10, 6:8].mean((0, 1))
+    assert np.abs(hand - face).max() > 0.45

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,12 +35,22 @@ def foreground(scenes: Sequence[Scene], images: Tensor) -> Tensor:
     return F.max_pool2d(drawn.float(), 3, 1, 1)
 
 
-def mixture(rng: random.Random, count: int, crowded_share: float) -> list[Scene]:
-    """``count`` scenes, about ``crowded_share`` of them crowded."""
-    scenes: list[Scene] = []
-    for _ in range(count):
-        scenes.append(crowded(rng, rng.randint(3, 6)) if rng.random() < crowded_share else sample(rng))
-    return scenes
+def mixture(rng: random.Random, count: int, crowded_share: float, white_share: float = 0.0) -> list[Scene]:
+    """``count`` scenes, about ``crowded_share`` of them crowded, at least about ``white_share`` with a white thing."""
+
+    def draw() -> Scene:
+        return crowded(rng, rng.randint(3, 6)) if rng.random() < crowded_share else sample(rng)
+
+    return [often_white(rng, white_share, draw) for _ in range(count)]
+
+
+def often_white(rng: random.Random, share: float, draw: Callable[[], Scene]) -> Scene:
+    """What ``draw`` gives, with a probability of at least ``share`` a scene with a white thing."""
+    must_be_white = rng.random() < share
+    while True:
+        scene = draw()
+        if not must_be_white or any(item.colour == "white" for item in scene.items):
+            return scene
 
 
 def tiled(rng: random.Random) -> Scene:

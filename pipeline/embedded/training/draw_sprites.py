@@ -20,24 +20,27 @@ FONT_SIZE = 109  # the only size of Noto Color Emoji's bitmaps
 GLYPHS = {
     "cat": "🐱", "dog": "🐶", "bird": "🐦", "bear": "🐻", "lion": "🦁", "horse": "🐴", "elephant": "🐘", "monkey": "🐵",
     "frog": "🐸", "turtle": "🐢", "rabbit": "🐰", "mouse": "🐭", "backpack": "🎒", "glasses": "🕶", "crown": "👑",
-    "suitcase": "💼", "chair": "🪑", "balloon": "🎈", "bow": "🎀", "car": "🚗", "bowl": "🥣", "clock": "🕒",
-    "apple": "🍎",
+    "suitcase": "💼", "chair": "🪑", "balloon": "🎈", "bow": "🎀", "car": "🚗", "bowl": "🥣", "apple": "🍎",
 }  # fmt: skip
 # Thin shapes are widened, so that their colour still shows at 24 pixels.
 STRETCH = {"glasses": (1.0, 1.5), "chair": (1.3, 1.0)}
+# Light fur is darkened by these factors of RGB, so that it stands out from a light background.
+FUR = {"elephant": (0.64, 0.68, 0.78), "rabbit": (0.84, 0.66, 0.50), "mouse": (0.78, 0.78, 0.82)}
 
 
 def build(font_path: str, out: Path = FILE) -> None:
     """Draw all sprites from the emoji font at ``font_path`` and write them to ``out``."""
     font = ImageFont.truetype(font_path, FONT_SIZE)
-    arrays = {"bench": _crop(_bench())}
+    arrays = {"bench": _crop(_bench()), "clock": _crop(_clock())}
     for noun, glyph in GLYPHS.items():
         canvas = Image.new("RGBA", (160, 160))
         ImageDraw.Draw(canvas).text((8, 8), glyph, font=font, embedded_color=True)
         arrays[noun] = _crop(canvas, STRETCH.get(noun, (1.0, 1.0)))
+    for noun, factors in FUR.items():
+        arrays[noun] = (arrays[noun] * np.array((*factors, 1.0))).round().astype(np.uint8)
     metadata = {
         "command": "python -m noisesmith.pipeline.embedded.training.draw_sprites NotoColorEmoji.ttf",
-        "source": "Noto Color Emoji 2.042, Google LLC (Debian fonts-noto-color-emoji); bench drawn for this project",
+        "source": "Noto Color Emoji 2.042, Google LLC (Debian fonts-noto-color-emoji); bench and clock drawn here",
         "licence": "OFL-1.1",
     }
     save_file({noun: np.ascontiguousarray(arrays[noun]) for noun in NOUNS}, str(out), metadata)
@@ -78,6 +81,20 @@ def _bench() -> Image.Image:
         draw.rectangle((x, 20, x + 28, 170), fill=(100, 60, 20, 255))
     for y, height, shade in ((0, 36, 170), (48, 36, 170), (96, 40, 200)):
         draw.rounded_rectangle((0, y, 256, y + height), 6, fill=(shade, shade - 40, shade - 80, 255))
+    return image
+
+
+def _clock() -> Image.Image:
+    """A wall clock at three: a dark rim, a face, and in the lightest shade four broad marks and two broad hands."""
+    image = Image.new("RGBA", (256, 256))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((0, 0, 255, 255), fill=(30, 30, 30, 255))
+    draw.ellipse((24, 24, 231, 231), fill=(128, 128, 128, 255))
+    light = (250, 250, 250, 255)
+    for left, top in ((116, 32), (116, 196), (32, 116), (196, 116)):
+        draw.rectangle((left, top, left + 23, top + 27 if left == 116 else top + 23), fill=light)
+    draw.line((128, 140, 128, 64), fill=light, width=30)
+    draw.line((113, 128, 188, 128), fill=light, width=30)
     return image
 
 

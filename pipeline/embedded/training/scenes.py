@@ -32,9 +32,8 @@ WEARER = 28
 WORN = {"crown": 20, "glasses": 20, "bow": 16}
 LAYOUTS = ("single", "and", "with", "on", "above")
 LAYOUT_SHARES = (10, 34, 14, 18, 24)
-CONTRAST = 0.3  # least difference in one of RGB (0..1) between a background and each object's mean colour
-LIGHT_DRAWS = 4  # backgrounds drawn until one has this contrast; where none has, the one with the most is taken
-DARK_DRAWS = 12
+CONTRAST = 0.27  # least difference in one of RGB (0..1) between a background and each object's mean colour
+BACKGROUNDS_TRIED = 12  # until one has this contrast; where none has, the one with the most is taken
 
 Background = tuple[float, float, float]
 
@@ -97,14 +96,14 @@ def crowded(rng: random.Random, count: int = 5) -> Scene:
 
 
 def background(items: Sequence[Item], rng: random.Random) -> Background:
-    """A light tinted grey, as most icons and product photographs have, or a dark one where an item would not stand out.
+    """A tinted light grey, as most icons and product photographs have.
 
     Each item's mean colour differs from it by at least :data:`CONTRAST` in one of RGB, as far as that is possible.
     """
     best: Background = (0.0, 0.0, 0.0)
     most = -1.0
-    for draw in range(LIGHT_DRAWS + DARK_DRAWS):
-        base = rng.uniform(0.80, 0.95) if draw < LIGHT_DRAWS else rng.uniform(0.25, 0.5)
+    for _ in range(BACKGROUNDS_TRIED):
+        base = rng.uniform(0.62, 0.9)
         red, green, blue = (min(1.0, max(0.0, base + rng.uniform(-0.1, 0.1))) for _ in range(3))
         contrast = min(_difference((red, green, blue), mean_colour(item.noun, item.colour)) for item in items)
         if contrast > most:

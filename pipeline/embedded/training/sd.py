@@ -8,8 +8,8 @@ be recognised. So the error of v counts in full up to an SNR of :data:`SNR_CAP` 
 weights (arXiv 2303.09556) limit it too. Below the cap, original min-SNR weights fall with the SNR: after 1,725 steps
 with them 5 % of images satisfied a relation prompt, and after 1,400 further steps with the weights here, 27 %.
 
-Grey and white things differ little from what is behind them, so that their shapes weigh little in the error and come
-last. Stage ``sd-faint`` trains on with many of them.
+White things differ little from what is behind them, so that their shapes weigh little in the error and come last.
+Stage ``sd-white`` trains on with many of them.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from noisesmith.pipeline.embedded.training.architectures import (
     new_unet,
     without_pieces,
 )
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import often_white, pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.questions import caption
 from noisesmith.pipeline.embedded.training.scenes import LAYOUTS, Scene, sample
 from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
 
 SETTINGS = StageSettings("sd", steps=6000, batch=64, lr=8e-4, warmup=200, ema=0.998)
-FAINT_SETTINGS = StageSettings("sd-faint", steps=3000, batch=64, lr=5e-4, warmup=100, ema=0.998)
+WHITE_SETTINGS = StageSettings("sd-white", steps=3000, batch=64, lr=5e-4, warmup=100, ema=0.998)
 SCENES = 64_000
-FAINT_NOUNS = ("elephant", "rabbit", "mouse")
-FAINT_COLOURS = ("white", "gray", "pink")
-FAINT_SHARE = 0.7  # of the scenes of stage ``sd-faint``
+WHITE_SHARE = 0.7  # of the scenes of stage ``sd-white``, at least
 SHARES = (20, 28, 14, 17, 21)  # of ``LAYOUTS``: one object alone shows best what its word means
 CAPTIONS = 3  # per scene
 DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
@@ -63,19 +61,9 @@ class Painter(nn.Module):
         return painter
 
 
-def _scene(rng: random.Random, faint_share: float) -> Scene:
-    """A random scene, with a probability of at least ``faint_share`` one that shows something faint."""
-    must_be_faint = rng.random() < faint_share
-    while True:
-        scene = sample(rng, rng.choices(LAYOUTS, SHARES)[0])
-        faint = any(item.noun in FAINT_NOUNS or item.colour in FAINT_COLOURS for item in scene.items)
-        if faint or not must_be_faint:
-            return scene
-
-
 @torch.no_grad()
 def encoded_scenes(
-    vae: AutoencoderKL, seed: int, path: Path, count: int = SCENES, faint_share: float = 0.0
+    vae: AutoencoderKL, seed: int, path: Path, count: int = SCENES, white_share: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Scaled latents [count, 16, 8, 8] and caption token ids [count, CAPTIONS, 16], kept in ``path``."""
     if path.exists():
@@ -85,8 +73,12 @@ def encoded_scenes(
     tokenizer = text_tokenizer()
     latents: list[Tensor] = []
     texts: list[str] = []
+
+    def draw() -> Scene:
+        return sample(rng, rng.choices(LAYOUTS, SHARES)[0])
+
     for start in range(0, count, 100):
-        scenes = [_scene(rng, faint_share) for _ in range(min(100, count - start))]
+        scenes = [often_white(rng, white_share, draw) for _ in range(min(100, count - start))]
         encoded = vae.encode(pictures(scenes) * 2 - 1).latent_dist.mode()
         latents.append((encoded * vae.config.scaling_factor).half())
         for scene in scenes:
@@ -130,8 +122,8 @@ def train(
     scenes: int = SCENES,
 ) -> Painter:
     """Train on from ``begin``, in place (or resume), on ``scenes`` encoded scenes with changing captions."""
-    faint_share = FAINT_SHARE if settings.stage == FAINT_SETTINGS.stage else 0.0
-    latents, captions = encoded_scenes(vae, seed, checkpoints / f"{settings.stage}-scenes.pt", scenes, faint_share)
+    white_share = WHITE_SHARE if settings.stage == WHITE_SETTINGS.stage else 0.0
+    latents, captions = encoded_scenes(vae, seed, checkpoints / f"{settings.stage}-scenes.pt", scenes, white_share)
     torch.manual_seed(seed)
     painter = begin
     scheduler = new_scheduler()

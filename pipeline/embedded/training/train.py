@@ -111,7 +111,7 @@ class Training:
         """The diffusion model."""
         scenes = max(100, round(sd_stage.SCENES * min(1.0, self._scale)))
         painter = sd_stage.Painter.of(self._first)
-        for base in (sd_stage.SETTINGS, sd_stage.FAINT_SETTINGS):
+        for base in (sd_stage.SETTINGS, sd_stage.WHITE_SETTINGS):
             settings = self._settings(base)
             painter = sd_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log, scenes)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
@@ -207,7 +207,7 @@ class Training:
             raise FileNotFoundError(f"stage {stage} has no file in {self._checkpoints}: make it first")
 
     def _settings(self, base: StageSettings) -> StageSettings:
-        if base.stage.removesuffix("-faint") in self._stages:
+        if base.stage.removesuffix("-white") in self._stages:
             steps = max(1, round(base.steps * self._scale))
             return dataclasses.replace(base, steps=steps, warmup=min(base.warmup, steps))
         if not (self._checkpoints / f"{base.stage}.pt").exists():

@@ -16,6 +16,7 @@ from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 SETTINGS = StageSettings("vae", steps=6000, batch=8, lr=1e-3, warmup=100, ema=0.995)
 KL = 2e-4  # weight of the KL term
 CROWDED = 0.4  # share of scenes with many overlapping objects
+WHITE_SHARE = 0.4  # of scenes with a white thing, of which little but the outline stands out, at least
 
 
 def reconstruction_loss(out: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def train(
     vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
     def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        scenes = mixture(rng, settings.batch, CROWDED)
+        scenes = mixture(rng, settings.batch, CROWDED, WHITE_SHARE)
         images = pictures(scenes).contiguous(memory_format=torch.channels_last)
         mask = foreground(scenes, images)
         posterior = vae.encode(images * 2 - 1).latent_dist
