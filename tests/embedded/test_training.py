@@ -172,6 +172,14 @@ def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
         assert row.prompt in excluded
     for seed in (1, 2):
         assert excluded.isdisjoint(training_prompts(seed, 500))
+        assert excluded.isdisjoint(spin.often_hard(seed, 300))
+
+
+def test_self_play_draws_hard_prompts_more_often() -> None:
+    def hard_share(asked: list[str]) -> float:
+        return sum(any(word in prompt.split() for word in spin.HARD) for prompt in asked) / len(asked)
+
+    assert hard_share(training_prompts(1, 600)) < 0.4 < 0.5 < hard_share(spin.often_hard(1, 600))
 
 
 def test_balanced_accuracy_weighs_both_answers_alike() -> None:
