@@ -37,7 +37,7 @@ def generate_cost(found: FoundGenerator, parts: Mapping[str, Model], batch: int,
         for one in rehearsal.passes.values():
             cost = measure(one.work)
             flops += one.count * cost.flops
-            if found.family.fixed_text and one.model != found.family.denoiser:
+            if found.family.join_text is not None and one.model != found.family.denoiser:
                 once += one.count * cost.flops
             peak_bytes = max(peak_bytes, cost.peak_bytes)
     return Cost(flops, peak_bytes, once)

@@ -53,8 +53,9 @@ class Adapter(Family):
                 self._tokenizers[name] = getattr(part, "tokenizer", part)  # a processor holds one
         self._try_text()
         self._limits = self.text_limits(self._tokenizers, config)
-        if self.fixed_text:
-            self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt)
+        join = type(self).join_text
+        if join is not None:
+            self.pipe.encode_prompt = RememberedText(self.pipe.encode_prompt, join)
 
     @classmethod
     def spec_for(cls, found: FoundPipeline, resolution: Resolution | None) -> LatentSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -12,24 +12,33 @@ from torch import Tensor
 
 MOST_BYTES = 512 * 2**20  # of main memory: 4,000 prompts of SD 1.5, 1,500 of SDXL, 190 of SD 3.5 with its T5
 
-Encoded: TypeAlias = tuple[Tensor | None, ...]
+Value: TypeAlias = Tensor | list[Tensor] | None  # a list has one tensor per prompt
+Encoded: TypeAlias = tuple[Value, ...]
 
 
 class RememberedText:
     """A pipeline's ``encode_prompt`` that remembers what it has returned for each prompt, last used last.
 
     Each prompt is encoded alone, so that its embeddings depend on no other row of a batch. They are kept in main
-    memory, at most ``most_bytes`` of them. Only for pipelines that give every prompt embeddings of one length.
+    memory, at most ``most_bytes`` of them.
 
     Args:
         encode: the pipeline's own method.
+        join: what it returns for several prompts, made of what it has returned for each of them alone.
 
     Attributes:
         held: bytes that are kept.
     """
 
-    def __init__(self, encode: Callable[..., Encoded], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        encode: Callable[..., Encoded],
+        join: Callable[[Sequence[Encoded]], Encoded],
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._encode = encode
+        self._join = join
+        self.__wrapped__ = encode
         self.__signature__ = inspect.signature(encode)  # what inspect.signature says of this object too
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
@@ -41,11 +50,11 @@ class RememberedText:
         asked = self.__signature__.bind(*args, **options)
         given = asked.arguments
         prompts, device = given.get("prompt"), given.get("device")
-        has_embeddings = any(isinstance(value, Tensor) for value in given.values())
+        has_embeddings = any(value is not None for name, value in given.items() if "embeds" in name)
         if not isinstance(prompts, list) or device is None or has_embeddings:
             return self._encode(*args, **options)
         rows = [self._row(asked, row) for row in range(len(prompts))]
-        return tuple(_join(values, device) for values in zip(*rows, strict=True))
+        return tuple(_moved(value, device) for value in self._join(rows))
 
     def forget(self) -> None:
         """Drop everything that is kept."""
@@ -63,7 +72,7 @@ class RememberedText:
             self._kept.move_to_end(key)
             return self._kept[key]
         made = self._encode(*alone.args, **alone.kwargs)
-        found = tuple(None if value is None else value.detach().cpu() for value in made)
+        found = tuple(_moved(value, torch.device("cpu")) for value in made)
         self._keep(key, found)
         return found
 
@@ -80,9 +89,7 @@ class RememberedText:
 
     def _count(self, encoded: Encoded, change: int) -> None:
         """Count the uses of tensors that are kept now, or no longer."""
-        for value in encoded:
-            if value is None:
-                continue
+        for value in _tensors(encoded):
             address = value.data_ptr()
             before = self._uses[address]
             self._uses[address] += change
@@ -93,17 +100,39 @@ class RememberedText:
                 del self._uses[address]
 
 
-def _the_same(value: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The other tensor where both are equal."""
-    if value is None or other is None:
+def join_rows(rows: Sequence[Encoded]) -> Encoded:
+    """The outputs of the rows of a batch, of pipelines whose embeddings all have one length or are in a list."""
+    return tuple(_joined(values) for values in zip(*rows, strict=True))
+
+
+def _tensors(encoded: Encoded) -> Iterator[Tensor]:
+    for value in encoded:
+        if isinstance(value, list):
+            yield from value
+        elif value is not None:
+            yield value
+
+
+def _moved(value: Value, device: torch.device) -> Value:
+    if isinstance(value, list):
+        return [one.detach().to(device) for one in value]
+    return None if value is None else value.detach().to(device)
+
+
+def _the_same(value: Value, other: Value) -> Value:
+    """The other value where both are equal."""
+    ours, others = list(_tensors((value,))), list(_tensors((other,)))
+    if type(value) is not type(other) or len(ours) != len(others):
         return value
-    return other if value.shape == other.shape and torch.equal(value, other) else value
+    equal = all(one.shape == two.shape and torch.equal(one, two) for one, two in zip(ours, others, strict=True))
+    return other if equal else value
 
 
-def _join(values: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
-    """One output of the rows of a batch: ``[1, …]`` of each, or what has no batch axis and is the same for all."""
-    tensors = [value for value in values if value is not None]
+def _joined(values: Sequence[Value]) -> Value:
+    """One output of a batch: ``[1, …]`` of each row, a list of each, or what has no batch axis and is the same."""
+    if isinstance(values[0], list):
+        return list(_tensors(tuple(values)))
+    tensors = list(_tensors(tuple(values)))
     if not tensors:
         return None
-    joined = torch.cat(tensors) if len(tensors[0]) == 1 else tensors[0]
-    return joined.to(device)
+    return torch.cat(tensors) if len(tensors[0]) == 1 else tensors[0]

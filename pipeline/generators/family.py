@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.generators.conditioning import Encoded
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
@@ -27,7 +28,8 @@ class Family:
         patch: latent cells per side of a patch; the denoiser's ``patch_size`` when ``None``.
         features: the axis of z_T that the denoiser's ``in_channels`` counts.
         sample_size: the pipeline's own size in latent cells, where the denoiser's config has none.
-        fixed_text: whether the pipeline gives every prompt embeddings of one length, so that they can be kept.
+        join_text: makes of what the pipeline encodes of single prompts what it encodes of all of them, so that each is
+            encoded once; ``None`` where nobody has looked whether that is the same.
         tokenizers_alone: parts that are processors of text and images, of which only the tokenizer is loaded.
     """
 
@@ -43,7 +45,7 @@ class Family:
     patch: ClassVar[int | None] = None
     features: ClassVar[int] = 0
     sample_size: ClassVar[int | None] = None
-    fixed_text: ClassVar[bool] = False
+    join_text: ClassVar[Callable[[Sequence[Encoded]], Encoded] | None] = None
     tokenizers_alone: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.captured import MARK, PackedAdapter, text_before, turn_before
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
 
@@ -14,7 +15,7 @@ class Flux(PackedAdapter):
     """CLIP and T5. Schnell is distilled to a few steps without guidance; dev reads the guidance as an input."""
 
     pipeline_class = "FluxPipeline"
-    fixed_text = True
+    join_text = staticmethod(join_rows)
     negative = False
 
     @classmethod
@@ -42,7 +43,7 @@ class Flux2(PackedAdapter):
     pipeline_class = "Flux2Pipeline"
     negative = False
     features = 0
-    fixed_text = True
+    join_text = staticmethod(join_rows)
     tokenizers_alone: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     @classmethod
@@ -70,7 +71,6 @@ class Flux2Klein(Flux2):
     """Qwen3 reads the prompt as a chat turn, and guidance is true guidance where the model is not distilled."""
 
     pipeline_class = "Flux2KleinPipeline"
-    fixed_text = False
     tokenizers_alone: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

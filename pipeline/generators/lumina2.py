@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noisesmith.pipeline.generators.captured import CapturedAdapter
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Tokenizer
 
 # The pipeline's own: what stands before a prompt that has no system prompt of its own.
@@ -16,6 +17,7 @@ class Lumina2(CapturedAdapter):
     """Gemma reads the prompt after the pipeline's system prompt."""
 
     pipeline_class = "Lumina2Pipeline"
+    join_text = staticmethod(join_rows)
     multiple = 16
 
     @classmethod

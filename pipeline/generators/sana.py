@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaults
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 
 
@@ -14,6 +15,7 @@ class Sana(CapturedAdapter):
     """
 
     pipeline_class = "SanaPipeline"
+    join_text = staticmethod(join_rows)
     keeps_float32 = True
     multiple = 32
 

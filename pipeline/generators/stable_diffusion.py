@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Options
 
 
@@ -14,7 +15,7 @@ class StableDiffusion(Adapter):
     """
 
     pipeline_class = "StableDiffusionPipeline"
-    fixed_text = True
+    join_text = staticmethod(join_rows)
 
     @classmethod
     def without(cls, config: GeneratorConfig) -> Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Options
 
 T5_TOKENS = 256  # a prompt's length for T5, where the config says nothing
@@ -13,7 +14,7 @@ class StableDiffusion3(Adapter):
     """Flow-matching transformer with two CLIP encoders and an optional T5, replaced by zeros when absent."""
 
     pipeline_class = "StableDiffusion3Pipeline"
-    fixed_text = True
+    join_text = staticmethod(join_rows)
     denoiser = "transformer"
     flow = True
     multiple = 1

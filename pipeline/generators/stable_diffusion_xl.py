@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.conditioning import join_rows
 
 
 class StableDiffusionXL(Adapter):
@@ -13,4 +14,4 @@ class StableDiffusionXL(Adapter):
     """
 
     pipeline_class = "StableDiffusionXLPipeline"
-    fixed_text = True
+    join_text = staticmethod(join_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noisesmith.pipeline.generators.captured import CapturedAdapter, turn_before
+from noisesmith.pipeline.generators.conditioning import join_rows
 from noisesmith.pipeline.models.libraries import Tokenizer
 
 
@@ -14,6 +15,7 @@ class ZImage(CapturedAdapter):
     """
 
     pipeline_class = "ZImagePipeline"
+    join_text = staticmethod(join_rows)
     keeps_float32 = True
     no_guidance = 0.0
     patch = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators import find_generator, load_generator
-from noisesmith.pipeline.generators.conditioning import RememberedText
+from noisesmith.pipeline.generators.conditioning import RememberedText, join_rows
+from tests.tiny_pipelines import PIPELINES
 
 CPU = torch.device("cpu")
+REMEMBERED = [
+    "flux-schnell", "flux-dev", "z-image", "z-image-turbo", "sana", "sana-sprint", "pixart-sigma", "lumina2",
+]  # fmt: skip
 
 
 class Encoder:
@@ -39,7 +44,7 @@ class Encoder:
 
 def test_each_prompt_is_encoded_once_and_alone() -> None:
     encoder = Encoder()
-    remembered = RememberedText(encoder.encode)
+    remembered = RememberedText(encoder.encode, join_rows)
     first = remembered(["a", "cat"], CPU, negative_prompt=["no", "no"])
     again = remembered(prompt=["cat", "a"], device=CPU, negative_prompt=["no", "no"])
     assert encoder.asked == [["a"], ["cat"]]
@@ -49,7 +54,7 @@ def test_each_prompt_is_encoded_once_and_alone() -> None:
 
 def test_what_changes_the_embeddings_is_told_apart() -> None:
     encoder = Encoder()
-    remembered = RememberedText(encoder.encode)
+    remembered = RememberedText(encoder.encode, join_rows)
     remembered(["a"], CPU, negative_prompt=["no"])
     _, negative, *_ = remembered(["a"], CPU, negative_prompt=["never"])
     remembered(["a"], CPU, negative_prompt=["no"], hints=["one"])
@@ -60,7 +65,7 @@ def test_what_changes_the_embeddings_is_told_apart() -> None:
 
 def test_embeddings_that_are_given_pass_through() -> None:
     given = torch.ones(1)
-    remembered = RememberedText(lambda prompt=None, device=None, prompt_embeds=None: (prompt_embeds,))
+    remembered = RememberedText(lambda prompt=None, device=None, prompt_embeds=None: (prompt_embeds,), join_rows)
     assert remembered(device=CPU, prompt_embeds=given)[0] is given
     assert remembered.held == 0
 
@@ -69,7 +74,7 @@ def test_memory_is_bounded_and_the_negative_prompt_is_held_once() -> None:
     encoder = Encoder()
     row = 4 * 8 * 4
     ids = 3 * 8
-    remembered = RememberedText(encoder.encode, most_bytes=4 * row + ids)
+    remembered = RememberedText(encoder.encode, join_rows, most_bytes=4 * row + ids)
     for prompt in ("a", "bb", "ccc"):
         remembered([prompt], CPU, negative_prompt="nothing")
     assert remembered.held == 3 * row + row + ids
@@ -92,3 +97,41 @@ def test_a_text_encoder_reads_a_prompt_once_however_many_rounds_there_are(tiny_s
     made = [generator.sample(["a cat", "a dog", "a cat"], noise, 2) for _ in range(3)]
     assert len(passes) == 2 * (2 if guidance > 1 else 1)
     assert torch.equal(made[0], made[2])
+
+
+def _generator(folder: Path, options: Mapping[str, Any]) -> Any:
+    config = GeneratorConfig(**{"model": str(folder), "steps": 2, **options})
+    return load_generator(find_generator(config), "cpu")
+
+
+def _encodings(generator: Any) -> list[int]:
+    """Appended to whenever the pipeline's first text encoder runs."""
+    passes: list[int] = []
+    generator.pipe.text_encoder.register_forward_hook(lambda *_: passes.append(1))
+    return passes
+
+
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_a_family_encodes_a_prompt_once_and_makes_the_same_latents(name: str, folders: Mapping[str, Path]) -> None:
+    """Bit for bit, against the pipeline's own method: one row at a time, as it then encodes one prompt too."""
+    generator = _generator(folders[name], PIPELINES[name].options)
+    own = generator.pipe.encode_prompt.__wrapped__
+    steps = generator.config.steps
+    noise = torch.randn(2, *generator.spec.shape, generator=torch.Generator().manual_seed(0))
+    prompts = ["a cat and a red car", "a dog"]
+    passes = _encodings(generator)
+
+    def alone() -> list[Tensor]:
+        return [generator.sample([prompt], noise[[row]], steps) for row, prompt in enumerate(prompts)]
+
+    first = alone()
+    encoded = len(passes)
+    again = alone()
+    both = generator.sample(prompts, noise, steps)
+    assert len(passes) == encoded
+    generator.pipe.encode_prompt = own
+    for one, two, without in zip(first, again, alone(), strict=True):
+        assert torch.equal(one, without)
+        assert torch.equal(two, without)
+    assert len(passes) >= 2 * encoded  # a negative prompt that the pipeline encodes apart is encoded again per row
+    torch.testing.assert_close(both, generator.sample(prompts, noise, steps), rtol=1e-3, atol=1e-3)

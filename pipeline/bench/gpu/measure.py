@@ -112,7 +112,7 @@ def measure_cell(config: RunConfig, models: LoadedModels, at: Conditions, *, loo
     taken = _timed(sets, at)
     peak_bytes = torch.cuda.max_memory_allocated() if at.device == "cuda" else None
     operations = at_steps(first[SHORT], first[LONG], config.generators.steps)
-    operations[TEXT] = 0 if _adapter(models).fixed_text else first[SHORT][TEXT]
+    operations[TEXT] = 0 if _adapter(models).join_text is not None else first[SHORT][TEXT]
     medians = {steps: _medians(rounds) for steps, rounds in taken.items()}
     batch = config.generators.batch_size
     return Measured(
