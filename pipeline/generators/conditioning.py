@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,12 @@ MOST_BYTES = 512 * 2**20  # of main memory: 4,000 prompts of SD 1.5, 1,500 of SD
 
 Value: TypeAlias = Tensor | list[Tensor] | None  # a list has one tensor per prompt
 Encoded: TypeAlias = tuple[Value, ...]
+
+
+class Join(Protocol):
+    """Makes what a pipeline encodes of several prompts of what it encodes of each alone."""
+
+    def __call__(self, rows: Sequence[Encoded], /) -> Encoded: ...
 
 
 class RememberedText:
@@ -33,7 +39,7 @@ class RememberedText:
     def __init__(
         self,
         encode: Callable[..., Encoded],
-        join: Callable[[Sequence[Encoded]], Encoded],
+        join: Join,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._encode = encode
@@ -103,6 +109,25 @@ class RememberedText:
 def join_rows(rows: Sequence[Encoded]) -> Encoded:
     """The outputs of the rows of a batch, of pipelines whose embeddings all have one length or are in a list."""
     return tuple(_joined(values) for values in zip(*rows, strict=True))
+
+
+def join_padded(rows: Sequence[Encoded]) -> Encoded:
+    """Embeddings and mask, of pipelines that pad to the longest prompt of a batch; no mask where nothing is padded.
+
+    Args:
+        rows: embeddings ``[1, L, E]`` of each prompt, of different lengths L.
+
+    Returns:
+        embeddings ``[B, longest, E]`` and a mask ``[B, longest]``, 1 where there is text.
+    """
+    texts: list[Tensor] = []
+    for value, _ in rows:
+        if isinstance(value, torch.Tensor):
+            texts.append(value[0])
+    marks = [torch.ones(len(text), dtype=torch.long) for text in texts]
+    embeddings = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence(marks, batch_first=True)
+    return embeddings, None if bool(mask.all()) else mask
 
 
 def _tensors(encoded: Encoded) -> Iterator[Tensor]:

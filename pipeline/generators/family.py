@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from noisesmith.pipeline.config import GeneratorConfig
-from noisesmith.pipeline.generators.conditioning import Encoded
+from noisesmith.pipeline.generators.conditioning import Join
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
@@ -45,7 +45,7 @@ class Family:
     patch: ClassVar[int | None] = None
     features: ClassVar[int] = 0
     sample_size: ClassVar[int | None] = None
-    join_text: ClassVar[Callable[[Sequence[Encoded]], Encoded] | None] = None
+    join_text: ClassVar[Join | None] = None
     tokenizers_alone: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

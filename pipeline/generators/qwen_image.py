@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.captured import PackedAdapter
+from noisesmith.pipeline.generators.conditioning import join_padded
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 
 # The pipeline's own, and how many tokens it has: their embeddings are dropped.
@@ -21,6 +22,7 @@ class QwenImage(PackedAdapter):
     """
 
     pipeline_class = "QwenImagePipeline"
+    join_text = staticmethod(join_padded)
 
     @classmethod
     def decoded_shape(cls, channels: int, rows: int, columns: int) -> tuple[int, ...]:
