@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-MOST_BYTES = 512 * 2**20  # of main memory: 4,000 prompts of SD 1.5, 1,500 of SDXL, 190 of SD 3.5 with its T5
+MOST_BYTES = 512 * 2**20  # of main memory: 4,000 prompts of SD 1.5, 190 of SD 3.5 with its T5, 34 of FLUX.2-dev
 
 Value: TypeAlias = Tensor | list[Tensor] | None  # a list has one tensor per prompt
 Encoded: TypeAlias = tuple[Value, ...]

@@ -31,6 +31,7 @@ class Chroma(PackedAdapter):
     """T5 alone, and guidance in a second pass."""
 
     pipeline_class = "ChromaPipeline"
+    join_text = staticmethod(join_rows)
 
 
 class Flux2(PackedAdapter):
