@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 
 from noisesmith.actors.packs import Located, Position, pack_tensors, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.generators import LatentSpec, find_generator, load_generator
-from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
+from noisesmith.pipeline.lazily import torch
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, import_libraries, memory_guard, threads_for
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.tasks import GenerateTask, ImageRecord, Slope, Start
 
@@ -68,6 +68,7 @@ class GeneratorActor:
     def load(self) -> Loaded[GeneratorInfo]:
         """Load the diffusion model."""
         placement = self._config.generators
+        import_libraries()
         torch.set_num_threads(threads_for(placement.num_cpus))
         generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
         self._generator = generator

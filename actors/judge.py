@@ -11,7 +11,7 @@ import torch
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.images import decode_png
-from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, import_libraries, memory_guard, threads_for
 from noisesmith.pipeline.scorers import FoundScorer, Judge, Trial, load_judge
 
 
@@ -54,6 +54,7 @@ class JudgeActor:
         Raises:
             UserError: one cannot be loaded, or cannot score an image.
         """
+        import_libraries()
         torch.set_num_threads(threads_for(self._placement.num_cpus))
         device = device_for(self._placement.num_gpus)
         trial = Trial.of_pictures(*self._size)

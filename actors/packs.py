@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from noisesmith.pipeline.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Ray's max_direct_call_object_size is 100 KiB; it counts the whole object, and cannot be set in a cluster one joins.
 MIN_PACK_BYTES = 112 * 1024

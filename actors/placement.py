@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from noisesmith.actors.pool import MAX_QUEUED, WRITER_QUEUED
 from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, reason
-from noisesmith.pipeline.machine import machine_resources, ray_folder
+from noisesmith.pipeline.machine import MachineResources, ray_folder, usable_cores
 from noisesmith.pipeline.preflight import check_resources
 
 CheckResources = Callable[[Mapping[str, float], str], None]
@@ -53,7 +53,7 @@ def _connect(config: RunConfig, folder: Path | None, note: Callable[[str], None]
     if config.ray.address is not None:
         _join_cluster(config.ray.address)
     elif folder is not None:
-        check(machine_resources(), "this machine")
+        check(MachineResources(), "this machine")
         _start_cluster(config, folder, note)
     try:
         check(ray.cluster_resources(), "the cluster")
@@ -85,7 +85,6 @@ def _set_token() -> None:
 
 def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None]) -> None:
     """Start a cluster of this machine's resources, which only this machine can reach and which ends with us."""
-    resources = machine_resources()
     # Ray records every call for the dashboard, which we do not start: megabytes per minute, up to 100,000 records.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     _set_token()
@@ -95,7 +94,7 @@ def _start_cluster(config: RunConfig, folder: Path, note: Callable[[str], None])
             try:
                 ray.init(
                     address="local",
-                    num_cpus=int(resources["CPU"]),
+                    num_cpus=usable_cores(),
                     job_config=_InstalledCode(),
                     include_dashboard=False,
                     log_to_driver=False,

@@ -21,7 +21,7 @@ from noisesmith.pipeline.acceptance import ACCEPTED, accept_again
 from noisesmith.pipeline.config import JudgeConfig, RunConfig
 from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.machine import machine_resources
+from noisesmith.pipeline.machine import MachineResources
 from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.report import renew_report
 from noisesmith.pipeline.scorers import FoundScorer, find_judge
@@ -64,7 +64,7 @@ def rescore(
         raise UserError(f"{run_dir}: has no committed row whose image could be judged; let its run write some first")
     found = _find(config, judges)
     if config.ray.address is None:
-        _check(placement, machine_resources(), "this machine")
+        _check(placement, MachineResources(), "this machine")
     with hold_side(run_dir, note) as check_lock:
         tables = _open_tables(run_dir, found, check_lock, replace=replace)
         wanted = wanted_shards(tables)

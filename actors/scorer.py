@@ -9,13 +9,13 @@ from itertools import islice
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 
 from noisesmith.actors.packs import Located, Position, pack_files, pack_tensors, unpack_tensor
 from noisesmith.actors.pool import Loaded
 from noisesmith.pipeline.config import RunConfig
-from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, memory_guard, threads_for
+from noisesmith.pipeline.lazily import torch
+from noisesmith.pipeline.models.runtime import ExclusiveUse, device_for, import_libraries, memory_guard, threads_for
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.render import Verdicts, render
 from noisesmith.pipeline.search.score import score
@@ -91,6 +91,7 @@ class ScorerActor:
             UserError: one cannot be loaded, or cannot score an image.
         """
         placement = self._config.groups[self._index][0]
+        import_libraries()
         torch.set_num_threads(threads_for(placement.num_cpus))
         self._held = load_scoring(self._config, self._index, device_for(placement.num_gpus))
         scorers = [member.scorer for member in self._held.group.members]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
-from torch import Tensor
+
+from noisesmith.pipeline.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:

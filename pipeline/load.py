@@ -5,6 +5,7 @@ from __future__ import annotations
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import load_decoder, load_generator
+from noisesmith.pipeline.models.runtime import quiet_libraries
 from noisesmith.pipeline.preflight import check_gradient, find_models
 from noisesmith.pipeline.scorers import (
     Group,
@@ -25,6 +26,7 @@ def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = Non
     Raises:
         UserError: one cannot be found or loaded, or does not fit the method.
     """
+    quiet_libraries()
     found = find_models(config)
     panel = config.panel
     decoder = load_decoder(found.generator, device, clamp=not any(map(reads_overshoot, panel)))

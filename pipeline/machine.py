@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,11 +39,26 @@ def cpu_name() -> str:
     return platform.machine()
 
 
-def machine_resources() -> dict[str, float]:
-    """This machine's usable GPUs and cores."""
-    import torch
+class MachineResources(Mapping[str, float]):
+    """This machine's usable GPUs and cores, by Ray's names for them.
 
-    return {"GPU": float(torch.cuda.device_count()), "CPU": float(usable_cores())}
+    GPUs are counted when somebody asks, because that takes an import of torch.
+    """
+
+    def __getitem__(self, name: str) -> float:
+        if name == "CPU":
+            return float(usable_cores())
+        if name == "GPU":
+            import torch
+
+            return float(torch.cuda.device_count())
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("GPU", "CPU"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 def check_ray_folder() -> None:

@@ -11,13 +11,16 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.records import NoiseStats, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BISECTIONS = 40  # halve an interval of length 1 to below float32 resolution
 CHUNK = 256  # candidates held in memory at once: 16 MiB of SD 1.5 latents

@@ -18,11 +18,11 @@ from noisesmith.pipeline.embedded import newest, versions
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import FoundGenerator, LatentSpec, check_affine, check_probe, find_generator
 from noisesmith.pipeline.lengths import check_lengths
-from noisesmith.pipeline.machine import check_ray_folder, machine_resources
+from noisesmith.pipeline.machine import MachineResources, check_ray_folder
 from noisesmith.pipeline.models.libraries import Json
 from noisesmith.pipeline.models.locate import ModelSource, built_in
 from noisesmith.pipeline.models.quantization import without_quantization
-from noisesmith.pipeline.models.runtime import quiet_libraries
+from noisesmith.pipeline.models.runtime import quiet_notices
 from noisesmith.pipeline.optimizers.attention import choose_map_size
 from noisesmith.pipeline.prompts import Corpus, open_corpus
 from noisesmith.pipeline.scorers import FoundScorer, find_judge, find_scorer
@@ -45,7 +45,7 @@ def find_models(config: RunConfig) -> FoundModels:
         UserError: a model is missing, of an unsupported class or without the gradient that the method needs; the
             message names the field.
     """
-    quiet_libraries()
+    quiet_notices()
     generator = find_generator(config.generators)
     _check_attention(config, generator.spec, generator)
     short = config.optimizer.short_rounds(config.generators.steps)
@@ -195,7 +195,7 @@ def check_machine(config: RunConfig) -> None:
     """
     if config.ray.address is None:
         check_ray_folder()
-        check_resources(config, machine_resources(), "this machine")
+        check_resources(config, MachineResources(), "this machine")
 
 
 def check_resources(config: RunConfig, have: Mapping[str, float], where: str) -> None:
@@ -217,7 +217,7 @@ def check_resources(config: RunConfig, have: Mapping[str, float], where: str) ->
         cores["writers"] = (config.writers.count, config.writers.cores)
     for resource, field, unit, taken in (("GPU", "num_gpus", "GPUs", gpus), ("CPU", "num_cpus", "CPU cores", cores)):
         wanted = sum(count * share for count, share in taken.values())
-        if wanted > have.get(resource, 0):
+        if wanted and wanted > have.get(resource, 0):
             shares = " + ".join(f"{count} × {share:g} for {name}" for name, (count, share) in taken.items())
             raise UserError(
                 f"{', '.join(f'{name}.{field}' for name in taken)}: {shares} make {wanted:g} {unit} but {where} has "

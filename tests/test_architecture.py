@@ -27,29 +27,30 @@ UNITS |= {"training", "actors", "noisesmith"}
 MAY_IMPORT = {
     "errors": "",
     "records": "",
-    "images": "",
+    "lazily": "",
+    "images": "lazily",
     "xmp": "records",
     "duplicates": "",
     "embedded": "",
     "training": "bench embedded load noisesmith scorers",
     "storage": "errors",
     "machine": "errors",
-    "noise": "records",
-    "models": "embedded errors storage",
+    "noise": "lazily records",
+    "models": "embedded errors lazily storage",
     "text": "embedded errors models records",
     "config": "embedded errors storage",
     "schema": "config records",
     "prompts": "config embedded errors records schema storage text",
     "decompose": "config errors models prompts records storage text",
-    "generators": "config errors models storage text",
-    "scorers": "config embedded errors images models records storage text",
-    "optimizers": "config errors models noise text",
+    "generators": "config errors lazily models storage text",
+    "scorers": "config embedded errors images lazily models records storage text",
+    "optimizers": "config errors lazily models noise text",
     "sinks": "config errors noise records schema storage xmp",
-    "search": "config errors generators images noise optimizers records scorers text",
+    "search": "config errors generators images lazily noise optimizers records scorers text",
     "lengths": "config errors generators models prompts records scorers text",
     "acceptance": "config errors schema sinks storage",
     "preflight": "acceptance config embedded errors generators lengths machine models optimizers prompts scorers sinks",
-    "load": "config errors generators preflight scorers search",
+    "load": "config errors generators models preflight scorers search",
     "extend": "config errors lengths preflight prompts records sinks storage",
     "replay": "config errors generators images models noise prompts records schema search sinks xmp",
     "telemetry": "sinks storage",
@@ -58,18 +59,18 @@ MAY_IMPORT = {
     "merge": "acceptance config errors report sinks storage telemetry",
     "export": "duplicates errors noise records schema sinks storage",
     "cost": "config errors generators models preflight scorers",
-    "speed": "config cost errors generators machine models preflight prompts records search storage",
+    "speed": "config cost errors generators lazily machine models preflight prompts records search storage",
     "bench": (
         "acceptance config cost errors export generators images load machine models noise preflight prompts records "
         "report schema scorers search sinks storage"
     ),
     "actors": (
-        "acceptance bench config errors generators images machine models noise "
+        "acceptance bench config errors generators images lazily machine models noise "
         "preflight prompts records report scorers search sinks speed telemetry"
     ),
     "cli": (
         "acceptance actors bench config cost decompose embedded errors export extend lengths merge models "
-        "preflight prompts publish records replay report sinks speed storage telemetry training"
+        "preflight prompts publish records replay report scorers sinks speed storage telemetry training"
     ),
     "api": (
         "acceptance actors config errors lengths load models preflight prompts "

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from noisesmith.pipeline.sinks import read_rows
+from tests.density import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,46 @@ def test_a_user_s_own_pipeline_and_ours_live_in_one_process(tmp_path: Path) -> N
         "assert noisesmith.pipeline.config.RunConfig.__module__.startswith('noisesmith.pipeline.')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+HEAVY = ["torch", "diffusers", "transformers"]  # each takes a second of CPU or more
+# Refuses a module as if it were not installed.
+REFUSING = """
+import sys
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name in {refused!r}:
+            raise ModuleNotFoundError(name + " was imported")
+
+sys.meta_path.insert(0, Refusing())
+"""
+
+
+@pytest.mark.parametrize("config", ["quickstart", "embedded-complex"])
+def test_checking_a_run_of_the_built_in_models_imports_no_model_library(config: str, tmp_path: Path) -> None:
+    """So a mistake is found, and Ray starts, within a second of CPU."""
+    script = REFUSING.format(refused=HEAVY) + (
+        "from noisesmith.pipeline.cli import main\n"
+        f"sys.argv = ['noisesmith', 'plan', {str(ROOT / 'configs' / f'{config}.yaml')!r}, '--quick']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "embedded (StableDiffusionPipeline)" in done.stdout, done.stderr
+
+
+def test_a_driver_imports_no_model_library() -> None:
+    """Nor when it hands the workers' classes to Ray, which pickles their methods with the names that they use."""
+    script = REFUSING.format(refused=HEAVY) + (
+        "import noisesmith.actors.session, noisesmith.pipeline.preflight\n"
+        "from noisesmith.actors.generator import GeneratorActor\n"
+        "from noisesmith.actors.scorer import ScorerActor\n"
+        "from ray import cloudpickle\n"
+        "for actor in (GeneratorActor, ScorerActor):\n"
+        "    cloudpickle.loads(cloudpickle.dumps(actor.__ray_metadata__.modified_class))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -19,7 +19,7 @@ from ray._private.utils import validate_socket_filepath
 
 from noisesmith.pipeline import machine
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.machine import check_ray_folder, machine_resources, ray_folder, usable_cores
+from noisesmith.pipeline.machine import MachineResources, check_ray_folder, ray_folder, usable_cores
 from noisesmith.pipeline.storage import files, lock
 
 VARIABLES = ("RAY_TMPDIR", "TMPDIR")
@@ -152,7 +152,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == os.cpu_count()
-    assert machine_resources()["CPU"] == os.cpu_count()
+    assert MachineResources()["CPU"] == os.cpu_count()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores() == 1
 

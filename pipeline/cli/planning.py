@@ -20,11 +20,12 @@ from noisesmith.pipeline.cli.common import (
 from noisesmith.pipeline.config import RunConfig, calibration_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sized
+    from collections.abc import Mapping, Sized
 
     from noisesmith.pipeline.config import Actors
     from noisesmith.pipeline.preflight import FoundModels
     from noisesmith.pipeline.prompts import Corpus
+    from noisesmith.pipeline.scorers import FoundScorer
 
 
 def plan(
@@ -47,21 +48,25 @@ def plan(
     price: Annotated[
         float | None, typer.Option("--price", metavar="P", help="Of one GPU for an hour; gives the cost of 1,000 rows.")
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the tokens of prompts, memory and work.")] = False,
 ) -> None:
     """Check everything, and show what would run and what it takes. Loads no model and writes nothing.
 
-    --calibrate does both: it times calls of generators and scorers on this machine at growing batch sizes, and shows
-    the best split of GPUs, rows per hour and their cost. placement: auto uses what it stores.
+    What is checked is printed first. The tokens of prompts, memory and work need the models' libraries, which take
+    seconds to import; --quick leaves them out.
+
+    --calibrate does both: it loads the models, times calls of generators and scorers on this machine at growing batch
+    sizes, writes the figures down, and shows the best split of GPUs, rows per hour and their cost. placement: auto uses
+    what it stores.
     """
-    from noisesmith.pipeline.cli.speeds import check_options, measure, print_lines, print_speeds, read_earlier
-    from noisesmith.pipeline.cost import sizes_of
+    from noisesmith.pipeline.cli.speeds import check_options, measure, print_speeds, read_earlier
     from noisesmith.pipeline.preflight import check_run
     from noisesmith.pipeline.sinks import check_run_dir
     from noisesmith.pipeline.speed.measure import check_measurable
     from noisesmith.pipeline.speed.placement import place
     from noisesmith.pipeline.speed.record import check_writable
 
-    check_options(calibrate, calibration, price)
+    check_options(calibrate, calibration, price, quick)
     settings = read_settings(config, overrides, out, partition)
     found, corpus = check_run(settings)
     file = calibration_file(config) if calibration is None else calibration
@@ -74,19 +79,34 @@ def plan(
     else:
         settings = place(settings, console.print, found)
     done = check_run_dir(settings, corpus)
+    _print_plan(settings, found, corpus, done, quick)
+    if calibrate:
+        speeds = measure(settings, found, corpus, file)
+    if speeds is not None:
+        print_speeds(settings, speeds, price)
+
+
+def _print_plan(settings: RunConfig, found: FoundModels, corpus: Corpus, done: int, quick: bool) -> None:
+    """Print what is checked, then what only the models' libraries know, which are imported in between."""
+    from noisesmith.pipeline.cli.speeds import print_lines
+    from noisesmith.pipeline.cost.sizes import sizes_of
+    from noisesmith.pipeline.models.runtime import import_libraries
+
     asked = {resolution: those.rows for resolution, those in corpus.resolutions.items()}
     sizes = sizes_of(found, asked, corpus.whole)
     models = sizes.at_largest(found)
     lines = _corpus_lines(corpus) | _output_lines(settings, corpus, done) | _model_lines(settings, models)
     if len(sizes.rows) > 1:
         lines["sizes"] = str(sizes)
-    lines |= _length_lines(settings, models, corpus) | _question_lines(settings, corpus)
-    lines |= _work_lines(settings, models, corpus.size) | _cost_lines(settings, models)
-    print_lines(lines)
-    if calibrate:
-        speeds = measure(settings, found, corpus, file)
-    if speeds is not None:
-        print_speeds(settings, speeds, price)
+    lines |= _weighting_lines(corpus) | _question_lines(settings, corpus)
+    lines |= _work_lines(settings, models, corpus.size)
+    scorers = _scorers_by_field(settings, models)
+    width = max(map(len, [*lines, *map(_prompts_for, ["generators.model", *scorers])]))
+    print_lines(lines, width)
+    if not quick:
+        import_libraries()
+        print_lines(_length_lines(settings, models, scorers, corpus), width)
+        print_lines(_cost_lines(settings, models), width)
 
 
 def _corpus_lines(corpus: Corpus) -> dict[str, str]:
@@ -165,19 +185,34 @@ def _title(what: str, name: str, among: Sized) -> str:
     return f"{what} {name}" if len(among) > 1 else what
 
 
-def _length_lines(settings: RunConfig, models: FoundModels, corpus: Corpus) -> dict[str, str]:
-    """How much of the prompts each model reads, as name → text."""
-    from noisesmith.pipeline.lengths import describe_weighting, list_lengths
-
+def _scorers_by_field(settings: RunConfig, models: FoundModels) -> dict[str, FoundScorer]:
+    """The scorers and the judges by their fields."""
     scorers = {found.source.field: found for found in models.scorers}
     for judge, found in zip(settings.judges, models.judges, strict=True):
         scorers[f"judges.{judge.name}"] = found
+    return scorers
+
+
+def _length_lines(
+    settings: RunConfig, models: FoundModels, scorers: Mapping[str, FoundScorer], corpus: Corpus
+) -> dict[str, str]:
+    """How much of the prompts each model reads, as name → text."""
+    from noisesmith.pipeline.lengths import list_lengths
+
     listed = list_lengths(settings, models.generator, scorers, corpus)
-    lines = {f"prompts for {field}": "; ".join(texts) for field, texts in listed.items()}
-    weighting = describe_weighting(corpus)
-    if weighting is not None:
-        lines["prompt syntax"] = weighting
-    return lines
+    return {_prompts_for(field): "; ".join(texts) for field, texts in listed.items()}
+
+
+def _prompts_for(field: str) -> str:
+    return f"prompts for {field}"
+
+
+def _weighting_lines(corpus: Corpus) -> dict[str, str]:
+    """How many prompts have weights, as name → text, where any has."""
+    from noisesmith.pipeline.lengths import describe_weighting
+
+    text = describe_weighting(corpus)
+    return {} if text is None else {"prompt syntax": text}
 
 
 def _question_lines(settings: RunConfig, corpus: Corpus) -> dict[str, str]:
@@ -220,7 +255,7 @@ def _actors(settings: RunConfig) -> str:
 
 def _cost_lines(settings: RunConfig, models: FoundModels) -> dict[str, str]:
     """The memory and the computation of one worker of each kind, as name → text."""
-    from noisesmith.pipeline.cost import balance, estimate
+    from noisesmith.pipeline.cost.estimate import balance, estimate
 
     generating, scoring = estimate(settings, models)
     lines = {"a generator": str(generating)}

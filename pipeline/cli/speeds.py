@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from noisesmith.pipeline.speed.record import Speeds
 
 
-def check_options(calibrate: bool, calibration: Path | None, price: float | None) -> None:
+def check_options(calibrate: bool, calibration: Path | None, price: float | None, quick: bool) -> None:
     """Refuse options that do not go together.
 
     Raises:
-        UserError: a price without measured speeds, or one that is none.
+        UserError: a price without measured speeds, or one that is none; or a measurement that is to be quick.
     """
     from noisesmith.pipeline.speed.figures import check_price
 
     check_price(price)
+    if calibrate and quick:
+        raise UserError("--quick: --calibrate loads the models and takes minutes; leave out one of the two")
     if price is not None and not calibrate and calibration is None:
         raise UserError(
             "--price: the cost follows from measured speeds; add --calibrate, or --calibration FILE of an earlier one"
@@ -77,9 +79,13 @@ def print_speeds(settings: RunConfig, speeds: Speeds, price: float | None) -> No
     print_lines(_size_lines(settings, speeds) | _forecast_lines(settings, speeds, price))
 
 
-def print_lines(lines: Mapping[str, str]) -> None:
-    """Print name → text, one per line."""
-    width = max(map(len, lines)) + 2
+def print_lines(lines: Mapping[str, str], width: int = 0) -> None:
+    """Print name → text, one per line, with the texts in one column.
+
+    Args:
+        width: characters of the longest name among all that share the column; of these lines by default.
+    """
+    width = max(width, *map(len, lines)) + 2
     for name, text in lines.items():
         console.print(f"{name:<{width}}{printable(text)}")
 

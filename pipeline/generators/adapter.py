@@ -6,9 +6,7 @@ import inspect
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.errors import UserError
@@ -19,11 +17,15 @@ from noisesmith.pipeline.generators.loading import load_pipeline, lora_revision
 from noisesmith.pipeline.generators.pausing import resumed, stopped
 from noisesmith.pipeline.generators.samplers import build_scheduler, sampler_gain
 from noisesmith.pipeline.generators.spec import read_spec
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Options, Pipeline, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import tokens_cut
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Adapter(Family):
@@ -90,9 +92,9 @@ class Adapter(Family):
     def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
         return tokens_cut(self._limits, prompts)
 
-    @torch.no_grad()
     def sample(self, prompts: list[str], noise: Tensor, steps: int) -> Tensor:
-        return self._denoise(self.sampling_options(prompts, noise, steps)).float().cpu()
+        with torch.no_grad():
+            return self._denoise(self.sampling_options(prompts, noise, steps)).float().cpu()
 
     def sampling_options(self, prompts: Sequence[str], noise: Tensor, steps: int) -> Options:
         """What the pipeline's call takes to denoise ``noise`` ``[B, …]`` in ``steps``."""
@@ -121,7 +123,6 @@ class Adapter(Family):
         latents: Tensor = self.pipe(**options, output_type="latent").images
         return latents
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """Encode B prompts for the denoiser.
 
@@ -138,7 +139,8 @@ class Adapter(Family):
             **self.call_options(self.config, len(prompts)),
         }
         taken = inspect.signature(self.pipe.encode_prompt).parameters
-        encoded = self.pipe.encode_prompt(**{name: value for name, value in options.items() if name in taken})
+        with torch.no_grad():
+            encoded = self.pipe.encode_prompt(**{name: value for name, value in options.items() if name in taken})
         return tuple(part for part in encoded if part is not None)  # the others are those of negative prompts
 
     def _try_text(self) -> None:

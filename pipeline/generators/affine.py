@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from noisesmith.pipeline.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 BASE = 1024  # a place is found by its digits to this base, which survive float32 sums over many sampler steps
 TOLERANCE = 1e-3  # of the largest change, by which a pipeline may depart from the map that was found

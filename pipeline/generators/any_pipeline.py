@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.config import GeneratorConfig, Resolution
 from noisesmith.pipeline.errors import UserError
@@ -18,11 +15,14 @@ from noisesmith.pipeline.generators.captured import CapturedAdapter, call_defaul
 from noisesmith.pipeline.generators.rehearsal import Rehearsal
 from noisesmith.pipeline.generators.samplers import CLASSES, build_scheduler, sampler_gain
 from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
-from noisesmith.pipeline.models.shapes import without_numbers
 from noisesmith.pipeline.text.limits import stated_limit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AnyPipeline(CapturedAdapter):
@@ -132,6 +132,8 @@ def study(found: FoundPipeline) -> FoundGenerator:
 
 
 def _try_noise(found: FoundPipeline) -> _Tried:
+    from noisesmith.pipeline.models.shapes import without_numbers
+
     config = found.config
     models = {name: part_without_weights(found, name) for name in model_parts(found)}
     rehearsal = Rehearsal(found, models)

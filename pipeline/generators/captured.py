@@ -6,9 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
@@ -21,6 +19,9 @@ from noisesmith.pipeline.generators.rehearsal import Rehearsal
 from noisesmith.pipeline.generators.weightless import model_parts, part_without_weights
 from noisesmith.pipeline.models.libraries import Options, Tokenizer
 from noisesmith.pipeline.text.limits import TextLimit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # where the words of a user are
 # Options of pipelines, on by default, that make an image of another size than asked for, or of another prompt.

@@ -27,8 +27,6 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
     Raises:
         UserError: names the field.
     """
-    import diffusers
-
     for name, reason in _OWN.items():
         if getattr(config, name) and name not in family.own_options:
             raise UserError(f"generators.{name}: {source.id!r} is a {source.class_name} and {reason}; remove it")
@@ -47,8 +45,8 @@ def check_options(config: GeneratorConfig, family: type[Family], source: ModelSo
             f"generators.guidance_scale: {source.id!r} is distilled to work without guidance, so that "
             f"{config.guidance_scale:g} would change nothing; set it to {off:g}"
         )
-    if config.lora and not hasattr(getattr(diffusers, family.pipeline_class), "load_lora_weights"):
-        raise UserError(f"generators.lora: the library merges none into a {source.class_name}; remove it")
+    if config.lora:
+        _check_merging(family, source)
     if config.negative_prompt:
         if not family.negative:
             raise UserError(
@@ -85,11 +83,18 @@ def _check_skipping(config: GeneratorConfig, family: type[Family], source: Model
         raise UserError(f"{field}: from start to stop there is none of the {steps} steps; raise stop or lower start")
 
 
-def _check_vae(config: GeneratorConfig, source: ModelSource) -> None:
+def _check_merging(family: type[Family], source: ModelSource) -> None:
     import diffusers
 
+    if not hasattr(getattr(diffusers, family.pipeline_class), "load_lora_weights"):
+        raise UserError(f"generators.lora: the library merges none into a {source.class_name}; remove it")
+
+
+def _check_vae(config: GeneratorConfig, source: ModelSource) -> None:
     if not config.vae_checkpointing:
         return
+    import diffusers
+
     _, class_name = source.read_json("model_index.json").get("vae") or (None, None)
     vae_class = getattr(diffusers, str(class_name), None)
     if not getattr(vae_class, "_supports_gradient_checkpointing", False):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+from noisesmith.pipeline.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_BYTES = 512 * 2**20  # of main memory: 4,000 prompts of SD 1.5, 190 of SD 3.5 with its T5, 34 of FLUX.2-dev
 
-Value: TypeAlias = Tensor | list[Tensor] | None  # a list has one tensor per prompt
-Encoded: TypeAlias = tuple[Value, ...]
+Value: TypeAlias = "Tensor | list[Tensor] | None"  # a list has one tensor per prompt
+Encoded: TypeAlias = "tuple[Value, ...]"
 
 
 class Join(Protocol):

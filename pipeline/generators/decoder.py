@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.generators.adapter import FoundGenerator
 from noisesmith.pipeline.generators.checks import components
 from noisesmith.pipeline.generators.loading import check_complete
+from noisesmith.pipeline.lazily import nn, torch
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
-from noisesmith.pipeline.models.shapes import FusedAttention
 from noisesmith.pipeline.models.weightless import diffusers_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VIDEO = 5  # axes of a video VAE's images: one frame is decoded
 
@@ -99,6 +100,10 @@ def _checkpoint(module: nn.Module, *inputs: object) -> object:
 
     While torch computes gradients, it leaves a mode that was entered around both passes.
     """
+
+    from torch.utils.checkpoint import checkpoint
+
+    from noisesmith.pipeline.models.shapes import FusedAttention
 
     def run(*given: object) -> object:
         with FusedAttention():

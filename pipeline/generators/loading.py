@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.family import Family
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Json, Options, Pipeline
 from noisesmith.pipeline.models.loading import BrokenModelError, explained
 from noisesmith.pipeline.models.locate import ModelSource, fingerprint
 from noisesmith.pipeline.models.processors import auto_tokenizer
-from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options
+from noisesmith.pipeline.models.quantized import loader_options
 from noisesmith.pipeline.storage.home import user_path
 
 
@@ -24,6 +23,8 @@ def load_pipeline(config: GeneratorConfig, source: ModelSource, family: type[Fam
         UserError: the model or a LoRA cannot be loaded.
     """
     import diffusers
+
+    from noisesmith.pipeline.models.gradients import let_gradients_pass
 
     loader = getattr(diffusers, family.pipeline_class)
     dtype = getattr(torch, config.dtype)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.generators.samplers import evaluations_of, predicted_original
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Pipeline
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager

@@ -7,19 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
+from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.generators.adapter import FoundPipeline
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.capture import handed_to
 from noisesmith.pipeline.generators.samplers import build_scheduler
 from noisesmith.pipeline.generators.weightless import load_tokenizers
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model, Options, Pipeline
-from noisesmith.pipeline.models.shapes import without_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -113,6 +112,10 @@ class Rehearsal:
 
     def _hollow(self, name: str, model: Any) -> None:
         """Let a model's forward pass compute shapes, and answer with constants on the CPU."""
+        from torch.utils._pytree import tree_map
+
+        from noisesmith.pipeline.models.shapes import without_numbers
+
         compute = model.forward
         constant = _noise if name == self._found.family.denoiser else _zeros
 
@@ -139,7 +142,7 @@ def _standardise(vae: Any) -> None:
 
 def _shape(value: object) -> object:
     """What decides the work on a value: its shape, and the contents of a mask, since a model may cut off padding."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return value
     is_mask = not value.is_floating_point() and value.ndim > 1  # timesteps have one axis or none
     contents = hash(value.cpu().numpy().tobytes()) if is_mask else None
@@ -147,10 +150,10 @@ def _shape(value: object) -> object:
 
 
 def _zeros(value: object) -> object:
-    return torch.zeros((), dtype=value.dtype).expand(value.shape) if isinstance(value, Tensor) else value
+    return torch.zeros((), dtype=value.dtype).expand(value.shape) if isinstance(value, torch.Tensor) else value
 
 
 def _noise(value: object) -> object:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return value
     return torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value.dtype)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Json, Options, Scheduler, Settings
 from noisesmith.pipeline.models.loading import explained
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES = {
     "ddim": "DDIMScheduler",
@@ -61,6 +63,8 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
             f"generators.model: {config.model!r} {kind}, which no sampler here fits; "
             "give a model that predicts the noise (epsilon), v, or a flow's velocity"
         )
+    if name == "ddim" and _surely_positive(trained, steps, config.timestep_spacing):
+        return
     remedy = "; change steps, timestep_spacing or scheduler"
     with explained(f"generators.scheduler: {name} cannot take {steps} steps with this model", remedy):
         gain = sampler_gain(build_scheduler(name, trained, config.timestep_spacing), steps)
@@ -69,6 +73,31 @@ def check_sampler(config: GeneratorConfig, trained: Json, flow: bool) -> None:
             f"generators.scheduler: with {steps} steps of {name} the image does not follow z_T (gain {gain:g}); "
             "change steps, timestep_spacing or scheduler"
         )
+
+
+def _surely_positive(trained: Json, steps: int, spacing: str | None) -> bool:
+    """Whether DDIM's gain is positive by the noise schedule alone, so that no sampler need be imported to see it.
+
+    With ᾱ = cos²θ a step multiplies z by cos θ'/cos θ where ε is predicted, and by cos(θ − θ') where v is. Both are
+    positive while 0 < ᾱ ≤ 1, and so for all β in (0, 1). Schedules of other kinds, and files with other kinds of
+    values, are left to the sampler itself.
+    """
+    first, last = trained.get("beta_start"), trained.get("beta_end")
+    most, offset = trained.get("num_train_timesteps"), trained.get("steps_offset")
+    if not (isinstance(first, float) and isinstance(last, float) and isinstance(most, int)):
+        return False
+    known: dict[str, tuple[object, ...]] = {
+        "beta_schedule": ("linear", "scaled_linear"),
+        "trained_betas": (None,),
+        "rescale_betas_zero_snr": (None, False),
+        "timestep_spacing": (None, "leading", "trailing", "linspace"),
+    }
+    if any(trained.get(name) not in values for name, values in known.items()):
+        return False
+    asked = spacing or trained.get("timestep_spacing") or "leading"
+    fits = steps < most if asked == "leading" else steps <= most
+    in_range = 0 < first <= last < 1 and -most * math.log1p(-last) < 80  # or ᾱ could be 0 in float32
+    return in_range and fits and offset in (None, 0, 1)
 
 
 def _check_few_steps(config: GeneratorConfig, trained_class: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from noisesmith.pipeline.generators.adapter import FoundPipeline
 from noisesmith.pipeline.generators.checks import components, with_weights
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import diffusers_model, transformers_model

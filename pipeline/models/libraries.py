@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from noisesmith.pipeline.lazily import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Json: TypeAlias = dict[str, Any]  # an object of a model's JSON file; the code that reads a value checks it
 Options: TypeAlias = dict[str, Any]  # keyword arguments of a library's loader or pipeline

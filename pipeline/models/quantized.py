@@ -1,17 +1,17 @@
-"""Quantised models: what loads them, what their weights take, and gradients through their linear layers."""
+"""Quantised models: what loads them, and what their weights take."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
+from noisesmith.pipeline.lazily import nn, torch
 from noisesmith.pipeline.models.libraries import Options
 from noisesmith.pipeline.models.locate import ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NF4_BLOCK = 64  # weights that share a scale
 FLOAT32 = 4  # bytes
@@ -41,37 +41,6 @@ def loader_options(source: ModelSource, dtype: torch.dtype, library: str = "tran
         # The settings that it would make besides are global: float32 would be multiplied less exactly everywhere.
         config = module.TorchAoConfig(kinds[quantization.method](set_inductor_config=False))
     return {"quantization_config": config}
-
-
-def let_gradients_pass(model: Any) -> None:
-    """Give ``torchao``'s linear layers a gradient that keeps no weights.
-
-    Their own forward pass makes each weight in the computing type for a moment, but autograd keeps all of these until
-    the backward pass, so that the model would take as much memory as if it were not quantised.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and hasattr(module.weight, "qdata"):
-            module.forward = partial(_multiply, module)  # type: ignore[method-assign]
-
-
-def _multiply(module: nn.Linear, inputs: Tensor) -> Tensor:
-    product: Tensor = _FrozenProduct.apply(inputs, module)  # type: ignore[no-untyped-call]
-    return product
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """A linear layer with a frozen weight, which is made again in the computing type for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, module: nn.Linear) -> Tensor:
-        ctx.module = module
-        return nn.functional.linear(inputs, module.weight, module.bias)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        (slope,) = slopes
-        weight = ctx.module.weight.dequantize()
-        return slope @ weight.to(slope.dtype), None
 
 
 def mark_quantized(model: Any, source: ModelSource, library: str = "transformers", folder: str = "") -> None:

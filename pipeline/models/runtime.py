@@ -21,14 +21,38 @@ _NOISY_IMPORTS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torcha
 
 def quiet_libraries() -> None:
     """Keep the model libraries' notices and bars off a command's output."""
-    for name in _NOISY_IMPORTS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_notices()
     import diffusers
     import transformers
 
     for library in (transformers, diffusers):
-        library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+
+
+def quiet_notices() -> None:
+    """Keep the model libraries' notices off a command's output, also of those that it may import later, or never."""
+    for name in _NOISY_IMPORTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("transformers", "diffusers"):
+        if name in sys.modules:
+            sys.modules[name].utils.logging.set_verbosity_error()
+        else:
+            os.environ[f"{name.upper()}_VERBOSITY"] = "error"
+
+
+def import_libraries() -> None:
+    """Import the model libraries while Python's garbage collector rests, which then passes over what they made.
+
+    An import makes a million objects, all of which stay, and the collector would look through them again and again.
+    """
+    gc.disable()
+    try:
+        import diffusers  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def device_for(num_gpus: float) -> str:

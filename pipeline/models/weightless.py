@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model, Settings
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.quantized import mark_quantized

@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model, Pipeline, Scheduler
 from noisesmith.pipeline.optimizers.attention import (
     MapSize,
@@ -29,6 +28,9 @@ from noisesmith.pipeline.optimizers.attention import (
 )
 from noisesmith.pipeline.optimizers.base import Request, Sampler
 from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def step_sizes(config: AttendAndExciteConfig, count: int) -> list[float]:

@@ -21,18 +21,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from noisesmith.pipeline.config import AttendAndExciteConfig, InitNoConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import F, torch
 from noisesmith.pipeline.models.libraries import Json, Model, Pipeline, Tokenizer
 from noisesmith.pipeline.text.subjects import text_stop, token_indices
 
-Processor: TypeAlias = Callable[..., Tensor]  # of diffusers: computes one attention layer
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Processor: TypeAlias = "Callable[..., Tensor]"  # of diffusers: computes one attention layer
 
 PREFERRED_SIDE = 16
 SHARPNESS = 100.0  # the softmax over text tokens is of 100 times the attention

@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import GeneratorConfig, InitNoConfig
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model, Pipeline, Scheduler
 from noisesmith.pipeline.noise import NoiseKey, storable, within_kl
 from noisesmith.pipeline.optimizers.attention import (
@@ -31,6 +30,9 @@ from noisesmith.pipeline.optimizers.attention import (
 )
 from noisesmith.pipeline.optimizers.base import Proposal, Request, Sampler
 from noisesmith.pipeline.optimizers.random_sampling import RandomSampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ADAM_EPSILON = 1e-3  # as in the authors' code: elements with little gradient hardly move
 

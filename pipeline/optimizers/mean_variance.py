@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import MeanVarianceConfig
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.noise import NoiseKey, storable, within_kl
 from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BETA_1 = 0.9
 BETA_2 = 0.999

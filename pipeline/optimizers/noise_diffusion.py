@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import NoiseDiffusionConfig
 from noisesmith.pipeline.noise import NoiseKey, along, largest_of, select, step_size, storable, update
 from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

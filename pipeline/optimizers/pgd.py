@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import PgdConfig
 from noisesmith.pipeline.noise import NoiseKey, storable
 from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

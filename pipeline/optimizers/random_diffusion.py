@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.noise import NoiseKey, step_size, update
 from noisesmith.pipeline.optimizers.base import Feedback, Optimizer, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RandomDiffusion(Optimizer):

@@ -8,8 +8,6 @@ from itertools import islice
 from pkgutil import resolve_name
 from typing import cast
 
-import torch
-
 from noisesmith.pipeline.config import JudgeConfig, MemberConfig, RunConfig, ScorerConfig, is_url
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.models.locate import ModelSource, locate
@@ -77,16 +75,16 @@ def find_scorer(config: ScorerConfig) -> FoundScorer:
     Raises:
         UserError: it is not, or has no such readout; the message names the field.
     """
-    dtype = getattr(torch, config.dtype)
     if is_class_name(config.model):
-        return _checked(config, _find_own(config, dtype))
+        return _checked(config, _find_own(config))
     source, family = _find(config, f"{config.section}.model", config, FAMILIES)
     if config.readout == "reference" and source.class_name not in REFERENCED:
         raise UserError(
             f"{config.section}.readout: reference is the official implementation's, which does not support "
             f"{source.class_name}; use yes or yes_no"
         )
-    return _checked(config, FoundScorer(source, family, config.question, config.readout, dtype, config.api_key_env))
+    found = FoundScorer(source, family, config.question, config.readout, config.dtype, config.api_key_env)
+    return _checked(config, found)
 
 
 def _checked(config: ScorerConfig, found: FoundScorer) -> FoundScorer:
@@ -120,7 +118,6 @@ def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
     """
     field = f"judges.{config.name}.model"
     source, family = _find(config, field, scorers, FAMILIES | DETECTOR)
-    dtype = getattr(torch, scorers.dtype)
     if config.readout is not None and config.readout not in family.readouts:
         raise UserError(
             f"judges.{config.name}.readout: {source.id!r} is a {source.class_name}, which has no readout "
@@ -128,9 +125,9 @@ def find_judge(config: JudgeConfig, scorers: ScorerConfig) -> FoundScorer:
         )
     rates = "rating" in family.readouts and "rating" in (config.readout, scorers.readout)
     if rates:
-        return FoundScorer(source, family, UNIFIED_REWARD, "rating", dtype, config.api_key_env)
+        return FoundScorer(source, family, UNIFIED_REWARD, "rating", scorers.dtype, config.api_key_env)
     readout = scorers.readout if scorers.readout == "yes_no" else "yes"
-    return FoundScorer(source, family, scorers.question, readout, dtype, config.api_key_env)
+    return FoundScorer(source, family, scorers.question, readout, scorers.dtype, config.api_key_env)
 
 
 def load_scorer(found: FoundScorer, device: str, trial: Trial | None = None) -> ImageScorer:
@@ -181,7 +178,7 @@ def load_judge(found: FoundScorer, device: str, trial: Trial | None = None) -> J
     return judge
 
 
-def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:
+def _find_own(config: ScorerConfig) -> FoundScorer:
     field = f"{config.section}.model"
     if config.quantization is not None:
         raise UserError(
@@ -189,7 +186,7 @@ def _find_own(config: ScorerConfig, dtype: torch.dtype) -> FoundScorer:
         )
     own_class = find_class(config, field)
     source = ModelSource(config.model, config.model, None, config.model, field)
-    return FoundScorer(source, OwnScorer, config.question, config.readout, dtype, own_class=own_class)
+    return FoundScorer(source, OwnScorer, config.question, config.readout, config.dtype, own_class=own_class)
 
 
 def _find(

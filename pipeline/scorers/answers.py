@@ -6,12 +6,13 @@ Answers of a batch may differ in length. Their tokens are the rows of a tensor `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NONE = -1
 
@@ -67,6 +68,8 @@ def each_image(
     Returns:
         for each image the answers ``[count]``.
     """
+    from torch.utils.checkpoint import checkpoint
+
     about = torch.tensor([image for image, count in enumerate(counts) for _ in range(count)], device=images.device)
     batches = list(_ranges(len(about), at_once))
     answers = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import CalibrationConfig
+from noisesmith.pipeline.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEARLY_ONE = -1e-7  # the log of the largest score whose log-odds are told from those of 1
 

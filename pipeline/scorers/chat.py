@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import (
     ChatTemplate,
     ImageProcessor,
@@ -25,6 +24,9 @@ from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_image_processor, chat_template
 from noisesmith.pipeline.scorers.answers import force_after
 from noisesmith.pipeline.scorers.vlm import LoadedProcessor, VisionLanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

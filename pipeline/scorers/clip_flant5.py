@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.models.gradients import let_gradients_pass
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor
 from noisesmith.pipeline.models.locate import ModelSource, locate
 from noisesmith.pipeline.models.processors import auto_tokenizer
-from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options, mark_quantized
+from noisesmith.pipeline.models.quantized import loader_options, mark_quantized
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.answers import decoder_inputs
 from noisesmith.pipeline.scorers.family import FoundScorer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.weightless import as_loaded
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Detector(ScorerFamily):
@@ -33,6 +36,6 @@ class Detector(ScorerFamily):
             judge = Judge(config)
         return as_loaded(judge, torch.float32)
 
-    @torch.no_grad()
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
-        return [self._judge.faithful(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        with torch.no_grad():
+            return [self._judge.faithful(image, prompt) for image, prompt in zip(images, prompts, strict=True)]

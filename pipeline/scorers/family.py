@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.text.limits import TextLimit
@@ -24,7 +23,7 @@ class FoundScorer:
         question: template with ``{prompt}``.
         readout: how an answer is read: ``yes``, ``yes_no``, ``reference``, ``caption``, ``contrastive`` or
             ``rating``.
-        dtype: type of its weights.
+        type_name: type of its weights, as ``float32``.
         api_key_env: the environment variable that holds a server's key.
         own_class: the user's own class, where the config names one.
         asks: what it is asked: ``prompt`` or ``questions``.
@@ -36,12 +35,18 @@ class FoundScorer:
     family: type[ScorerFamily]
     question: str
     readout: str
-    dtype: torch.dtype
+    type_name: str
     api_key_env: str | None = None
     own_class: Callable[..., object] | None = None
     asks: str = "prompt"
     hint: str = ""
     at_once: int = 8
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its weights."""
+        found: torch.dtype = getattr(torch, self.type_name)
+        return found
 
     @property
     def revision(self) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
 from PIL import Image
-from torch import Tensor
 
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageCounts, Model, Processor, Settings, WholeProcessor
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.scorers.answers import force_after
 from noisesmith.pipeline.scorers.fit import fit_image_counts
 from noisesmith.pipeline.scorers.vlm import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The system message LLaVA-1.5 and CLIP-FlanT5 were trained with (FastChat's vicuna_v1).
 SYSTEM = (

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings
 from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_image_processor
-from noisesmith.pipeline.models.quantized import let_gradients_pass, loader_options
+from noisesmith.pipeline.models.quantized import loader_options
 from noisesmith.pipeline.models.weightless import transformers_config, transformers_model
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 
-Inputs = dict[str, Tensor]  # what a model's forward takes, by the names of its parameters
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Inputs: TypeAlias = "dict[str, Tensor]"  # what a model's forward takes, by the names of its parameters
 
 
 class LoadedScorer(ScorerFamily):
@@ -35,10 +37,10 @@ class LoadedScorer(ScorerFamily):
     def log_scores(self, prompts: list[str], images: Tensor) -> Tensor:
         """log s ``[B]`` for images ``[B, 3, H, W]`` in [0, 1]; see :class:`ImageScorer`."""
 
-    @torch.no_grad()
     def judge(self, prompts: list[str], images: Tensor) -> list[float | None]:
         """Scores of finished images; see :class:`Judge`."""
-        scores = self.log_scores(prompts, images.to(self.model.device)).exp()
+        with torch.no_grad():
+            scores = self.log_scores(prompts, images.to(self.model.device)).exp()
         return [float(score) for score in scores]
 
     def load_model(self, source: ModelSource, dtype: torch.dtype) -> Model:
@@ -48,6 +50,8 @@ class LoadedScorer(ScorerFamily):
             UserError: weights are pickled and not allowed, or some are missing.
         """
         import transformers
+
+        from noisesmith.pipeline.models.gradients import let_gradients_pass
 
         model_class = getattr(transformers, source.class_name)
         model: Model

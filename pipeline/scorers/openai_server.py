@@ -10,15 +10,17 @@ import base64
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.images import encode_png, to_uint8
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.models.server import CONCURRENCY, Client, Key, ServerError
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RETRIES = 5  # waits 0, 1, 2, 4 and 8 seconds, or what the server asks for up to a minute
 TOP = 20  # most that vLLM, SGLang and OpenAI list by default

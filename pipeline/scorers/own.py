@@ -6,15 +6,18 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Model
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.family import FoundScorer, ScorerFamily
 from noisesmith.pipeline.storage.home import user_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -83,8 +86,8 @@ class CheckedScorer:
             TypeError: the result is not a tensor of one number per prompt.
         """
         result = self._log_scores(prompts, images)
-        if not isinstance(result, Tensor) or result.shape != (len(prompts),):
-            shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        if not isinstance(result, torch.Tensor) or result.shape != (len(prompts),):
+            shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
             raise TypeError(f"{self._field}: log_scores must return a tensor of shape [{len(prompts)}], not {shape}")
         return result
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, cast
 
 from noisesmith.pipeline.config import CalibrationConfig, MemberConfig
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.base import ContrastScorer, ImageScorer, QuestionScorer
 from noisesmith.pipeline.scorers.calibration import calibrate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageProcessor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRECISION_BITS = 22  # of Pillow's fixed-point weights for 8-bit images (Resample.c)
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageProcessor, Json, Model, Settings
 from noisesmith.pipeline.models.loading import BrokenModelError
 from noisesmith.pipeline.models.locate import CARD, ModelSource, locate
 from noisesmith.pipeline.models.weights import WeightsAlone
 from noisesmith.pipeline.scorers.loaded import refuse_layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PUBLISHED = (
     WeightsAlone("HPSv2", ("xswu/HPSv2",), ("HPS_v2.1_compressed", "HPS_v2_compressed")),
@@ -63,7 +64,7 @@ def read_weights(source: ModelSource) -> dict[str, Tensor]:
         return load_file(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else stored
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise BrokenModelError(f"{path.name} holds no weights")
     return weights
 

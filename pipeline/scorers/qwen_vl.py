@@ -8,13 +8,12 @@ answer with its thoughts, not with yes or no, so its first token is no score. Qw
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Options, Settings
 from noisesmith.pipeline.scorers.answers import pad_labels
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
@@ -23,6 +22,9 @@ from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
 from noisesmith.pipeline.scorers.rating import log_expected, spell_ratings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class QwenVL(ChatScorer):

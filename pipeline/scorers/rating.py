@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.scorers.answers import exact
 from noisesmith.pipeline.scorers.instructions import UNIFIED_REWARD_ANSWER
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATINGS = range(1, 6)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import PIL.Image
-import torch
-from torch import Tensor
 
 from noisesmith.pipeline.errors import UserError, reason
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.scorers.base import ImageScorer, Judge, QuestionScorer
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.loaded import LoadedScorer
 from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROMPT = "a cat"
 
@@ -55,9 +57,8 @@ def try_scorer(scorer: ImageScorer, found: FoundScorer, trial: Trial, device: st
         if trial.gradient:
             torch.autograd.grad(log_scores.sum(), image)
     if bool(log_scores.isnan().any()):
-        dtype = str(found.dtype).removeprefix("torch.")
         raise UserError(
-            f"{source.field}: {source.id!r} gives an image a score that is not a number, in {dtype}; "
+            f"{source.field}: {source.id!r} gives an image a score that is not a number, in {found.type_name}; "
             f"choose another {source.field.removesuffix('.model')}.dtype, or another revision of the model"
         )
 

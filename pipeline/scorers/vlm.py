@@ -22,12 +22,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Processor, Settings, Tokenizer
 from noisesmith.pipeline.models.loading import explained
 from noisesmith.pipeline.models.locate import ModelSource
@@ -42,6 +40,9 @@ from noisesmith.pipeline.scorers.preprocess import preprocess, preprocess_refere
 from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.edits import edits
 from noisesmith.pipeline.text.limits import TextLimit, stated_limit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DESCRIBE = "What does this image show?"
 MOST_TEXTS = 2048  # whose tokens are kept: 64 MiB where an image stands for 4,000 of them

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.noise import check_finite, digest, statistics
 from noisesmith.pipeline.optimizers import Proposal, Request, build_optimizer
 from noisesmith.pipeline.search.propose import propose, requests_of
 from noisesmith.pipeline.search.tasks import ALONE, GenerateTask, ImageRecord, ModelUse, Start
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import OptimizerConfig
 from noisesmith.pipeline.generators import Generator
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.noise import replay
 from noisesmith.pipeline.optimizers import Feedback, Optimizer, Proposal, Request
 from noisesmith.pipeline.search.tasks import GenerateTask, Slope, Start
 from noisesmith.pipeline.text.subjects import find_read_subjects
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def propose(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import encode_png, to_float, to_uint8
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.scorers.base import Judge
 from noisesmith.pipeline.search.tasks import ALONE, ModelUse
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Verdicts = dict[str, tuple[float | None, float | None]]  # by judge: its scores of the first and the kept image
 

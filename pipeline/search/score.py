@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.errors import UnusableImage
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.images import extreme_levels
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.noise import check_finite
 from noisesmith.pipeline.scorers import Asked, Group, Scores
 from noisesmith.pipeline.search.combine import Opinion
 from noisesmith.pipeline.search.tasks import ALONE, ModelUse, ScoreTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def score(

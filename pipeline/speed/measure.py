@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
-import torch
-
 from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.errors import MemoryExhausted, UserError
 from noisesmith.pipeline.generators import load_generator
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.runtime import device_for, free_memory, quiet_libraries, threads_for
 from noisesmith.pipeline.preflight import FoundModels
 from noisesmith.pipeline.prompts import Corpus

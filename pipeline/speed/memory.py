@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.runtime import free_memory
 
 # Share of a GPU's memory that is left free, for CUDA's context, kernels' workspaces, and longer prompts.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from noisesmith.pipeline.config import Actors, MemberConfig, RunConfig, ScorerConfig
-from noisesmith.pipeline.cost import estimate
 from noisesmith.pipeline.preflight import FoundModels, find_models
 from noisesmith.pipeline.speed.figures import generator_seconds, scorer_seconds
 from noisesmith.pipeline.speed.record import Speeds, check_speeds, read_speeds
@@ -110,6 +109,8 @@ def _updated(config: RunConfig, field: str, values: Mapping[str, int]) -> RunCon
 
 def _placed_by_operations(config: RunConfig, models: FoundModels, note: Callable[[str], None]) -> RunConfig:
     """The counts that are best if a worker's time were that of its models' operations."""
+    from noisesmith.pipeline.cost.estimate import estimate  # imports the model libraries
+
     generating, scoring = estimate(config, models)
     loads = {}
     for (name, side), cost in zip(sides_of(config).items(), (generating, *scoring.values()), strict=True):

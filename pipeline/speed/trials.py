@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, reason
 from noisesmith.pipeline.generators import Generator
 from noisesmith.pipeline.generators.conditioning import RememberedText
+from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.runtime import ExclusiveUse, memory_guard
 from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.search.combine import Opinion
@@ -24,6 +23,9 @@ from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.search.score import score
 from noisesmith.pipeline.search.scoring import Scoring
 from noisesmith.pipeline.search.tasks import ScoreTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST, ROUND, SCORE, RENDER = "first", "round", "score", "render"  # the kinds of calls
 MOST_SAMPLES = 64  # images that are kept for the scorers
@@ -64,7 +66,7 @@ class GeneratorTrial:
         encode = getattr(self._generator.pipe, "encode_prompt", None)
         if isinstance(encode, RememberedText):
             encode.forget()  # a small corpus repeats its prompts here, and a run encodes each of them once
-        searches = [RowSearch[Tensor](row, self._config) for row in islice(self._rows, batch_size)]
+        searches = [RowSearch[torch.Tensor](row, self._config) for row in islice(self._rows, batch_size)]
         seconds = {FIRST: self._make(searches)}
         if not searches[0].finished:
             seconds[ROUND] = self._make(searches)

@@ -89,3 +89,27 @@ def test_a_size_that_the_model_cannot_make_is_refused_before_a_model_is_loaded(
         result = CliRunner().invoke(app, ["plan", "c.yaml"])
         assert isinstance(result.exception, UserError)
         assert str(result.exception).startswith(begins)
+
+
+def test_a_quick_plan_is_a_plan_without_tokens_memory_and_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("a cat\n")
+    Path("c.yaml").write_text(yaml.safe_dump({"corpus": {"source": "p.txt"}}))
+    whole = CliRunner().invoke(app, ["plan", "c.yaml"]).output.splitlines()
+    quick = CliRunner().invoke(app, ["plan", "c.yaml", "--quick"]).output.splitlines()
+    assert quick == whole[: len(quick)]
+    left_out = [line.partition("  ")[0] for line in whole[len(quick) :]]
+    assert left_out == [
+        "prompts for generators.model",
+        "prompts for scorers.model",
+        "a generator",
+        "a scorer",
+        "balance",
+    ]
+
+
+def test_to_measure_is_not_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["plan", "missing.yaml", "--quick", "--calibrate"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--quick: --calibrate loads the models")

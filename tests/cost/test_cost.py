@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from noisesmith.pipeline.cli import main
 from noisesmith.pipeline.config import GeneratorConfig, ScorerConfig, load_config
-from noisesmith.pipeline.cost import Cost, Side
+from noisesmith.pipeline.cost.estimate import Side
 from noisesmith.pipeline.cost.generator import generate_cost
-from noisesmith.pipeline.cost.measure import parameters, weight_bytes
+from noisesmith.pipeline.cost.measure import Cost, parameters, weight_bytes
 from noisesmith.pipeline.cost.scorer import TEXT_TOKENS, Weightless, score_cost
 from noisesmith.pipeline.generators import (
     find_generator,

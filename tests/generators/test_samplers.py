@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators.samplers import build_scheduler, check_sampler, sampler_gain
 
+Spacing = Literal["leading", "trailing", "linspace"]
 STABLE_DIFFUSION = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True,
@@ -171,3 +173,27 @@ def test_a_sampler_that_does_not_fit_the_model_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=named):
         check_sampler(GeneratorConfig(**options), trained, flow)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+@pytest.mark.parametrize(("first", "last", "most"), [(0.00085, 0.012, 1000), (1e-4, 0.02, 1000), (0.01, 0.079, 1000)])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_what_is_accepted_by_its_noise_schedule_has_a_positive_gain(
+    prediction_type: str, schedule: str, first: float, last: float, most: int, spacing: Spacing
+) -> None:
+    trained = {"beta_start": first, "beta_end": last, "num_train_timesteps": most, "beta_schedule": schedule}
+    trained |= {"prediction_type": prediction_type, "steps_offset": 1, "_class_name": "PNDMScheduler"}
+    for steps in (1, 2, 3, 7, 50, 999):
+        config = GeneratorConfig(scheduler="ddim", steps=steps, timestep_spacing=spacing)
+        check_sampler(config, trained, flow=False)
+        assert 0 < sampler_gain(build_scheduler("ddim", trained, spacing), steps) < math.inf
+
+
+@pytest.mark.parametrize(
+    "change", [{"beta_end": 0.9}, {"rescale_betas_zero_snr": True}, {"trained_betas": [0.9] * 1000}]
+)
+def test_a_noise_schedule_that_ends_in_pure_noise_is_refused(change: dict[str, Any]) -> None:
+    trained = STABLE_DIFFUSION | change
+    with pytest.raises(UserError, match="does not follow z_T"):
+        check_sampler(GeneratorConfig(scheduler="ddim", steps=50, timestep_spacing="trailing"), trained, flow=False)

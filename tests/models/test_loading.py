@@ -54,7 +54,7 @@ def test_a_bug_in_the_check_of_a_sampler_does_not_become_a_users_mistake(
 ) -> None:
     monkeypatch.setattr("noisesmith.pipeline.generators.samplers.sampler_gain", _bug(kind))
     with pytest.raises(kind, match="planted"):
-        find_generator(GeneratorConfig(model=str(tiny_sd)))
+        find_generator(GeneratorConfig(model=str(tiny_sd), scheduler="pndm"))  # ddim's gain is known without a sampler
 
 
 def test_a_wrong_call_of_a_library_is_our_bug() -> None:

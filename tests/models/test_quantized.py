@@ -17,8 +17,8 @@ from noisesmith.pipeline.cost.measure import weight_bytes
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import find_generator, load_generator, model_parts, part_without_weights
 from noisesmith.pipeline.models import quantization
+from noisesmith.pipeline.models.gradients import let_gradients_pass
 from noisesmith.pipeline.models.quantization import without_quantization
-from noisesmith.pipeline.models.quantized import let_gradients_pass
 from noisesmith.pipeline.scorers import find_judge, find_scorer, load_scorer
 from tests import tiny_pipelines
 from tests.tiny_families import SCORERS

@@ -36,7 +36,7 @@ def decoder_in_float64(model: Path, *, clamp: bool = True) -> Decoder:
 def two_scorers_in_float64(llava: Path, clip_flant5: Path, **settings: Any) -> tuple[Llava, ClipFlanT5]:
     """Two families with weights as float64 and smooth preprocessing; ``settings`` are those of their sections."""
     found = [find_scorer(ScorerConfig(model=str(model), **settings)) for model in (llava, clip_flant5)]
-    in_float64 = [replace(one, dtype=torch.float64) for one in found]
+    in_float64 = [replace(one, type_name="float64") for one in found]
     return Llava(in_float64[0], "cpu", rounding=False), ClipFlanT5(in_float64[1], "cpu", rounding=False)
 
 

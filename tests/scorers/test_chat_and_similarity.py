@@ -50,7 +50,7 @@ def decoder(tiny_sd: Path) -> Decoder:
 
 def _load(name: str, folder: Path, dtype: torch.dtype = torch.float32, readout: str = "yes", **more: Any) -> Any:
     found = find_scorer(ScorerConfig(model=str(folder), readout=readout))
-    return FAMILIES[name].scorer(replace(found, dtype=dtype), "cpu", **more)
+    return FAMILIES[name].scorer(replace(found, type_name=str(dtype).removeprefix("torch.")), "cpu", **more)
 
 
 def _pictures(height: int, width: int) -> torch.Tensor:

@@ -199,7 +199,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
 ) -> None:
     """In float64, with smooth preprocessing; the reference readout also where the image leaves [0, 1]."""
     decoder = decoder_in_float64(tiny_sd, clamp=readout != "reference")
-    found = replace(find_scorer(ScorerConfig(model=str(folder), readout=readout)), dtype=torch.float64)
+    found = replace(find_scorer(ScorerConfig(model=str(folder), readout=readout)), type_name="float64")
     scorer: Any = found.family(found, "cpu", rounding=False)  # type: ignore[call-arg]
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.15
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], latents, stride=37)

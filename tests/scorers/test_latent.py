@@ -81,7 +81,7 @@ def test_gradient_with_respect_to_z0_matches_finite_differences(
         lambda self, x: torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon),
     )
     decoder = decoder_in_float64(tiny_sd)
-    found = replace(find_scorer(ScorerConfig(model=str(tiny_llava), question=QUESTION)), dtype=torch.float64)
+    found = replace(find_scorer(ScorerConfig(model=str(tiny_llava), question=QUESTION)), type_name="float64")
     scorer = Llava(found, "cpu", rounding=False)
     assert_gradient_matches_finite_differences(decoder, scorer, PROMPTS[0], _latents(1, torch.float64), stride=17)
 

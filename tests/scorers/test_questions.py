@@ -246,7 +246,7 @@ READS: dict[str, tuple[dict[str, str], Callable[[Any, Tensor], Tensor]]] = {
 @pytest.mark.parametrize("name", ["llava", "instructblip_t5"])
 def test_gradient_matches_finite_differences_in_float64(folder: Path, name: str, what: str) -> None:
     fields, read = READS[what]
-    found = replace(find_scorer(ScorerConfig(model=str(folder), **fields)), dtype=torch.float64)
+    found = replace(find_scorer(ScorerConfig(model=str(folder), **fields)), type_name="float64")
     scorer: Any = found.family(found, "cpu", rounding=False)  # type: ignore[call-arg]
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     leaf = images.clone().requires_grad_()

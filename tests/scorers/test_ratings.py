@@ -100,7 +100,7 @@ def test_the_gradient_of_a_rating_is_that_of_finite_differences(
     folder: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_in_float64(monkeypatch)
-    found = replace(find_scorer(ScorerConfig(model=str(folder), readout="rating")), dtype=torch.float64)
+    found = replace(find_scorer(ScorerConfig(model=str(folder), readout="rating")), type_name="float64")
     scorer: Any = found.family(found, "cpu", rounding=False)  # type: ignore[call-arg]
     latents = small_latents(1)
     assert_gradient_matches_finite_differences(decoder_in_float64(tiny_sd), scorer, PROMPTS[0], latents, stride=31)
