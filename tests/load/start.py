@@ -34,7 +34,9 @@ def measure_plan(command: str, arguments: list[str]) -> Sample:
     before = _children_seconds()
     began = time.perf_counter()
     checked = 0.0
-    process = subprocess.Popen([command, "plan", *arguments], stdout=subprocess.PIPE, text=True)
+    # A folder that is not there, so that an earlier run of the config changes nothing.
+    nowhere = f"output.dir={Path(tempfile.gettempdir()) / f'not-there-{os.getpid()}'}"
+    process = subprocess.Popen([command, "plan", *arguments, nowhere], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("at most"):
