@@ -35,7 +35,7 @@ class Bench:
     """What is asked for.
 
     Attributes:
-        minutes: after which no further round is begun.
+        minutes: after which no further round starts.
         device: ``cuda`` or ``cpu``.
         now: seconds of the clock that the minutes are counted by.
     """

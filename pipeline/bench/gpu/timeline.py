@@ -76,7 +76,7 @@ class Timeline:
 
 
 class WatchedUse:
-    """Tells the host's work apart from the models': what a search enters while it uses them."""
+    """Separates the host's work from that of the models: a search enters it while it uses them."""
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline

@@ -57,7 +57,7 @@ def write_blank(model: Model, path: Path) -> None:
 
 @torch.no_grad()
 def randomise(model: Any, seed: int) -> None:
-    """Draw a model's weights anew, on its device, so that activations keep their size from layer to layer.
+    """Draw random weights for a model, on its device, so that activations keep their size from layer to layer.
 
     A matrix or a convolution has N(0, 1/n) of its n inputs, a norm's scale is 1, and a bias is 0.
     """
