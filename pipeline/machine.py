@@ -9,10 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
+from noisesmith.pipeline import __version__
 from noisesmith.pipeline.errors import UserError
 
+_MODEL_LIBRARIES = ("torch", "diffusers", "transformers")
 # The longest path that Ray makes in its folder, with the largest process id that Linux gives.
 _SOCKET = "session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
 # Longest path of a socket in bytes, without the closing zero: sockaddr_un holds 108 bytes on Linux, 104 elsewhere.
@@ -25,6 +28,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """The versions of noisesmith and of ``libraries``, by default those that models run on."""
+    return {"noisesmith": __version__} | {name: version(name) for name in libraries or _MODEL_LIBRARIES}
 
 
 def cpu_name() -> str:

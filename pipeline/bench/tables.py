@@ -6,18 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 
-import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.compare import SHARE, Comparison, Figures
 from noisesmith.pipeline.bench.design import Design
 from noisesmith.pipeline.bench.variants import REFERENCE
-from noisesmith.pipeline.machine import cpu_name, usable_cores
+from noisesmith.pipeline.machine import cpu_name, usable_cores, versions
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.report.summary import Change, Estimate, shown
 
 NONE = "–"
-LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,14 @@ def conditions(design: Design, models: Mapping[str, str], sides: Sequence[str] =
         batch_size={"generators": generators.batch_size} | {placed.section: placed.batch_size for placed in scorers},
         models=used,
         machine=this_machine(),
-        date=datetime.now(UTC).date().isoformat(),
-        versions={"noisesmith": pipeline.__version__} | {name: version(name) for name in LIBRARIES},
+        date=today(),
+        versions=versions(),
     )
+
+
+def today() -> str:
+    """The date in UTC, as in ISO 8601."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def this_machine() -> Machine:

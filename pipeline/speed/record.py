@@ -7,22 +7,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from noisesmith.pipeline import __version__
 from noisesmith.pipeline.config import Actors, RunConfig
 from noisesmith.pipeline.config.flat import without_positions
 from noisesmith.pipeline.errors import UserError, reason
-from noisesmith.pipeline.machine import cpu_name
+from noisesmith.pipeline.machine import cpu_name, versions
 from noisesmith.pipeline.models.runtime import device_for, threads_for
 from noisesmith.pipeline.preflight import FoundModels
 from noisesmith.pipeline.speed.ladder import BatchTiming, SideTiming
 from noisesmith.pipeline.storage.files import write_atomic
 
 FORMAT = 1
-_LIBRARIES = ("torch", "diffusers", "transformers")
 _TIMED = ("generators.", "scorers.", "optimizer.", "judges.")
 # Fields of these sections that change neither how long a call takes nor how much memory it needs.
 _WITHOUT_EFFECT = (
@@ -63,7 +60,7 @@ def speeds_of(
     """What was measured here and now."""
     return Speeds(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"noisesmith": __version__} | {name: version(name) for name in _LIBRARIES},
+        versions=versions(),
         conditions=conditions_of(config, models) | devices_of(config),
         generator=generator,
         scorers=scorers,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.driver.figures import Figures, figures_of
 from noisesmith.pipeline.bench.driver.records import DriverOptions, Simulated
-from noisesmith.pipeline.bench.tables import Machine, dumped, line, this_machine
+from noisesmith.pipeline.bench.tables import Machine, dumped, line, this_machine, today
+from noisesmith.pipeline.machine import versions
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.storage.files import make_dir, write_atomic
 
@@ -79,7 +77,7 @@ def to_json(simulations: Sequence[Simulated], figures: Sequence[Figures], machin
     for simulated, found in zip(simulations, figures, strict=True):
         samples = [asdict(sample) for sample in simulated.samples]
         entries.append({"options": asdict(simulated.options), "figures": asdict(found), "samples": samples})
-    facts = {"machine": asdict(machine), "date": _today(), "versions": _versions()}
+    facts = {"machine": asdict(machine), "date": today(), "versions": versions("ray")}
     return dumped({"conditions": facts, "simulations": entries})
 
 
@@ -95,8 +93,8 @@ def _conditions(options: DriverOptions, by_options: dict[DriverOptions, list[Fig
         f"calls ± {options.spread:.0%}, {options.processes} processes with simulated workers",
         f"simulations per line: {', '.join(map(str, sorted(repeats)))}",
         f"{machine.cpu}, {machine.cores} cores",
-        _today(),
-        ", ".join(f"{name} {number}" for name, number in _versions().items()),
+        today(),
+        ", ".join(f"{name} {number}" for name, number in versions("ray").items()),
     ]
     return escape("; ".join(parts)) + "."
 
@@ -113,11 +111,3 @@ def _notes() -> str:
         "driver's process, mean of the first and of the last quarter. Per GPU: images per second and GPU, against the "
         "first line."
     )
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
-
-
-def _versions() -> dict[str, str]:
-    return {"noisesmith": pipeline.__version__, "ray": version("ray")}

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-import noisesmith.pipeline as pipeline
 from noisesmith.pipeline.bench.gpu.cells import Cell
 from noisesmith.pipeline.bench.gpu.measure import LONG, SHORT, Measured
 from noisesmith.pipeline.bench.gpu.results import Figures, Outcome, figures_of, read_outcome
@@ -23,7 +20,8 @@ from noisesmith.pipeline.bench.gpu.timeline import (
     TEXT,
     VAE_GRADIENT,
 )
-from noisesmith.pipeline.bench.tables import LIBRARIES, NONE, Machine, dumped, line, this_machine
+from noisesmith.pipeline.bench.tables import NONE, Machine, dumped, line, this_machine, today
+from noisesmith.pipeline.machine import versions
 from noisesmith.pipeline.report.card import escape
 from noisesmith.pipeline.storage.files import write_atomic
 
@@ -89,7 +87,7 @@ def to_json(outcomes: Outcomes, lines: Sequence[Line], machine: Machine, device:
         if outcome is not None:
             entry |= asdict(outcome) | {"figures": figures.get(cell.name)}
         entries.append(entry)
-    facts = {"device": device, "machine": asdict(machine), "date": _today(), "versions": _versions()}
+    facts = {"device": device, "machine": asdict(machine), "date": today(), "versions": versions()}
     return dumped({"conditions": facts, "timed_steps": [SHORT, LONG], "cells": entries})
 
 
@@ -127,8 +125,8 @@ def _conditions(lines: Sequence[Line], machine: Machine, device: str) -> str:
         ", ".join(machine.gpus[:1]) if device == "cuda" else f"{machine.cpu}, {machine.cores} cores, no GPU",
         f"T = {', '.join(sorted(steps))}" if steps else "",
         f"peak of a matrix product: {', '.join(sorted(peaks))} TFLOP/s" if peaks else "",
-        _today(),
-        ", ".join(f"{name} {number}" for name, number in _versions().items()),
+        today(),
+        ", ".join(f"{name} {number}" for name, number in versions().items()),
     ]
     return escape("; ".join(filter(None, parts))) + "."
 
@@ -147,11 +145,3 @@ def _notes() -> str:
         "is done once per row, and is in no other column. GiB: the most that tensors held at once, weights included. "
         "Where weights are random, scores and images mean nothing; only the times count."
     )
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
-
-
-def _versions() -> dict[str, str]:
-    return {"noisesmith": pipeline.__version__} | {name: version(name) for name in LIBRARIES}
