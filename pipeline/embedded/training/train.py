@@ -17,6 +17,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.judge import Judge
+from noisesmith.pipeline.embedded.training import guided as guided_stage
 from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training import pool as pools
 from noisesmith.pipeline.embedded.training import refine
@@ -35,6 +36,9 @@ STAGES = (
     "sd",
     "judge",
     "detector",
+    "spin",
+    "guided",
+    "settle",
     *SCORERS,
     "painted",
     "vlm-2",
@@ -42,7 +46,6 @@ STAGES = (
     "searched",
     "vlm-3",
     "qwen-3",
-    "spin",
 )
 
 
@@ -120,12 +123,28 @@ class Training:
     @cached_property
     def spin(self) -> sd_stage.Painter:
         """The diffusion model after self-play."""
-        painter = self.sd
-        settings = dataclasses.replace(
-            spin_stage.SETTINGS, steps=max(1, round(spin_stage.SETTINGS.steps * self._scale))
-        )
+        return self._self_play(self.sd, spin_stage.SETTINGS, spin_stage.ROUNDS, 0.0)
+
+    @cached_property
+    def guided(self) -> sd_stage.Painter:
+        """The diffusion model after guidance distillation."""
+        settings = self._settings(guided_stage.SETTINGS)
+        count = max(20, round(guided_stage.PICTURES * min(1.0, self._scale)))
+        painter = guided_stage.train(self._seed, self._checkpoints, self.vae, self.spin, settings, self._log, count)
+        save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
+        return painter
+
+    @cached_property
+    def settle(self) -> sd_stage.Painter:
+        """The diffusion model after self-play that leaves open which object is where: the one that is used."""
+        return self._self_play(self.guided, spin_stage.SETTLE_SETTINGS, spin_stage.SETTLE_ROUNDS, guided_stage.LOOSE)
+
+    def _self_play(self, begin: sd_stage.Painter, base: StageSettings, rounds: int, loose: float) -> sd_stage.Painter:
+        settings = self._settings(base, spin_stage.settings_of(rounds - 1, base, rounds).stage)
         prompts = max(20, round(spin_stage.PROMPTS * min(1.0, self._scale)))
-        painter = spin_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log, prompts)
+        painter = spin_stage.train(
+            self._seed, self._checkpoints, self.vae, begin, settings, self._log, prompts, rounds, loose
+        )
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
 
@@ -184,7 +203,7 @@ class Training:
         path = self._checkpoints / "painted.pt"
         if not path.exists():
             self._made("painted")
-            _ = self.sd
+            _ = self.settle
             count = max(2 * pools.BATCH, round(pools.PAINTED * min(1.0, self._scale)))
             pools.paint(self._out / "sd", self._seed, path, count)
         return path
@@ -195,7 +214,7 @@ class Training:
         path = self._checkpoints / "searched.pt"
         if not path.exists():
             self._made("searched")
-            _ = self.sd
+            _ = self.settle
             for name in SCORERS:
                 self.scorer(name, 2)
             count = max(4, round(pools.SEARCHED * min(1.0, self._scale)))
@@ -206,10 +225,11 @@ class Training:
         if stage not in self._stages:
             raise FileNotFoundError(f"stage {stage} has no file in {self._checkpoints}: make it first")
 
-    def _settings(self, base: StageSettings) -> StageSettings:
+    def _settings(self, base: StageSettings, last: str = "") -> StageSettings:
+        """The stage's settings; without steps where it is not to be trained and its (last) checkpoint is there."""
         if base.stage.removesuffix("-white") in self._stages:
             steps = max(1, round(base.steps * self._scale))
             return dataclasses.replace(base, steps=steps, warmup=min(base.warmup, steps))
-        if not (self._checkpoints / f"{base.stage}.pt").exists():
+        if not (self._checkpoints / f"{last or base.stage}.pt").exists():
             raise FileNotFoundError(f"stage {base.stage} has no checkpoint in {self._checkpoints}: train it first")
         return dataclasses.replace(base, steps=0)

@@ -1,0 +1,121 @@
+"""Stage ``guided``: the diffusion model learns to draw without guidance as it draws with it.
+
+Guidance distillation (arXiv 2210.03142): the model before this stage makes pictures with a guidance scale of
+:data:`GUIDANCE`, and the model in training predicts on them, noised, what the guided prediction is. Objects become
+clear in one pass of the U-Net per step.
+
+Which object is where must stay a matter of the noise, since that is what a search is for. The captions of web pictures
+often say it wrongly, and Stable Diffusion learned from such captions. So a share :data:`LOOSE` of the pictures here are
+made from another prompt than their caption: the objects of a relation change places.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from noisesmith.pipeline.embedded.grammar import ScenePrompt, parse
+from noisesmith.pipeline.embedded.training.architectures import new_scheduler
+from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
+from noisesmith.pipeline.embedded.training.pool import SEED, drawn, evaluation_prompts
+from noisesmith.pipeline.embedded.training.questions import loosely
+from noisesmith.pipeline.embedded.training.sd import DROPOUT, Painter, stratified_timesteps
+from noisesmith.pipeline.embedded.training.spin import DRAWN_AT_ONCE, SAMPLER_STEPS, often_hard, pipeline_of
+from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
+
+SETTINGS = StageSettings("guided", steps=2000, batch=32, lr=3e-4, warmup=50, ema=0.99)
+PICTURES = 4_000
+GUIDANCE = 2.5
+LOOSE = 0.3
+ALONE = 0.15  # share of the prompts of which only the first object is asked for
+SEEDS = 200  # the prompts are others than those of the scorers' pictures and of self-play
+
+
+def captions(seed: int, count: int) -> list[tuple[str, str]]:
+    """``count`` training prompts, each with the prompt that its picture is made from.
+
+    Neither is a pair of an evaluation. Objects alone are not held out: there are too few of them.
+    """
+    rng = random.Random(f"guided/{seed}")
+    excluded = evaluation_prompts()
+    found: list[tuple[str, str]] = []
+    for text in often_hard(SEEDS + seed, count):
+        prompt = parse(text)
+        assert prompt is not None, "the prompts are the grammars'"
+        if rng.random() < ALONE:
+            prompt = ScenePrompt(prompt.first)
+        drawn_from = loosely(prompt, rng, LOOSE)
+        if str(drawn_from) in excluded:
+            drawn_from = prompt
+        found.append((str(prompt), str(drawn_from)))
+    return found
+
+
+@torch.no_grad()
+def drawn_latents(painter: Painter, vae: AutoencoderKL, asked: Sequence[str], seed: int, path: Path) -> Tensor:
+    """Guided pictures of N prompts as scaled latents [N, 16, 8, 8], kept in ``path``."""
+    if not path.exists():
+        pipe = pipeline_of(painter, vae)
+        generator = torch.Generator().manual_seed(SEED + SEEDS + seed)
+        parts: list[Tensor] = []
+        for start in range(0, len(asked), DRAWN_AT_ONCE):
+            part = list(asked[start : start + DRAWN_AT_ONCE])
+            parts.append(drawn(pipe, part, SAMPLER_STEPS, GUIDANCE, generator, "latent"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.cat(parts), path)
+    latents: Tensor = torch.load(path, weights_only=True)
+    return latents
+
+
+def train(
+    seed: int,
+    checkpoints: Path,
+    vae: AutoencoderKL,
+    begin: Painter,
+    settings: StageSettings = SETTINGS,
+    log: Log = print,
+    count: int = PICTURES,
+) -> Painter:
+    """Train on from ``begin``, in place (or resume), on ``count`` of its own guided pictures."""
+    teacher = copy.deepcopy(begin).eval().requires_grad_(False)
+    pairs = captions(seed, count)
+    path = checkpoints / f"{settings.stage}-pictures.pt"
+    latents = drawn_latents(teacher, vae, [made_from for _, made_from in pairs], seed, path)
+    told = _ids([caption for caption, _ in pairs])
+    shown = _ids([made_from for _, made_from in pairs])
+    empty = _ids([""])
+    scheduler = new_scheduler()
+    painter = begin
+
+    def loss_fn(_step: int, _rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(latents), (settings.batch,))
+        noise = torch.randn_like(latents[rows])
+        timesteps = stratified_timesteps(settings.batch)
+        noisy = scheduler.add_noise(latents[rows], noise, timesteps)
+        nothing = torch.rand(settings.batch, 1) < DROPOUT
+        with torch.no_grad():
+            texts = teacher.text(torch.cat([empty.expand_as(shown[rows]), shown[rows]])).last_hidden_state
+            both = teacher.unet(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), texts).sample
+            without, with_prompt = both.chunk(2)
+            scale = torch.where(nothing, 0.0, GUIDANCE)[:, :, None, None]
+            target = torch.lerp(without, with_prompt, scale)
+        ids = torch.where(nothing, empty, told[rows])
+        predicted = painter.unet(noisy, timesteps, painter.text(ids).last_hidden_state).sample
+        loss = (predicted - target).square().mean()
+        return loss, {"loss": loss.item()}
+
+    module = fit(settings, painter, loss_fn, seed, checkpoints, log)
+    assert isinstance(module, Painter)
+    return module
+
+
+def _ids(texts: list[str]) -> Tensor:
+    """Token ids [N, 16]."""
+    ids: Tensor = text_tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
