@@ -15,6 +15,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -189,12 +191,19 @@ def settings(folder: Path, place: str, writers: int, options: argparse.Namespace
     )
 
 
+def spread(repeats: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Median, lowest and highest of each figure."""
+    columns = {name: [figures[name] for figures in repeats] for name in repeats[0]}
+    return {name: [statistics.median(values), min(values), max(values)] for name, values in columns.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--rows-per-shard", type=int, default=100)
     parser.add_argument("--size", type=int, default=512, help="side of the pictures in pixels")
     parser.add_argument("--writers", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--repeats", type=int, default=5, help="each figure is printed as median, lowest and highest")
     parser.add_argument("--places", nargs="*", default=["disk", "s3"])
     parser.add_argument("--latency", type=float, default=0.03, help="seconds before the S3 server answers")
     parser.add_argument("--folder", help="where the disk's runs are written; TMPDIR when absent")
@@ -205,12 +214,19 @@ def main() -> None:
         with cluster(settings(folder, name, 1, options), print):
             for place in options.places:
                 location = name if place == "disk" else "s3://bucket"
-                for writers in options.writers:
-                    before = count_requests(server)
-                    found = measure(settings(folder, location, writers, options), options.size)
-                    if place == "s3":
-                        found["requests_per_row"] = round((count_requests(server) - before) / options.rows, 2)
-                    print(json.dumps({"place": place, "writers": writers, **found}), flush=True)
+                found: dict[int, list[dict[str, float]]] = {writers: [] for writers in options.writers}
+                for repeat in range(options.repeats):  # the numbers of writers take turns
+                    for writers in options.writers:
+                        before = count_requests(server)
+                        config = settings(folder, f"{location}/{repeat}", writers, options)
+                        figures = measure(config, options.size)
+                        if place == "s3":
+                            figures["requests_per_row"] = round((count_requests(server) - before) / options.rows, 2)
+                        found[writers].append(figures)
+                        if place == "disk":
+                            shutil.rmtree(config.run_dir)
+                for writers, repeats in found.items():
+                    print(json.dumps({"place": place, "writers": writers, **spread(repeats)}), flush=True)
 
 
 if __name__ == "__main__":
