@@ -89,7 +89,7 @@ def missed(scene: Scene, whole: Scene, rng: random.Random) -> Question:
 
 def loosely(prompt: ScenePrompt, rng: random.Random, share: float) -> ScenePrompt:
     """With the probability ``share`` the prompt with its objects in each other's place, where it has a relation."""
-    changed = other_order(prompt) if rng.random() < share else None
+    changed = _other_order(prompt) if rng.random() < share else None
     return changed or prompt
 
 
@@ -109,7 +109,7 @@ def _phrase(item: Item, rng: random.Random, drop: float) -> Phrase:
 def _falsify(base: ScenePrompt, scene: Scene, kind: str, rng: random.Random) -> ScenePrompt | None:
     """The prompt with one respect changed; ``None`` where the draw did not work out, and another may."""
     if kind == "order":
-        return other_order(base)
+        return _other_order(base)
     if kind == "relation":
         return _other_relation(base, rng) if possible(scene, kind) else None
     change_second = base.second is not None and rng.random() < 0.5
@@ -130,7 +130,7 @@ def _falsify(base: ScenePrompt, scene: Scene, kind: str, rng: random.Random) -> 
     return ScenePrompt(changed, base.join, base.second)
 
 
-def other_order(base: ScenePrompt) -> ScenePrompt | None:
+def _other_order(base: ScenePrompt) -> ScenePrompt | None:
     """The prompt with its objects in each other's place; ``None`` where it has no relation."""
     if base.second is None or base.join not in RELATIONS:
         return None

@@ -1,4 +1,4 @@
-"""Stages ``spin`` and ``settle``: the diffusion model learns to prefer scenes to its own pictures of the same prompts.
+"""Stage ``spin``: the diffusion model learns to prefer scenes to its own pictures of the same prompts.
 
 Self-play fine-tuning (SPIN-Diffusion, arXiv 2402.10210). In every round the model draws training prompts. Each picture
 is the worse one of a pair whose better one is a scene of that prompt, and Diffusion-DPO's loss teaches the difference
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,15 +27,12 @@ from noisesmith.pipeline.embedded.training.architectures import new_scheduler
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.pool import SEED, drawn, training_prompts
-from noisesmith.pipeline.embedded.training.questions import loosely
 from noisesmith.pipeline.embedded.training.scenes import Scene, place
 from noisesmith.pipeline.embedded.training.sd import Painter, stratified_timesteps, velocity_errors
 from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
 
 SETTINGS = StageSettings("spin", steps=2200, batch=16, lr=4.5e-5, warmup=10, floor=1.0)
 ROUNDS = 44
-SETTLE_SETTINGS = replace(SETTINGS, stage="settle", steps=1000, lr=4e-5)  # after guidance distillation (``guided.py``)
-SETTLE_ROUNDS = 20
 PROMPTS = 400  # drawn per round
 EACH = 2  # pictures per prompt
 DRAWN_AT_ONCE = 40
@@ -43,7 +40,7 @@ SAMPLER_STEPS = 12
 BETA = 500.0  # of Diffusion-DPO
 ANCHOR = 60.0  # weight of the error on the better picture
 HARD = ("clock", "elephant", "rabbit", "white", "suitcase", "backpack", "bow", "glasses", "with", "on")  # learned last
-EASY_KEPT = 0.3  # share of the other prompts that is kept
+EASY_KEPT = 0.3  # share of the other prompts that is kept, which makes about 0.85 of all prompts hard ones
 SEEDS = 100  # the prompts are others than those of the scorers' pictures
 
 
@@ -74,21 +71,18 @@ def train(
     log: Log = print,
     prompts: int = PROMPTS,
     rounds: int = ROUNDS,
-    loose: float = 0.0,
 ) -> Painter:
     """Train on from ``begin``, in place (or resume at the round that was interrupted).
 
     Args:
         settings: ``steps`` are those of all rounds.
         prompts: drawn per round.
-        loose: share of the relations whose scene has the objects in each other's place. What the model draws so is no
-            worse than its scene, and stays.
     """
     asked = often_hard(SEEDS + seed, rounds * prompts)
     painter = begin
     for number in range(rounds):
         part = asked[number * prompts : (number + 1) * prompts]
-        painter = _round(settings_of(number, settings, rounds), seed, checkpoints, vae, painter, part, loose, log)
+        painter = _round(settings_of(number, settings, rounds), seed, checkpoints, vae, painter, part, log)
     return painter
 
 
@@ -112,7 +106,6 @@ def _round(
     vae: AutoencoderKL,
     painter: Painter,
     asked: list[str],
-    loose: float,
     log: Log,
 ) -> Painter:
     reference = copy.deepcopy(painter).eval().requires_grad_(False)
@@ -120,7 +113,7 @@ def _round(
 
     @cache
     def pairs() -> Pairs:
-        return drawn_pairs(reference, vae, asked, random.Random(f"{settings.stage}/{seed}"), loose)
+        return drawn_pairs(reference, vae, asked, random.Random(f"{settings.stage}/{seed}"))
 
     def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         found = pairs()
@@ -149,10 +142,8 @@ def _round(
 
 
 @torch.no_grad()
-def drawn_pairs(
-    painter: Painter, vae: AutoencoderKL, asked: list[str], rng: random.Random, loose: float = 0.0
-) -> Pairs:
-    """:data:`EACH` pictures of every prompt without guidance, each with a scene of it (see :func:`train`)."""
+def drawn_pairs(painter: Painter, vae: AutoencoderKL, asked: list[str], rng: random.Random) -> Pairs:
+    """:data:`EACH` pictures of every prompt without guidance, each with a scene of it."""
     pipe = pipeline_of(painter, vae)
     generator = torch.Generator().manual_seed(SEED + rng.randrange(1 << 40))
     prompts = [prompt for prompt in asked for _ in range(EACH)]
@@ -161,7 +152,7 @@ def drawn_pairs(
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         part = prompts[start : start + DRAWN_AT_ONCE]
         own.append(drawn(pipe, part, SAMPLER_STEPS, 1.0, generator, "latent"))
-        rendered = pictures([_scene(prompt, rng, loose) for prompt in part])
+        rendered = pictures([_scene(prompt, rng) for prompt in part])
         scenes.append(vae.encode(rendered * 2 - 1).latent_dist.mode() * vae.config.scaling_factor)
     ids = text_tokenizer()(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return Pairs(torch.cat(scenes), torch.cat(own), ids)
@@ -183,7 +174,7 @@ def pipeline_of(painter: Painter, vae: AutoencoderKL) -> StableDiffusionPipeline
     return pipe
 
 
-def _scene(prompt: str, rng: random.Random, loose: float) -> Scene:
+def _scene(prompt: str, rng: random.Random) -> Scene:
     parsed = parse(prompt)
     assert parsed is not None, "the prompts are the grammars'"
-    return place(loosely(parsed, rng, loose), rng)
+    return place(parsed, rng)

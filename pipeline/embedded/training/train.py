@@ -38,7 +38,6 @@ STAGES = (
     "detector",
     "spin",
     "guided",
-    "settle",
     *SCORERS,
     "painted",
     "vlm-2",
@@ -123,28 +122,19 @@ class Training:
     @cached_property
     def spin(self) -> sd_stage.Painter:
         """The diffusion model after self-play."""
-        return self._self_play(self.sd, spin_stage.SETTINGS, spin_stage.ROUNDS, 0.0)
-
-    @cached_property
-    def guided(self) -> sd_stage.Painter:
-        """The diffusion model after guidance distillation."""
-        settings = self._settings(guided_stage.SETTINGS)
-        count = max(20, round(guided_stage.PICTURES * min(1.0, self._scale)))
-        painter = guided_stage.train(self._seed, self._checkpoints, self.vae, self.spin, settings, self._log, count)
+        base = spin_stage.SETTINGS
+        settings = self._settings(base, spin_stage.settings_of(spin_stage.ROUNDS - 1, base, spin_stage.ROUNDS).stage)
+        prompts = max(20, round(spin_stage.PROMPTS * min(1.0, self._scale)))
+        painter = spin_stage.train(self._seed, self._checkpoints, self.vae, self.sd, settings, self._log, prompts)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
 
     @cached_property
-    def settle(self) -> sd_stage.Painter:
-        """The diffusion model after self-play that leaves open which object is where: the one that is used."""
-        return self._self_play(self.guided, spin_stage.SETTLE_SETTINGS, spin_stage.SETTLE_ROUNDS, guided_stage.LOOSE)
-
-    def _self_play(self, begin: sd_stage.Painter, base: StageSettings, rounds: int, loose: float) -> sd_stage.Painter:
-        settings = self._settings(base, spin_stage.settings_of(rounds - 1, base, rounds).stage)
-        prompts = max(20, round(spin_stage.PROMPTS * min(1.0, self._scale)))
-        painter = spin_stage.train(
-            self._seed, self._checkpoints, self.vae, begin, settings, self._log, prompts, rounds, loose
-        )
+    def guided(self) -> sd_stage.Painter:
+        """The diffusion model after guidance distillation, which is the one that is used."""
+        settings = self._settings(guided_stage.SETTINGS)
+        count = max(20, round(guided_stage.PICTURES * min(1.0, self._scale)))
+        painter = guided_stage.train(self._seed, self._checkpoints, self.vae, self.spin, settings, self._log, count)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
 
@@ -203,7 +193,7 @@ class Training:
         path = self._checkpoints / "painted.pt"
         if not path.exists():
             self._made("painted")
-            _ = self.settle
+            _ = self.guided
             count = max(2 * pools.BATCH, round(pools.PAINTED * min(1.0, self._scale)))
             pools.paint(self._out / "sd", self._seed, path, count)
         return path
@@ -214,7 +204,7 @@ class Training:
         path = self._checkpoints / "searched.pt"
         if not path.exists():
             self._made("searched")
-            _ = self.settle
+            _ = self.guided
             for name in SCORERS:
                 self.scorer(name, 2)
             count = max(4, round(pools.SEARCHED * min(1.0, self._scale)))
