@@ -11,6 +11,13 @@ from typing import IO, Any
 
 import yaml
 
+from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.prompts import Corpus
+from noisesmith.pipeline.records import Provenance
+from noisesmith.pipeline.schema import row_schema, to_table
+from noisesmith.pipeline.search.loop import LoadedModels, search_rows
+from noisesmith.pipeline.xmp import with_marks
+
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat", "a red car on a bowl"]
 
 
@@ -84,3 +91,18 @@ def finish(process: subprocess.Popen[str], timeout: float = 480) -> tuple[int, s
 def noisesmith(*arguments: str | Path, **env: str) -> tuple[int, str]:
     """Run ``noisesmith ARGUMENTS`` to its end."""
     return finish(start(*arguments, stdout=subprocess.PIPE, **env))
+
+
+def rows_of_the_loop(
+    config: RunConfig, corpus: Corpus, models: LoadedModels, provenance: Provenance
+) -> list[dict[str, Any]]:
+    """The rows that the loop in one process makes of a corpus, as ``read_rows`` gives those of a run."""
+    rows: list[dict[str, Any]] = []
+    for result in search_rows(corpus.rows(), config, models):
+        rows += to_table(with_marks(result), provenance, row_schema(config, corpus.extra_schema)).to_pylist()
+    for row in rows:
+        for name in ("image", "image_initial"):
+            row[name] = row[name]["bytes"]
+        if "round_images" in row:
+            row["round_images"] = [image and image["bytes"] for image in row["round_images"]]
+    return rows

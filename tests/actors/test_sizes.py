@@ -18,16 +18,13 @@ from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Row
 from noisesmith.pipeline.replay import replay_row
-from noisesmith.pipeline.schema import row_schema, to_table
-from noisesmith.pipeline.search.loop import search_rows
 from noisesmith.pipeline.sinks import config_of_row, hold_run, open_run, read_rows, sample_rows, verify_run
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.events import Event, RowWritten, Snapshot
-from noisesmith.pipeline.xmp import with_marks
 from tests import tiny, tiny_flux, tiny_generators
 from tests.actors.parts import Parts
 from tests.actors.world import Prompts, World, config, driver
-from tests.runs import write_config
+from tests.runs import rows_of_the_loop, write_config
 from tests.sessions import one_process_per_worker
 
 SIZES = [(32, 32), (48, 32), (32, 48)]  # width and height; packed, the last two have noises of one shape
@@ -168,15 +165,7 @@ def test_workers_and_loop_give_identical_rows_of_three_sizes(
     outcome, _ = runs.drive(config, corpus, open_run(config, corpus), quiet())
     assert outcome.complete
     rows = check_rows(config)
-    loaded = load_models(config, "cpu")
-    expected = []
-    for result in search_rows(corpus.rows(), config, loaded):
-        table = to_table(with_marks(result), outcome.provenance, row_schema(config, corpus.extra_schema))
-        expected += table.to_pylist()
-    for row in expected:
-        for column in ("image", "image_initial"):
-            row[column] = row[column]["bytes"]
-    assert rows == expected
+    assert rows == rows_of_the_loop(config, corpus, load_models(config, "cpu"), outcome.provenance)
     assert all(row["steps"] == [2, 1, 1, 2] for row in rows)
     assert {tuple(row["recipe"]["shape"]) for row in rows} == {(64, 64), (96, 64)}
     for row in rows[:3]:

@@ -14,12 +14,10 @@ from noisesmith.pipeline.config import METHODS, RunConfig, load_config
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.replay import replay_row
-from noisesmith.pipeline.schema import row_schema, to_table
-from noisesmith.pipeline.search.loop import LoadedModels, search_rows
+from noisesmith.pipeline.search.loop import LoadedModels
 from noisesmith.pipeline.sinks import open_run, read_rows
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
-from noisesmith.pipeline.xmp import with_marks
-from tests.runs import write_config
+from tests.runs import rows_of_the_loop, write_config
 from tests.sessions import one_process_per_worker
 
 pytestmark = pytest.mark.slow
@@ -69,18 +67,8 @@ def test_workers_and_loop_give_identical_rows_at_batch_size_one(
     corpus = open_corpus(config)
     outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
     written = list(read_rows(config.run_dir))
-
-    expected = []
-    for result in search_rows(corpus.rows(), config, models):
-        table = to_table(with_marks(result), outcome.provenance, row_schema(config, corpus.extra_schema))
-        expected += table.to_pylist()
-    for row in expected:
-        for name in ("image", "image_initial"):
-            row[name] = row[name]["bytes"]
-        if "round_images" in row:
-            row["round_images"] = [image and image["bytes"] for image in row["round_images"]]
     assert outcome.complete
-    assert written == expected
+    assert written == rows_of_the_loop(config, corpus, models, outcome.provenance)
     assert all(row["judge_second"] is not None for row in written)
     if variant == "probe":
         assert all(row["steps"] == [2, 1, 1, 2, 2] and row["evaluations"] == [2, 1, 1, 1, 1] for row in written)
