@@ -26,7 +26,7 @@ from noisesmith.actors.packs import (
     unpack_file,
     unpack_tensor,
 )
-from noisesmith.actors.session import Session
+from noisesmith.actors.session import Session, session
 from noisesmith.actors.stage import AnyCall, Stage
 from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.prompts import open_corpus
@@ -63,14 +63,15 @@ class Watch:
     calls: list[Observed] = field(default_factory=list)
 
     def look(self, call: AnyCall, report: object) -> None:
-        if call.stage.name not in ("generate", "score", "render"):
+        stage = call.stage.name.split()[0]  # of a panel, with the member's name behind it
+        if stage not in ("generate", "score", "render"):
             return
         references: Any = call.packs
         places = ray.experimental.get_object_locations(references)
         sizes = [place["object_size"] or 0 for place in places.values() if place["node_ids"]]
         worker = ray._private.worker.global_worker
         observed = Observed(
-            stage=call.stage.name,
+            stage=stage,
             rows=len(call.rows),
             returns=1 + len(call.packs),
             report_bytes=len(pickle.dumps(report)),
@@ -88,10 +89,25 @@ def _store_bytes() -> int:
     return int(stats.store_stats.object_store_bytes_used)
 
 
-def _config(folder: Path, sd: Path, llava: Path, batch_size: int) -> RunConfig:
+def _config(folder: Path, sd: Path, llava: Path, batch_size: int, **sections: Any) -> RunConfig:
     side = {"batch_size": batch_size}
     size = {"width": 128, "height": 128, "steps": 1, "guidance_scale": 1.0}
-    return load_config(write_config(folder, sd, llava, rows=ROWS, generators=side | size, scorers=side))
+    sections = {"scorers": side} | sections
+    return load_config(write_config(folder, sd, llava, rows=ROWS, generators=side | size, **sections))
+
+
+def test_a_panel_and_several_writers_leave_arrays_in_the_object_store(
+    tmp_path: Path, tiny_sd: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is read by the actors of two scorers, and rows are taken by two writers.
+
+    This test has a cluster of its own, so it comes before that of the others is there.
+    """
+    member = {"model": str(tiny_llava), "batch_size": 8, "num_cpus": 0.5}
+    members = [{"name": name, **member} for name in ("first", "second")]
+    config = _config(tmp_path, tiny_sd, tiny_llava, 8, scorers=members, writers={"count": 2, "num_cpus": 0})
+    with session(config, print) as runs:
+        check_path(runs, config, 8, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +120,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_llava: Pa
 def test_arrays_stay_in_the_object_store(
     tmp_path: Path, runs: Session, tiny_sd: Path, tiny_llava: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = _config(tmp_path, tiny_sd, tiny_llava, batch_size)
+    check_path(runs, config, batch_size, monkeypatch)
+
+
+def check_path(runs: Session, config: RunConfig, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a run, and look at every finished call."""
     watch = Watch()
     succeeded = Stage.succeeded
 
@@ -112,16 +134,16 @@ def test_arrays_stay_in_the_object_store(
         succeeded(stage, call, report)
 
     monkeypatch.setattr(Stage, "succeeded", watched)
-    config = _config(tmp_path, tiny_sd, tiny_llava, batch_size)
     corpus = open_corpus(config)
     outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
     assert outcome.complete
     assert [tuple(row["recipe"]["shape"]) for row in read_rows(config.run_dir, ["recipe"])] == [(4, 64, 64)] * ROWS
     assert max(call.rows for call in watch.calls) == batch_size
     images = ROWS * (1 + config.optimizer.rounds)
-    for stage in ("generate", "score"):
+    members = len(config.panel)
+    for stage, readers in {"generate": 1, "score": members}.items():
         calls = [call for call in watch.calls if call.stage == stage]
-        assert sum(call.rows for call in calls) == images
+        assert sum(call.rows for call in calls) == readers * images
     assert sum(call.rows for call in watch.calls if call.stage == "render") == ROWS
     for call in watch.calls:
         assert call.returns == 2, "a report and one pack: every further object costs the driver time"

@@ -198,6 +198,19 @@ def test_batch_size_one_is_bit_identical_whatever_the_actors(
     assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
 
 
+def test_four_generators_and_three_scorers_make_the_same_rows(
+    finished: tuple[Path, str], tmp_path: Path, tiny_sd: Path, tiny_llava: Path
+) -> None:
+    """At batch size 1 every row equals that of one generator and one scorer in every bit."""
+    generators = {"batch_size": 1, "count": 4, "num_cpus": 0.2}
+    scorers = {"batch_size": 1, "count": 3, "num_cpus": 0.2}
+    code, output = noisesmith(
+        "run", write_config(tmp_path, tiny_sd, tiny_llava, generators=generators, scorers=scorers)
+    )
+    assert code == 0, output
+    assert _rows(tmp_path / "run") == _rows(finished[0])
+
+
 def test_larger_batches_draw_the_same_candidates(
     finished: tuple[Path, str], runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
 ) -> None:
