@@ -16,11 +16,11 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from noisesmith.actors.packs import pack_files
 from noisesmith.actors.placement import cluster
 from noisesmith.actors.scorer import RenderReport
 from noisesmith.actors.workers import RayWorkers
+from noisesmith.pipeline.bench.loop.figures import Spread
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.sinks import hold_run
@@ -193,8 +194,7 @@ def settings(folder: Path, place: str, writers: int, options: argparse.Namespace
 
 def spread(repeats: list[dict[str, float]]) -> dict[str, list[float]]:
     """Median, lowest and highest of each figure."""
-    columns = {name: [figures[name] for figures in repeats] for name in repeats[0]}
-    return {name: [statistics.median(values), min(values), max(values)] for name, values in columns.items()}
+    return {name: [*astuple(Spread.of([figures[name] for figures in repeats]))] for name in repeats[0]}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, THINGS
 from noisesmith.pipeline.embedded.sprites import aspect
 from noisesmith.pipeline.embedded.training.scenes import NORMAL, STEP, Item, Scene, background, crowded, render, sample
 
+Batch = TypeVar("Batch", Tensor, list[str])
+
 
 def pictures(scenes: Sequence[Scene]) -> Tensor:
     """Rendered scenes as float32 [B, 3, 64, 64] in 0..1."""
@@ -22,10 +25,10 @@ def pictures(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(rendered).permute(0, 3, 1, 2).float().div_(255)
 
 
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Consecutive parts of at most ``size`` images."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+def batches(items: Batch, size: int) -> Iterator[Batch]:
+    """Consecutive parts of at most ``size`` images or prompts."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def foreground(scenes: Sequence[Scene], images: Tensor) -> Tensor:

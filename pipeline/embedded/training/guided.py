@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +22,11 @@ from torch import Tensor
 from noisesmith.pipeline.embedded.grammar import ScenePrompt, parse
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
-from noisesmith.pipeline.embedded.training.pool import SEED, drawn, evaluation_prompts
+from noisesmith.pipeline.embedded.training.pool import SEED, evaluation_prompts
 from noisesmith.pipeline.embedded.training.questions import loosely
 from noisesmith.pipeline.embedded.training.sd import DROPOUT, Painter, stratified_timesteps
-from noisesmith.pipeline.embedded.training.spin import DRAWN_AT_ONCE, SAMPLER_STEPS, often_hard, pipeline_of
-from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
+from noisesmith.pipeline.embedded.training.spin import drawn_latents, often_hard
+from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 
 SETTINGS = StageSettings("guided", steps=2000, batch=32, lr=3e-4, warmup=50, ema=0.99)
 PICTURES = 4_000
@@ -57,18 +56,12 @@ def captions(seed: int, count: int) -> list[tuple[str, str]]:
     return found
 
 
-@torch.no_grad()
-def drawn_latents(painter: Painter, vae: AutoencoderKL, asked: Sequence[str], seed: int, path: Path) -> Tensor:
+def guided_latents(painter: Painter, vae: AutoencoderKL, asked: list[str], seed: int, path: Path) -> Tensor:
     """Guided pictures of N prompts as scaled latents [N, 16, 8, 8], kept in ``path``."""
     if not path.exists():
-        pipe = pipeline_of(painter, vae)
         generator = torch.Generator().manual_seed(SEED + SEEDS + seed)
-        parts: list[Tensor] = []
-        for start in range(0, len(asked), DRAWN_AT_ONCE):
-            part = list(asked[start : start + DRAWN_AT_ONCE])
-            parts.append(drawn(pipe, part, SAMPLER_STEPS, GUIDANCE, generator, "latent"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.cat(parts), path)
+        torch.save(drawn_latents(painter, vae, asked, GUIDANCE, generator), path)
     latents: Tensor = torch.load(path, weights_only=True)
     return latents
 
@@ -86,10 +79,10 @@ def train(
     teacher = copy.deepcopy(begin).eval().requires_grad_(False)
     pairs = captions(seed, count)
     path = checkpoints / f"{settings.stage}-pictures.pt"
-    latents = drawn_latents(teacher, vae, [made_from for _, made_from in pairs], seed, path)
-    told = _ids([caption for caption, _ in pairs])
-    shown = _ids([made_from for _, made_from in pairs])
-    empty = _ids([""])
+    latents = guided_latents(teacher, vae, [made_from for _, made_from in pairs], seed, path)
+    caption_ids = token_ids([caption for caption, _ in pairs])
+    picture_ids = token_ids([made_from for _, made_from in pairs])
+    empty = token_ids([""])
     scheduler = new_scheduler()
     painter = begin
 
@@ -100,12 +93,12 @@ def train(
         noisy = scheduler.add_noise(latents[rows], noise, timesteps)
         nothing = torch.rand(settings.batch, 1) < DROPOUT
         with torch.no_grad():
-            texts = teacher.text(torch.cat([empty.expand_as(shown[rows]), shown[rows]])).last_hidden_state
+            texts = teacher.text(torch.cat([empty.expand_as(picture_ids[rows]), picture_ids[rows]])).last_hidden_state
             both = teacher.unet(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), texts).sample
             without, with_prompt = both.chunk(2)
             scale = torch.where(nothing, 0.0, GUIDANCE)[:, :, None, None]
             target = torch.lerp(without, with_prompt, scale)
-        ids = torch.where(nothing, empty, told[rows])
+        ids = torch.where(nothing, empty, caption_ids[rows])
         predicted = painter.unet(noisy, timesteps, painter.text(ids).last_hidden_state).sample
         loss = (predicted - target).square().mean()
         return loss, {"loss": loss.item()}
@@ -113,9 +106,3 @@ def train(
     module = fit(settings, painter, loss_fn, seed, checkpoints, log)
     assert isinstance(module, Painter)
     return module
-
-
-def _ids(texts: list[str]) -> Tensor:
-    """Token ids [N, 16]."""
-    ids: Tensor = text_tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return ids

@@ -15,6 +15,7 @@ Stage ``sd-white`` trains on with many of them.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from noisesmith.pipeline.embedded.training.data import often_white, pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.questions import caption
 from noisesmith.pipeline.embedded.training.scenes import LAYOUTS, Scene, sample
-from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
+from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 
 SETTINGS = StageSettings("sd", steps=6000, batch=64, lr=8e-4, warmup=200, ema=0.998)
 WHITE_SETTINGS = StageSettings("sd-white", steps=3000, batch=64, lr=5e-4, warmup=100, ema=0.998)
@@ -70,7 +71,6 @@ def encoded_scenes(
         stored = torch.load(path, weights_only=True)
         return stored["latents"].float(), stored["ids"]
     rng = random.Random(f"{path.stem}/{seed}")
-    tokenizer = text_tokenizer()
     latents: list[Tensor] = []
     texts: list[str] = []
 
@@ -79,15 +79,19 @@ def encoded_scenes(
 
     for start in range(0, count, 100):
         scenes = [often_white(rng, white_share, draw) for _ in range(min(100, count - start))]
-        encoded = vae.encode(pictures(scenes) * 2 - 1).latent_dist.mode()
-        latents.append((encoded * vae.config.scaling_factor).half())
+        latents.append(encoded(vae, scenes).half())
         for scene in scenes:
             texts += [str(caption(scene, rng, loose=0.1)) for _ in range(CAPTIONS)]
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    stored = {"latents": torch.cat(latents), "ids": ids.view(count, CAPTIONS, -1)}
+    stored = {"latents": torch.cat(latents), "ids": token_ids(texts).view(count, CAPTIONS, -1)}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(stored, path)
     return stored["latents"].float(), stored["ids"]
+
+
+def encoded(vae: AutoencoderKL, scenes: Sequence[Scene]) -> Tensor:
+    """The scaled latents of B rendered scenes [B, 16, 8, 8]."""
+    latents: Tensor = vae.encode(pictures(scenes) * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+    return latents
 
 
 def stratified_timesteps(batch: int) -> Tensor:
@@ -130,7 +134,7 @@ def train(
     signal = scheduler.alphas_cumprod
     ratio = signal / (1 - signal)
     weights = (ratio + 1).clamp(max=SNR_CAP) / (ratio + 1)
-    empty = text_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
+    empty = token_ids([""])
 
     def loss_fn(_step: int, _rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(latents), (settings.batch,))

@@ -24,12 +24,12 @@ from torch import Tensor
 from noisesmith.pipeline.bench.training.losses import dpo_loss
 from noisesmith.pipeline.embedded.grammar import parse
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import batches
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.pool import SEED, drawn, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter, stratified_timesteps, velocity_errors
-from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer
+from noisesmith.pipeline.embedded.training.sd import Painter, encoded, stratified_timesteps, velocity_errors
+from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer, token_ids
 
 SETTINGS = StageSettings("spin", steps=2200, batch=16, lr=4.5e-5, warmup=10, floor=1.0)
 ROUNDS = 44
@@ -144,22 +144,20 @@ def _round(
 @torch.no_grad()
 def drawn_pairs(painter: Painter, vae: AutoencoderKL, asked: list[str], rng: random.Random) -> Pairs:
     """:data:`EACH` pictures of every prompt without guidance, each with a scene of it."""
-    pipe = pipeline_of(painter, vae)
     generator = torch.Generator().manual_seed(SEED + rng.randrange(1 << 40))
     prompts = [prompt for prompt in asked for _ in range(EACH)]
+    own = drawn_latents(painter, vae, prompts, 1.0, generator)
     scenes: list[Tensor] = []
-    own: list[Tensor] = []
-    for start in range(0, len(prompts), DRAWN_AT_ONCE):
-        part = prompts[start : start + DRAWN_AT_ONCE]
-        own.append(drawn(pipe, part, SAMPLER_STEPS, 1.0, generator, "latent"))
-        rendered = pictures([_scene(prompt, rng) for prompt in part])
-        scenes.append(vae.encode(rendered * 2 - 1).latent_dist.mode() * vae.config.scaling_factor)
-    ids = text_tokenizer()(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return Pairs(torch.cat(scenes), torch.cat(own), ids)
+    for part in batches(prompts, DRAWN_AT_ONCE):
+        scenes.append(encoded(vae, [_scene(prompt, rng) for prompt in part]))
+    return Pairs(torch.cat(scenes), own, token_ids(prompts))
 
 
-def pipeline_of(painter: Painter, vae: AutoencoderKL) -> StableDiffusionPipeline:
-    """The pipeline of a model in training."""
+@torch.no_grad()
+def drawn_latents(
+    painter: Painter, vae: AutoencoderKL, asked: list[str], guidance: float, generator: torch.Generator
+) -> Tensor:
+    """The pictures that a model in training draws of N prompts, as scaled latents [N, 16, 8, 8]."""
     pipe = StableDiffusionPipeline(
         vae=vae,
         unet=painter.unet,
@@ -171,7 +169,9 @@ def pipeline_of(painter: Painter, vae: AutoencoderKL) -> StableDiffusionPipeline
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return torch.cat(
+        [drawn(pipe, part, SAMPLER_STEPS, guidance, generator, "latent") for part in batches(asked, DRAWN_AT_ONCE)]
+    )
 
 
 def _scene(prompt: str, rng: random.Random) -> Scene:

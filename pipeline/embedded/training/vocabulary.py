@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from noisesmith.pipeline.embedded.grammar import ANIMALS, COLOURS, JOINS, THINGS
@@ -71,6 +72,12 @@ def _merged(pieces: Sequence[str], merge: tuple[str, str]) -> list[str]:
         else:
             joined.append(piece)
     return joined
+
+
+def token_ids(texts: list[str]) -> Tensor:
+    """The diffusion model's token ids of N texts [N, 16]."""
+    ids: Tensor = text_tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
