@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
+from noisesmith.pipeline.bench.loop.figures import Spread
 from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.load import load_models
 from noisesmith.pipeline.prompts import open_corpus
-from noisesmith.pipeline.search import loop
+from noisesmith.pipeline.search.loop import make_images
 from noisesmith.pipeline.search.row import RowSearch
+from noisesmith.pipeline.search.score import score
 
 CONFIG = Path(__file__).parents[2] / "configs" / "embedded-complex.yaml"
 
@@ -56,21 +58,19 @@ def measure(batch: int, threads: int, repeats: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"denoising": [], "scoring": [], "rest": []}
     with (
         mock.patch.object(generator, "sample", denoising.times(generator.sample)),
-        mock.patch.object(loop, "score", scoring.times(loop.score)),
+        mock.patch("noisesmith.pipeline.search.loop.score", scoring.times(score)),
     ):
-        loop.make_images(searches, config, models)  # the first round pays for what is made once
+        make_images(searches, config, models)  # the first round pays for what is made once
         for _ in range(repeats):
             denoising.seconds = scoring.seconds = 0.0
             began = time.perf_counter()
-            loop.make_images(searches, config, models)
+            make_images(searches, config, models)
             whole = time.perf_counter() - began
             parts = (denoising.seconds, scoring.seconds, whole - denoising.seconds - scoring.seconds)
             for name, seconds in zip(found, parts, strict=True):
                 found[name].append(1000 * seconds / batch)
-    return {
-        name: [round(value, 2) for value in (statistics.median(all_), min(all_), max(all_))]
-        for name, all_ in found.items()
-    }
+    spreads = {name: Spread.of(values) for name, values in found.items()}
+    return {name: [round(value, 2) for value in astuple(spread)] for name, spread in spreads.items()}
 
 
 def main() -> None:
