@@ -16,7 +16,7 @@ from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.grammar import parse
 from noisesmith.pipeline.embedded.judge import Detection, Judge
-from noisesmith.pipeline.embedded.training import guided, spin
+from noisesmith.pipeline.embedded.training import decoder, guided, spin
 from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training.architectures import QUESTION, new_processor, new_vlm
 from noisesmith.pipeline.embedded.training.data import pictures
@@ -215,6 +215,7 @@ def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
     for seed in (1, 2):
         assert excluded.isdisjoint(training_prompts(seed, 500))
         assert excluded.isdisjoint(spin.often_hard(seed, 300))
+        assert excluded.isdisjoint(spin.often_hard(decoder.SEEDS + seed, 300))
         texts = [text for pair in guided.captions(seed, 300) for text in pair]
         assert excluded.isdisjoint(text for text in texts if len(text.split()) > 3)  # not one object alone
 

@@ -17,6 +17,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.judge import Judge
+from noisesmith.pipeline.embedded.training import decoder as decoder_stage
 from noisesmith.pipeline.embedded.training import guided as guided_stage
 from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training import pool as pools
@@ -38,6 +39,7 @@ STAGES = (
     "detector",
     "spin",
     "guided",
+    "decoder",
     *SCORERS,
     "painted",
     "vlm-2",
@@ -100,7 +102,7 @@ class Training:
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The autoencoder, frozen."""
+        """The autoencoder that the diffusion model and the detectors learn with, frozen."""
         vae = vae_stage.train(
             self._seed, self._checkpoints, self._first.vae, self._settings(vae_stage.SETTINGS), self._log
         )
@@ -131,12 +133,21 @@ class Training:
 
     @cached_property
     def guided(self) -> sd_stage.Painter:
-        """The diffusion model after guidance distillation, which is the one that is used."""
+        """The diffusion model after guidance distillation."""
         settings = self._settings(guided_stage.SETTINGS)
         count = max(20, round(guided_stage.PICTURES * min(1.0, self._scale)))
         painter = guided_stage.train(self._seed, self._checkpoints, self.vae, self.spin, settings, self._log, count)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
+
+    @cached_property
+    def decoder(self) -> AutoencoderKL:
+        """The autoencoder with the last decoder, frozen. With it the diffusion model is the one that is used."""
+        painter = self.guided
+        settings = self._settings(decoder_stage.SETTINGS)
+        vae = decoder_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log)
+        save_sd(self._out / "sd", vae, painter.unet, painter.text)
+        return vae
 
     @cached_property
     def judge(self) -> Judge:
@@ -175,7 +186,7 @@ class Training:
             settings = self._settings(refine.settings_of(name, turn))
             pool = self._pool(turn) if settings.steps else None
             begin = self.scorer(name, turn - 1)
-            scorer = refine.train(self._seed, self._checkpoints, self.vae, pool, begin, settings, self._log)
+            scorer = refine.train(self._seed, self._checkpoints, self.decoder, pool, begin, settings, self._log)
         save = save_vlm if name == "vlm" else save_qwen
         save(self._out / name, scorer)
         self._scorers[name, turn] = scorer
@@ -193,7 +204,7 @@ class Training:
         path = self._checkpoints / "painted.pt"
         if not path.exists():
             self._made("painted")
-            _ = self.guided
+            _ = self.decoder
             count = max(2 * pools.BATCH, round(pools.PAINTED * min(1.0, self._scale)))
             pools.paint(self._out / "sd", self._seed, path, count)
         return path
@@ -204,7 +215,7 @@ class Training:
         path = self._checkpoints / "searched.pt"
         if not path.exists():
             self._made("searched")
-            _ = self.guided
+            _ = self.decoder
             for name in SCORERS:
                 self.scorer(name, 2)
             count = max(4, round(pools.SEARCHED * min(1.0, self._scale)))
