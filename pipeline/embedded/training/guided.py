@@ -28,10 +28,10 @@ from noisesmith.pipeline.embedded.training.sd import DROPOUT, Painter, stratifie
 from noisesmith.pipeline.embedded.training.spin import drawn_latents, often_hard
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 
-SETTINGS = StageSettings("guided", steps=2000, batch=32, lr=3e-4, warmup=50, ema=0.99)
-PICTURES = 4_000
+SETTINGS = StageSettings("guided", steps=5000, batch=32, lr=3e-4, warmup=50, ema=0.99)
+PICTURES = 8_000
 GUIDANCE = 2.5
-LOOSE = 0.3
+LOOSE = 0.25
 ALONE = 0.15  # share of the prompts of which only the first object is asked for
 SEEDS = 200  # the prompts are others than those of the scorers' pictures and of self-play
 
