@@ -75,6 +75,13 @@ def parse(prompt: str) -> ScenePrompt | None:
     return ScenePrompt(Phrase(noun, colour), join, second)
 
 
+def parse_own(prompt: str) -> ScenePrompt:
+    """Read a prompt that a grammar has made."""
+    found = parse(prompt)
+    assert found is not None, "the prompt is a grammar's"
+    return found
+
+
 def _phrase(noun: str, rng: random.Random) -> Phrase:
     return Phrase(noun, rng.choice(COLOURS) if noun in THINGS else None)
 

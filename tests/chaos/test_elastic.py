@@ -30,7 +30,7 @@ def await_actors(process: Any, each: int) -> None:
 def test_nodes_that_join_do_the_work_of_those_that_leave(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
     """Two nodes start the run; two join and get an actor each; the first two die, and the run ends without them.
 
-    The first generators stand still from the second row on, so that all other rows are the new nodes' work.
+    The first generator stands still from the second row on, so that almost all rows are the new nodes' work.
     """
     actors = {"batch_size": 1, "count": 2, "num_cpus": 1}
     config = write_config(

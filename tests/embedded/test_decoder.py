@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training import decoder
+from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.loop import fit
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 from noisesmith.pipeline.embedded.training.sd import Painter, encoded
@@ -28,7 +29,7 @@ def pipe() -> StableDiffusionPipeline:
 def test_objects_keep_their_places_when_they_are_noised_and_denoised(pipe: StableDiffusionPipeline, steps: int) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        clean = encoded(pipe.vae, [SCENE])
+        clean = encoded(pipe.vae, pictures([SCENE]))
         latents = decoder.denoised(Painter.of(pipe), clean, token_ids(["a cat above a blue car"]), steps)
         image = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5
     assert torch.equal(latents, clean) == (steps == 0)

@@ -16,15 +16,15 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from noisesmith.pipeline.embedded.grammar import ScenePrompt, parse
+from noisesmith.pipeline.embedded.grammar import ScenePrompt
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
 from noisesmith.pipeline.embedded.training.data import foreground, pictures
-from noisesmith.pipeline.embedded.training.guided import ALONE
+from noisesmith.pipeline.embedded.training.guided import sometimes_alone
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.scenes import place
 from noisesmith.pipeline.embedded.training.sd import Painter, encoded
 from noisesmith.pipeline.embedded.training.spin import often_hard
-from noisesmith.pipeline.embedded.training.vae import reconstruction_loss
+from noisesmith.pipeline.embedded.training.vae import foreground_error, reconstruction_loss
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 
 SETTINGS = StageSettings("decoder", steps=2500, batch=24, lr=7e-4, warmup=50, ema=0.995)
@@ -71,33 +71,25 @@ def train(
     trained.decoder.requires_grad_(True)
     trained.post_quant_conv.requires_grad_(True)
     trained.to(memory_format=torch.channels_last)  # faster on a CPU
-    painter = copy.deepcopy(painter).eval().requires_grad_(False)
     asked = often_hard(SEEDS + seed, prompts)
     white = [prompt for prompt in asked if "white" in prompt.split()]
 
     def loss_fn(_step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         chosen: list[ScenePrompt] = []
         for _ in range(settings.batch):
-            chosen.append(_prompt(rng.choice(white if rng.random() < WHITE_SHARE else asked), rng))
+            chosen.append(sometimes_alone(rng.choice(white if rng.random() < WHITE_SHARE else asked), rng))
         scenes = [place(prompt, rng) for prompt in chosen]
+        images = pictures(scenes)
         with torch.no_grad():
-            clean = encoded(trained, scenes)
+            clean = encoded(trained, images)
         ids = token_ids([str(prompt) for prompt in chosen])
         latents = denoised(painter, clean, ids, rng.randint(0, DENOISED))
-        images = pictures(scenes)
         out = trained.decode(latents / trained.config.scaling_factor).sample
+        target = images * 2 - 1
         mask = foreground(scenes, images)
-        loss = reconstruction_loss(out, images * 2 - 1, mask)
-        with torch.no_grad():
-            l1 = ((out - images * 2 + 1).abs() * mask).sum() / mask.sum() / 6
-        return loss, {"loss": loss.item(), "fg_l1": l1.item()}
+        loss = reconstruction_loss(out, target, mask)
+        return loss, {"loss": loss.item(), "fg_l1": foreground_error(out, target, mask)}
 
     module = fit(settings, trained, loss_fn, seed, checkpoints, log)
     assert isinstance(module, AutoencoderKL)
     return module.requires_grad_(False)
-
-
-def _prompt(text: str, rng: random.Random) -> ScenePrompt:
-    prompt = parse(text)
-    assert prompt is not None, "the prompts are the grammars'"
-    return ScenePrompt(prompt.first) if rng.random() < ALONE else prompt

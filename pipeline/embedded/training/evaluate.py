@@ -29,7 +29,7 @@ from noisesmith.pipeline.embedded.grammar import (
     THINGS,
     Phrase,
     ScenePrompt,
-    parse,
+    parse_own,
     prompts,
 )
 from noisesmith.pipeline.embedded.judge import Detection, Judge
@@ -242,11 +242,7 @@ def against_eye(models: Models, collection: str) -> dict[str, float]:
     shows = read_labels(collection)
     chosen = [number for number, seen in enumerate(every) if seen.held_out]
     labels = [shows[number] for number in chosen]
-    asked: list[ScenePrompt] = []
-    for number in chosen:
-        scene = parse(every[number].prompt)
-        assert scene is not None, "the images were made from the grammars' prompts"
-        asked.append(scene)
+    asked = [parse_own(every[number].prompt) for number in chosen]
     figures = {f"by eye, {collection}: images that show their prompts": fmean(labels)}
     for name, says in opinions(models, pixels[chosen], asked).items():
         for measure, value in _agreement([one > 0.5 for one in says], labels).items():

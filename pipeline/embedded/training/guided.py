@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from noisesmith.pipeline.embedded.grammar import ScenePrompt, parse
+from noisesmith.pipeline.embedded.grammar import ScenePrompt, parse_own
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.pool import SEED, evaluation_prompts
@@ -36,6 +36,12 @@ ALONE = 0.15  # share of the prompts of which only the first object is asked for
 SEEDS = 200  # the prompts are others than those of the scorers' pictures and of self-play
 
 
+def sometimes_alone(text: str, rng: random.Random) -> ScenePrompt:
+    """The prompt, or in the share :data:`ALONE` its first object alone."""
+    prompt = parse_own(text)
+    return ScenePrompt(prompt.first) if rng.random() < ALONE else prompt
+
+
 def captions(seed: int, count: int) -> list[tuple[str, str]]:
     """``count`` training prompts, each with the prompt that its picture is made from.
 
@@ -45,10 +51,7 @@ def captions(seed: int, count: int) -> list[tuple[str, str]]:
     excluded = evaluation_prompts()
     found: list[tuple[str, str]] = []
     for text in often_hard(SEEDS + seed, count):
-        prompt = parse(text)
-        assert prompt is not None, "the prompts are the grammars'"
-        if rng.random() < ALONE:
-            prompt = ScenePrompt(prompt.first)
+        prompt = sometimes_alone(text, rng)
         drawn_from = loosely(prompt, rng, LOOSE)
         if str(drawn_from) in excluded:
             drawn_from = prompt

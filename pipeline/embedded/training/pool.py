@@ -18,7 +18,7 @@ from torch import Tensor
 
 import noisesmith as ns
 from noisesmith.pipeline.embedded.geometry import holds, truth
-from noisesmith.pipeline.embedded.grammar import ANIMALS, GRAMMARS, WEARABLES, ScenePrompt, parse, prompts
+from noisesmith.pipeline.embedded.grammar import ANIMALS, GRAMMARS, WEARABLES, ScenePrompt, parse_own, prompts
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches
 from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_seen
@@ -157,7 +157,7 @@ class Pool:
         """The pictures of several files, without those that the detector is in doubt about."""
         stored = [torch.load(path, weights_only=True) for path in paths]
         images = torch.cat([part["images"] for part in stored])
-        asked = [parse(text) for part in stored for text in part["prompts"]]
+        asked = [text for part in stored for text in part["prompts"]]
         found: list[list[Detection]] = []
         for part in batches(images, 100):
             found += detector.detect(part.float() / 255, DOUBTFUL)
@@ -165,11 +165,7 @@ class Pool:
         for number, detections in enumerate(found):
             if all(detection.confidence >= SURE for detection in detections):
                 sure.append(number)
-        scenes: list[ScenePrompt] = []
-        for number in sure:
-            prompt = asked[number]
-            assert prompt is not None, "the pictures were made from the grammars' prompts"
-            scenes.append(prompt)
+        scenes = [parse_own(asked[number]) for number in sure]
         return cls(images[sure], [found[number] for number in sure], scenes)
 
     def draw(self, rng: random.Random, words: Words, count: int, questions: int) -> tuple[Tensor, list[list[Segment]]]:

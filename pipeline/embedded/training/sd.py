@@ -15,7 +15,6 @@ Stage ``sd-white`` trains on with many of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +78,7 @@ def encoded_scenes(
 
     for start in range(0, count, 100):
         scenes = [often_white(rng, white_share, draw) for _ in range(min(100, count - start))]
-        latents.append(encoded(vae, scenes).half())
+        latents.append(encoded(vae, pictures(scenes)).half())
         for scene in scenes:
             texts += [str(caption(scene, rng, loose=0.1)) for _ in range(CAPTIONS)]
     stored = {"latents": torch.cat(latents), "ids": token_ids(texts).view(count, CAPTIONS, -1)}
@@ -88,9 +87,9 @@ def encoded_scenes(
     return stored["latents"].float(), stored["ids"]
 
 
-def encoded(vae: AutoencoderKL, scenes: Sequence[Scene]) -> Tensor:
-    """The scaled latents of B rendered scenes [B, 16, 8, 8]."""
-    latents: Tensor = vae.encode(pictures(scenes) * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The scaled latents [B, 16, 8, 8] of pictures [B, 3, 64, 64] in 0..1."""
+    latents: Tensor = vae.encode(images * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
     return latents
 
 

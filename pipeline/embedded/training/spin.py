@@ -22,12 +22,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
 from noisesmith.pipeline.bench.training.losses import dpo_loss
-from noisesmith.pipeline.embedded.grammar import parse
+from noisesmith.pipeline.embedded.grammar import parse_own
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
-from noisesmith.pipeline.embedded.training.data import batches
+from noisesmith.pipeline.embedded.training.data import batches, pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.pool import SEED, drawn, training_prompts
-from noisesmith.pipeline.embedded.training.scenes import Scene, place
+from noisesmith.pipeline.embedded.training.scenes import place
 from noisesmith.pipeline.embedded.training.sd import Painter, encoded, stratified_timesteps, velocity_errors
 from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer, token_ids
 
@@ -149,7 +149,7 @@ def drawn_pairs(painter: Painter, vae: AutoencoderKL, asked: list[str], rng: ran
     own = drawn_latents(painter, vae, prompts, 1.0, generator)
     scenes: list[Tensor] = []
     for part in batches(prompts, DRAWN_AT_ONCE):
-        scenes.append(encoded(vae, [_scene(prompt, rng) for prompt in part]))
+        scenes.append(encoded(vae, pictures([place(parse_own(prompt), rng) for prompt in part])))
     return Pairs(torch.cat(scenes), own, token_ids(prompts))
 
 
@@ -172,9 +172,3 @@ def drawn_latents(
     return torch.cat(
         [drawn(pipe, part, SAMPLER_STEPS, guidance, generator, "latent") for part in batches(asked, DRAWN_AT_ONCE)]
     )
-
-
-def _scene(prompt: str, rng: random.Random) -> Scene:
-    parsed = parse(prompt)
-    assert parsed is not None, "the prompts are the grammars'"
-    return place(parsed, rng)

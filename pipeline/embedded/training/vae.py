@@ -38,6 +38,12 @@ def reconstruction_loss(out: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return loss
 
 
+@torch.no_grad()
+def foreground_error(out: Tensor, target: Tensor, mask: Tensor) -> float:
+    """The mean absolute error per number of the foreground, as a share of the range; arguments as above."""
+    return float(((out - target).abs() * mask).sum() / mask.sum() / 6)
+
+
 def train(
     seed: int, checkpoints: Path, begin: AutoencoderKL, settings: StageSettings = SETTINGS, log: Log = print
 ) -> AutoencoderKL:
@@ -54,13 +60,13 @@ def train(
         scenes = mixture(rng, settings.batch, CROWDED, WHITE_SHARE)
         images = pictures(scenes).contiguous(memory_format=torch.channels_last)
         mask = foreground(scenes, images)
-        posterior = vae.encode(images * 2 - 1).latent_dist
+        target = images * 2 - 1
+        posterior = vae.encode(target).latent_dist
         out = vae.decode(posterior.sample()).sample
-        rec = reconstruction_loss(out, images * 2 - 1, mask)
+        rec = reconstruction_loss(out, target, mask)
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        with torch.no_grad():
-            l1 = ((out - images * 2 + 1).abs() * mask).sum() / mask.sum() / 6
-        return rec + KL * kl, {"loss": rec.item(), "fg_l1": l1.item(), "kl": kl.item()}
+        error = foreground_error(out, target, mask)
+        return rec + KL * kl, {"loss": rec.item(), "fg_l1": error, "kl": kl.item()}
 
     module: nn.Module = fit(settings, vae, loss_fn, seed, checkpoints, log)
     assert isinstance(module, AutoencoderKL)
