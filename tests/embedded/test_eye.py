@@ -6,9 +6,19 @@ import pytest
 
 from noisesmith.pipeline.embedded.grammar import parse, prompts
 from noisesmith.pipeline.embedded.training.evaluate import _agreement
-from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, SEARCHED, SEED, read_images, read_labels, read_seen
+from noisesmith.pipeline.embedded.training.eye import (
+    COLLECTIONS,
+    PRACTICE,
+    REPORTED,
+    SEARCHED,
+    SEED,
+    read_images,
+    read_labels,
+    read_seen,
+)
+from noisesmith.pipeline.embedded.training.pool import evaluation_prompts, training_prompts
 
-COUNTS = {"v1": 400, "complex": 400}
+COUNTS = {"v1": 400, "complex": 400, "practice": 340}
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
@@ -34,6 +44,15 @@ def test_nothing_is_chosen_on_the_images_of_the_evaluation() -> None:
     assert {one.prompt for one in read_seen("complex")} == {
         str(one) for one in itertools.islice(prompts("complex", 0), 200)
     }
+
+
+def test_practice_is_of_training_prompts_only() -> None:
+    seen = read_seen(PRACTICE)
+    assert not any(one.held_out for one in seen)
+    asked = {one.prompt for one in seen}
+    assert asked == set(list(dict.fromkeys(training_prompts(500, 400)))[:170])
+    assert evaluation_prompts().isdisjoint(asked)
+    assert PRACTICE not in REPORTED
 
 
 def test_searched_images_of_version_1_are_of_the_grammars_prompts() -> None:

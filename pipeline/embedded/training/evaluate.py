@@ -34,7 +34,7 @@ from noisesmith.pipeline.embedded.grammar import (
 )
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches, pictures
-from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_images, read_labels
+from noisesmith.pipeline.embedded.training.eye import REPORTED, read_images, read_labels
 from noisesmith.pipeline.embedded.training.packing import Segment, about, pack, packed_logits, words
 from noisesmith.pipeline.embedded.training.pool import drawn
 from noisesmith.pipeline.embedded.training.questions import NEGATIVES, Question, possible, question
@@ -272,6 +272,6 @@ def evaluate(folder: Path = WEIGHTS, seed: int = 1, scenes: int = 2000, samples:
     figures = on_renders(models, seed, scenes) | on_samples(models, seed, samples)
     for guidance in (1.0, GUIDANCE):
         figures |= alone(models, seed, guidance)
-    for collection in COLLECTIONS:
+    for collection in REPORTED:
         figures |= against_eye(models, collection)
     return figures

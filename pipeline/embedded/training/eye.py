@@ -1,14 +1,15 @@
 """Images labelled by eye, which say how far judges and scorers can be trusted.
 
-There are two collections. ``v1`` holds images of the models of version 1: first and kept images of searches, and
+There are three collections. ``v1`` holds images of the models of version 1: first and kept images of searches, and
 images without a search; ``eye collect`` makes it. ``complex`` holds the first and the kept images of a run of
-``configs/embedded-complex.yaml``; ``eye gather RUN`` reads it from the run. Both are shuffled. ``eye sheets`` draws the
-images without saying which is which, to be labelled by looking. The labels are one line per image in
-``labels.jsonl``: 1 where the image shows what its prompt says. The rule: every object can be recognised without reading
-the prompt, has its colour, and stands where the prompt says. So a smudge is no elephant, and a plain disc is no clock.
+``configs/embedded-complex.yaml``, and ``practice`` those of such a run over training prompts; ``eye gather`` reads both
+from the runs. All are shuffled. ``eye sheets`` draws the images without saying which is which, to be labelled by
+looking. The labels are one line per image in ``labels.jsonl``: 1 where the image shows what its prompt says. The rule:
+every object can be recognised without reading the prompt, has its colour, and stands where the prompt says. So a smudge
+is no elephant, and a plain disc is no clock.
 
-``v1`` is split by prompt into a development half, on which thresholds may be chosen, and a held-out half, on which
-figures are reported. Nothing is chosen on ``complex``.
+``v1`` is split by prompt into a development half and a held-out half. Thresholds and the length of a training may be
+chosen on the development half and on ``practice``. Figures are reported on the held-out half and on ``complex``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ import noisesmith as ns
 from noisesmith.pipeline.embedded.grammar import COLOURS, NOUNS, THINGS, Phrase, ScenePrompt, prompts
 
 FOLDER = Path(__file__).with_name("labelled")
-COLLECTIONS = ("v1", "complex")
+REPORTED = ("v1", "complex")  # figures are reported on these
+PRACTICE = "practice"
+COLLECTIONS = (*REPORTED, PRACTICE)
 SEED = 15_000  # of prompts and noises; nothing is trained or searched with it elsewhere
 SEARCHED = {"complex": 112, "simple": 32}  # prompts searched, by grammar
 ROUNDS = 10
@@ -71,12 +74,13 @@ def collect(seed: int = SEED) -> None:
     _write("v1", halved, seed)
 
 
-def gather(run: Path, seed: int = SEED) -> None:
-    """Read the first and the kept images of a run."""
+def gather(collection: str, run: Path, seed: int = SEED) -> None:
+    """Read the first and the kept images of a run into ``complex`` or ``practice``."""
     found: list[tuple[Seen, bytes]] = []
     for row in ns.read_rows(run):
         found += _first_and_kept(row["prompt"], row["image_initial"], row["image"])
-    _write("complex", found, seed)
+    held_out = collection != PRACTICE
+    _write(collection, [(replace(seen, held_out=held_out), png) for seen, png in found], seed)
 
 
 def _in_second_half(prompt: str) -> bool:
@@ -92,13 +96,15 @@ def _first_and_kept(prompt: str, first: bytes | None, kept: bytes) -> list[tuple
 
 
 def _write(collection: str, found: list[tuple[Seen, bytes]], seed: int) -> None:
-    """Write images as PNG files in one safetensors file, and what they are, in random order."""
+    """Write images as WebP files without loss in one safetensors file, and what they are, in random order."""
     random.Random(seed).shuffle(found)
     folder = FOLDER / collection
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Tensor] = {}
     for number, (_, png) in enumerate(found):
-        files[f"{number:03}"] = torch.frombuffer(bytearray(png), dtype=torch.uint8)
+        webp = io.BytesIO()
+        Image.open(io.BytesIO(png)).convert("RGB").save(webp, "WEBP", lossless=True, quality=100, method=6)
+        files[f"{number:03}"] = torch.frombuffer(bytearray(webp.getvalue()), dtype=torch.uint8)
     save_file(files, folder / "images.safetensors", {"seed": str(seed)})
     lines = [json.dumps(asdict(seen)) for seen, _ in found]
     (folder / "images.jsonl").write_text("\n".join(lines) + "\n")
@@ -161,17 +167,17 @@ def sheets(out: Path, seen: Sequence[Seen], images: Tensor, side: int = 160) -> 
         sheet.save(out / f"sheet-{start // PER_SHEET:02d}.png")
 
 
-def _pixels(png: bytes) -> Tensor:
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(png)).convert("RGB")))
+def _pixels(file: bytes) -> Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(file)).convert("RGB")))
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["collect"]:
             collect()
-        case ["gather", run]:
-            gather(Path(run))
+        case ["gather", ("complex" | "practice") as collection, run]:
+            gather(collection, Path(run))
         case ["sheets", collection, out]:
             sheets(Path(out), *read_images(collection))
         case _:
-            sys.exit("usage: eye collect | gather RUN | sheets COLLECTION FOLDER")
+            sys.exit("usage: eye collect | gather complex|practice RUN | sheets COLLECTION FOLDER")

@@ -21,7 +21,7 @@ from noisesmith.pipeline.embedded.geometry import holds, truth
 from noisesmith.pipeline.embedded.grammar import ANIMALS, GRAMMARS, WEARABLES, ScenePrompt, parse_own, prompts
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches
-from noisesmith.pipeline.embedded.training.eye import COLLECTIONS, read_seen
+from noisesmith.pipeline.embedded.training.eye import REPORTED, read_seen
 from noisesmith.pipeline.embedded.training.packing import Segment, Words, about, segments
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 from noisesmith.pipeline.load import load_models
@@ -133,7 +133,7 @@ def training_prompts(seed: int, count: int) -> list[str]:
 
 def evaluation_prompts() -> set[str]:
     """The prompts on which the models are judged: of the configs in ``configs/``, and of the labelled images."""
-    found: set[str] = {seen.prompt for collection in COLLECTIONS for seen in read_seen(collection)}
+    found: set[str] = {seen.prompt for collection in REPORTED for seen in read_seen(collection)}
     for grammar in GRAMMARS:
         found |= {str(prompt) for prompt in itertools.islice(prompts(grammar, 0), EVALUATED)}
     return found
