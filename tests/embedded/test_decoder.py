@@ -1,7 +1,6 @@
 """Stage ``decoder``: what is denoised keeps its places, the encoder stays, and an interrupted training goes on."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,12 @@ from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training import decoder
 from noisesmith.pipeline.embedded.training.data import pictures
-from noisesmith.pipeline.embedded.training.loop import fit
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 from noisesmith.pipeline.embedded.training.sd import Painter, encoded
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
+from tests.embedded.conftest import Trained, assert_equal
 
 SCENE = Scene((Item("cat", None, 30, 14, 22), Item("car", "blue", 30, 46, 22)), "above", (0.8, 0.8, 0.8))
-
-
-@pytest.fixture(scope="module")
-def pipe() -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(weights("sd"))
 
 
 @pytest.mark.parametrize("steps", [0, 3, decoder.DENOISED])
@@ -41,19 +35,15 @@ def test_objects_keep_their_places_when_they_are_noised_and_denoised(pipe: Stabl
 
 
 def test_a_resumed_decoder_ends_in_the_same_state_and_the_encoder_stays(
-    pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipe: StableDiffusionPipeline, whole_and_resumed: Trained
 ) -> None:
     settings = dataclasses.replace(decoder.SETTINGS, steps=4, batch=2)
 
-    def train_into(folder: str) -> AutoencoderKL:
-        return decoder.train(1, tmp_path / folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, prompts=20)
+    def train_into(folder: Path) -> AutoencoderKL:
+        return decoder.train(1, folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, prompts=20)
 
-    whole = train_into("whole").state_dict()
-    with monkeypatch.context() as patch:
-        patch.setattr(decoder, "fit", functools.partial(fit, stop_after=2))
-        train_into("halves")
-    resumed = train_into("halves").state_dict()
+    whole, resumed = whole_and_resumed(decoder, train_into)
+    assert_equal(whole, resumed)
     for name, before in pipe.vae.state_dict().items():
-        assert torch.equal(whole[name], resumed[name]), name
         changes = name.startswith(("decoder.", "post_quant_conv."))
         assert torch.equal(whole[name], before) == (not changes), name

@@ -1,7 +1,6 @@
 """The training code: exact resume, packed questions, the evaluation's arithmetic."""
 
 import dataclasses
-import functools
 import itertools
 import random
 from pathlib import Path
@@ -31,6 +30,7 @@ from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.tables import tables
 from noisesmith.pipeline.embedded.training.train import train
 from noisesmith.pipeline.prompts import open_corpus
+from tests.embedded.conftest import Trained, assert_equal
 
 
 def test_a_resumed_training_ends_in_the_same_state(tmp_path: Path) -> None:
@@ -49,20 +49,7 @@ def test_a_resumed_training_ends_in_the_same_state(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     run(tmp_path / "halves", stop_after=3)
     halves = run(tmp_path / "halves")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, halves.state_dict()[name]), name
-
-
-def test_a_resumed_judge_ends_in_the_same_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = dataclasses.replace(judge_stage.SETTINGS, steps=4, batch=2)
-    whole = judge_stage.train(1, tmp_path / "whole", None, settings=settings, log=lambda _: None)
-    torch.manual_seed(123)
-    with monkeypatch.context() as patch:
-        patch.setattr(judge_stage, "fit", functools.partial(fit, stop_after=2))
-        judge_stage.train(1, tmp_path / "halves", None, settings=settings, log=lambda _: None)
-    resumed = judge_stage.train(1, tmp_path / "halves", None, settings=settings, log=lambda _: None)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert_equal(whole.state_dict(), halves.state_dict())
 
 
 def test_self_play_goes_on_with_the_round_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +73,7 @@ def test_self_play_goes_on_with_the_round_that_was_interrupted(tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             train_into("halves")
     resumed = train_into("halves")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert_equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_the_better_picture_of_a_pair_is_a_scene_of_its_prompt() -> None:
@@ -102,22 +88,14 @@ def test_the_better_picture_of_a_pair_is_a_scene_of_its_prompt() -> None:
         assert judge.faithful(image.clamp(0, 1), prompt) == 1.0
 
 
-def test_a_resumed_guidance_distillation_ends_in_the_same_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_guidance_distillation_ends_in_the_same_state(whole_and_resumed: Trained) -> None:
     settings = dataclasses.replace(guided.SETTINGS, steps=4, batch=2)
 
-    def train_into(folder: str) -> Painter:
+    def train_into(folder: Path) -> Painter:
         pipe = StableDiffusionPipeline.from_pretrained(weights("v1/sd"))
-        return guided.train(1, tmp_path / folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, count=3)
+        return guided.train(1, folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, count=3)
 
-    whole = train_into("whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(guided, "fit", functools.partial(fit, stop_after=2))
-        train_into("halves")
-    resumed = train_into("halves")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert_equal(*whole_and_resumed(guided, train_into))
 
 
 def test_a_share_of_the_captions_says_wrongly_where_objects_are() -> None:
@@ -215,7 +193,8 @@ def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
     for seed in (1, 2):
         assert excluded.isdisjoint(training_prompts(seed, 500))
         assert excluded.isdisjoint(spin.often_hard(seed, 300))
-        assert excluded.isdisjoint(spin.often_hard(decoder.SEEDS + seed, 300))
+        for begin in (decoder.SEEDS, *judge_stage.SEEDS.values()):
+            assert excluded.isdisjoint(spin.often_hard(begin + seed, 300))
         texts = [text for pair in guided.captions(seed, 300) for text in pair]
         assert excluded.isdisjoint(text for text in texts if len(text.split()) > 3)  # not one object alone
 
@@ -258,4 +237,6 @@ def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no stage 'vaw'"):
         train(tmp_path, tmp_path, stages=["vaw"])
     with pytest.raises(FileNotFoundError, match="stage vae has no checkpoint"):
+        train(tmp_path, tmp_path, stages=["sd"])
+    with pytest.raises(FileNotFoundError, match="stage guided has no checkpoint"):
         train(tmp_path, tmp_path, stages=["judge"])

@@ -37,13 +37,34 @@ class Target:
     image: Tensor
     without: Tensor
 
-    @property
-    def box(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the object covers."""
-        half_width, half_height = half_extent(self.item)
-        rows = slice(max(0, round(self.item.y - half_height)), min(SIZE, round(self.item.y + half_height)))
-        columns = slice(max(0, round(self.item.x - half_width)), min(SIZE, round(self.item.x + half_width)))
-        return rows, columns
+
+def box(item: Item) -> tuple[slice, slice]:
+    """Rows and columns of the picture that the object covers."""
+    half_width, half_height = half_extent(item)
+    rows = slice(max(0, round(item.y - half_height)), min(SIZE, round(item.y + half_height)))
+    columns = slice(max(0, round(item.x - half_width)), min(SIZE, round(item.x + half_width)))
+    return rows, columns
+
+
+def touched_cells(item: Item) -> Tensor:
+    """The latent cells that the object touches: float [1, 8, 8] of 0 and 1."""
+    mask = torch.zeros(1, SIZE, SIZE)
+    rows, columns = box(item)
+    mask[:, rows, columns] = 1.0
+    return F.max_pool2d(mask, CELL)
+
+
+def without(scene: Scene, item: Item) -> Scene:
+    """The scene, one object less."""
+    others = tuple(other for other in scene.items if other is not item)
+    return replace(scene, items=others, layout="single" if len(others) == 1 else scene.layout)
+
+
+def exchanged(scene: Scene, item: Item, rng: random.Random) -> Scene:
+    """The scene with another object of the same kind, size and colour in the place of one."""
+    nouns = ANIMALS if item.noun in ANIMALS else THINGS
+    other = replace(item, noun=rng.choice([noun for noun in nouns if noun != item.noun]))
+    return replace(scene, items=tuple(other if one is item else one for one in scene.items))
 
 
 def spoil_some(
@@ -64,14 +85,13 @@ def spoil_some(
             left.append(scene)
             continue
         item = rng.choice(scene.items)
-        others = tuple(other for other in scene.items if other is not item)
-        without = pictures([replace(scene, items=others)])[0]
-        target = Target(item, scene, images[number], without)
+        rest = without(scene, item)
+        target = Target(item, scene, images[number], pictures([rest])[0])
         if vae is not None and rng.random() < 0.3:
             images[number] = _drowned(target, rng, vae)
         else:
             images[number] = rng.choice(WAYS)(target, rng)
-        left.append(replace(scene, items=others, layout="single" if len(others) == 1 else scene.layout))
+        left.append(rest)
     return images, left
 
 
@@ -92,7 +112,7 @@ def _faded(target: Target, rng: random.Random) -> Tensor:
 
 def _cut(target: Target, rng: random.Random) -> Tensor:
     """A piece of at most a third of the object."""
-    rows, columns = target.box
+    rows, columns = box(target.item)
     kept = rng.uniform(0.1, 0.33)
     mask = torch.zeros(SIZE, SIZE)
     mask[rows, columns] = 1.0
@@ -107,10 +127,7 @@ def _cut(target: Target, rng: random.Random) -> Tensor:
 
 def _mixed(target: Target, rng: random.Random) -> Tensor:
     """Half of one object and half of another of the same kind."""
-    nouns = ANIMALS if target.item.noun in ANIMALS else THINGS
-    other = replace(target.item, noun=rng.choice([noun for noun in nouns if noun != target.item.noun]))
-    items = tuple(other if one is target.item else one for one in target.scene.items)
-    swapped = pictures([replace(target.scene, items=items)])[0]
+    swapped = pictures([exchanged(target.scene, target.item, rng)])[0]
     if rng.random() < 0.4:
         return (target.image + swapped) / 2
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
@@ -118,7 +135,7 @@ def _mixed(target: Target, rng: random.Random) -> Tensor:
         mask[: round(target.item.y)] = True
     else:
         mask[:, : round(target.item.x)] = True
-    rows, columns = target.box
+    rows, columns = box(target.item)
     inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     inside[rows, columns] = True
     return torch.where(mask | ~inside, target.image, swapped)
@@ -126,7 +143,7 @@ def _mixed(target: Target, rng: random.Random) -> Tensor:
 
 def _scrambled(target: Target, rng: random.Random) -> Tensor:
     """Its squares of 6 pixels in another order."""
-    rows, columns = target.box
+    rows, columns = box(target.item)
     side = 6
     tops = list(range(rows.start, rows.stop - side + 1, side))
     lefts = list(range(columns.start, columns.stop - side + 1, side))
@@ -169,13 +186,9 @@ def _emptied(target: Target, rng: random.Random) -> Tensor:
 def _drowned(target: Target, rng: random.Random, vae: AutoencoderKL) -> Tensor:
     """Its latents drowned in noise, which the decoder turns into the smears of a failed generation."""
     latents = vae.encode(target.image[None] * 2 - 1).latent_dist.mode()
-    rows, columns = target.box
-    mask = torch.zeros(1, 1, SIZE, SIZE)
-    mask[..., rows, columns] = 1.0
-    cells = F.max_pool2d(mask, CELL)
     kept = rng.uniform(0.0, 0.35)
     noise = torch.randn_like(latents) * latents.std() * rng.uniform(0.5, 1.0)
-    drowned = torch.where(cells.bool(), kept * latents + (1 - kept) * noise, latents)
+    drowned = torch.where(touched_cells(target.item).bool(), kept * latents + (1 - kept) * noise, latents)
     decoded: Tensor = vae.decode(drowned).sample[0].clamp(-1, 1) / 2 + 0.5
     return decoded
 

@@ -35,11 +35,11 @@ SCORERS = ("vlm", "qwen")
 STAGES = (
     "vae",
     "sd",
-    "judge",
-    "detector",
     "spin",
     "guided",
     "decoder",
+    "judge",
+    "detector",
     *SCORERS,
     "painted",
     "vlm-2",
@@ -102,7 +102,7 @@ class Training:
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The autoencoder that the diffusion model and the detectors learn with, frozen."""
+        """The autoencoder that the diffusion model learns with, frozen."""
         vae = vae_stage.train(
             self._seed, self._checkpoints, self._first.vae, self._settings(vae_stage.SETTINGS), self._log
         )
@@ -154,7 +154,7 @@ class Training:
         """The judge of record."""
         begin = Judge.from_pretrained(weights("v1/judge"))
         settings = self._settings(judge_stage.SETTINGS)
-        judge = judge_stage.train(self._seed, self._checkpoints, self.vae, begin, settings, self._log)
+        judge = judge_stage.train(self._seed, self._checkpoints, self.decoder, self.guided, begin, settings, self._log)
         save_judge(self._out / "judge", judge)
         return judge
 
@@ -162,7 +162,9 @@ class Training:
     def detector(self) -> Judge:
         """The second detector, which labels what the scorers learn from."""
         settings = self._settings(judge_stage.DETECTOR_SETTINGS)
-        detector = judge_stage.train(self._seed, self._checkpoints, self.vae, None, settings, self._log)
+        detector = judge_stage.train(
+            self._seed, self._checkpoints, self.decoder, self.guided, None, settings, self._log
+        )
         save_judge(self._out / "detector", detector)
         return detector
 
