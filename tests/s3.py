@@ -39,6 +39,13 @@ class S3:
         Session().create_client("s3", endpoint_url=self.url).create_bucket(Bucket=name)
         return name
 
+    def empty(self, name: str) -> None:
+        """Delete all objects of a bucket."""
+        client = Session().create_client("s3", endpoint_url=self.url)
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+            for found in page.get("Contents", []):
+                client.delete_object(Bucket=name, Key=found["Key"])
+
     @contextmanager
     def failing(self, status: str, code: str, where: str = "", times: float = float("inf")) -> Iterator[list[str]]:
         """Answer requests whose "METHOD /path" matches ``where`` so, for the first ``times`` of them; yields those."""

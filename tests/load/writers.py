@@ -1,10 +1,10 @@
 """``python -m tests.load.writers``: rows per second, and CPU per row, that 1, 2, 4 and 8 writers write.
 
-The real driver and the real writers write PNG pairs in both formats, to a local disk and to an S3 server that waits
-30 ms before it answers a request. Generators and scorers answer at once, so nothing but writing takes time. The CPU
-time of the writers' processes and of the driver is measured, as is the number of requests. ``cores_for_400`` is how
-many cores the writers need for 400 rows per second: on a machine with fewer cores than writers, this says how far they
-scale.
+The real driver and the real writers write PNG pairs in both formats, to a local disk and to an S3 server that waits 30
+ms before it answers a request. Generators and scorers answer at once, so nothing but writing takes time. The CPU time
+of the writers' processes, of the driver and of the S3 server is measured, as is the number of requests.
+``cores_for_400`` is how many cores the writers need for 400 rows per second: on a machine with fewer cores than
+writers, this says how far they scale.
 """
 
 from __future__ import annotations
@@ -134,7 +134,10 @@ def measure(config: RunConfig, size: int) -> dict[str, float]:
 
 
 def serve(latency: float, pipe: Connection) -> None:
-    """An S3 server in a process of its own; answers each message with the number of requests so far."""
+    """An S3 server in a process of its own; answers each message with its requests and its CPU seconds so far.
+
+    Before it answers, it deletes what it holds.
+    """
     from tests.s3 import S3
 
     server = S3()
@@ -149,7 +152,11 @@ def serve(latency: float, pipe: Connection) -> None:
     server.fault = wait
     pipe.send(server.url)
     while pipe.recv() is not None:
-        pipe.send(requests)
+        spent_so_far = (requests, time.process_time())
+        server.fault = None
+        server.empty("bucket")
+        server.fault = wait
+        pipe.send(spent_so_far)
 
 
 @contextmanager
@@ -168,10 +175,13 @@ def s3_server(latency: float) -> Iterator[Connection]:
         process.join()
 
 
-def count_requests(server: Connection) -> int:
+def spent(server: Connection) -> tuple[int, float]:
+    """Requests to the server and CPU seconds of it since it started. What it holds is deleted."""
     server.send("how many?")
-    requests: int = server.recv()
-    return requests
+    requests: int
+    seconds: float
+    requests, seconds = server.recv()
+    return requests, seconds
 
 
 def settings(folder: Path, place: str, writers: int, options: argparse.Namespace) -> RunConfig:
@@ -217,11 +227,13 @@ def main() -> None:
                 found: dict[int, list[dict[str, float]]] = {writers: [] for writers in options.writers}
                 for repeat in range(options.repeats):  # the numbers of writers take turns
                     for writers in options.writers:
-                        before = count_requests(server)
+                        before = spent(server)
                         config = settings(folder, f"{location}/{repeat}", writers, options)
                         figures = measure(config, options.size)
                         if place == "s3":
-                            figures["requests_per_row"] = round((count_requests(server) - before) / options.rows, 2)
+                            requests, seconds = (now - then for now, then in zip(spent(server), before, strict=True))
+                            figures["requests_per_row"] = round(requests / options.rows, 2)
+                            figures["server_cpu_ms_per_row"] = round(1000 * seconds / options.rows, 2)
                         found[writers].append(figures)
                         if place == "disk":
                             shutil.rmtree(config.run_dir)
