@@ -44,4 +44,4 @@ class Opened:
 
     def prompts(self) -> list[str]:
         """The prompts of the gallery's cards, in order."""
-        return self.page.locator("#gallery .open").all_inner_texts()
+        return self.page.locator("#gallery .open").all_text_contents()
