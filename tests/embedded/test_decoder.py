@@ -12,7 +12,7 @@ from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training import decoder
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
-from noisesmith.pipeline.embedded.training.sd import Painter, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 from tests.embedded.conftest import Trained, assert_equal
 
@@ -25,9 +25,9 @@ def test_objects_keep_their_places_when_they_are_noised_and_denoised(pipe: Stabl
     with torch.no_grad():
         clean = encoded(pipe.vae, pictures([SCENE]))
         latents = decoder.denoised(Painter.of(pipe), clean, token_ids(["a cat above a blue car"]), steps)
-        image = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+        image = decoded(pipe.vae, latents)
     assert torch.equal(latents, clean) == (steps == 0)
-    found = Judge.from_pretrained(weights("judge")).detect(image.clamp(0, 1), 0.5)[0]
+    found = Judge.from_pretrained(weights("judge")).detect(image, 0.5)[0]
     places = {(one.noun, one.colour): (one.x, one.y) for one in found}
     assert places.keys() == {("cat", None), ("car", "blue")}
     for item in SCENE.items:

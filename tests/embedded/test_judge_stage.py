@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.grammar import NOUNS, parse_own
@@ -17,18 +17,12 @@ from noisesmith.pipeline.embedded.training.damage import exchanged, touched_cell
 from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.redrawn import GONE, THERE, Redrawn, errors, redraw
 from noisesmith.pipeline.embedded.training.scenes import Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
 from noisesmith.pipeline.embedded.training.spin import often_hard
 from tests.embedded.conftest import Trained, assert_equal
 
 SCENE = place(parse_own("a cat above a blue car"), random.Random(0))
 CAT, CAR = SCENE.items
-
-
-@torch.no_grad()
-def decoded(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    images: torch.Tensor = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
-    return images
 
 
 def test_an_object_has_no_error_in_its_own_render() -> None:
@@ -40,9 +34,10 @@ def test_errors_grow_as_one_object_turns_into_another(pipe: StableDiffusionPipel
     other = exchanged(SCENE, CAT, random.Random(0))
     with torch.no_grad():
         own, foreign = encoded(pipe.vae, pictures([SCENE, other])).chunk(2)
+        shares = torch.tensor([0.0, 0.3, 0.6, 1.0])[:, None, None, None]
+        images = decoded(pipe.vae, torch.lerp(own, foreign, shares * touched_cells(CAT)))
     found: list[float] = []
-    for weight in (0.0, 0.3, 0.6, 1.0):
-        image = decoded(pipe.vae, torch.lerp(own, foreign, weight * touched_cells(CAT)))[0]
+    for image in images:
         found.append(errors(image, SCENE, CAT)[0])
         assert errors(image, SCENE, CAR)[0] < THERE  # its cells stay
     assert found == sorted(found)

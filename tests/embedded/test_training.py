@@ -25,7 +25,7 @@ from noisesmith.pipeline.embedded.training.packing import pack, packed_logits, s
 from noisesmith.pipeline.embedded.training.pool import as_scene, evaluation_prompts, labelled, near, training_prompts
 from noisesmith.pipeline.embedded.training.questions import loosely
 from noisesmith.pipeline.embedded.training.scenes import sample
-from noisesmith.pipeline.embedded.training.sd import Painter
+from noisesmith.pipeline.embedded.training.sd import Painter, decoded
 from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.tables import tables
 from noisesmith.pipeline.embedded.training.train import train
@@ -82,10 +82,10 @@ def test_the_better_picture_of_a_pair_is_a_scene_of_its_prompt() -> None:
     asked = ["a cat above a blue car", "a dog and a red balloon"]
     pairs = spin.drawn_pairs(painter, pipe.vae, asked, random.Random(0))
     with torch.no_grad():
-        images = pipe.vae.decode(pairs.scenes / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+        images = decoded(pipe.vae, pairs.scenes)
     judge = Judge.from_pretrained(weights("judge"))
     for image, prompt in zip(images, [asked[0], asked[0], asked[1], asked[1]], strict=True):
-        assert judge.faithful(image.clamp(0, 1), prompt) == 1.0
+        assert judge.faithful(image, prompt) == 1.0
 
 
 def test_a_resumed_guidance_distillation_ends_in_the_same_state(whole_and_resumed: Trained) -> None:

@@ -24,7 +24,7 @@ from noisesmith.pipeline.embedded.training.data import pictures
 from noisesmith.pipeline.embedded.training.decoder import denoised
 from noisesmith.pipeline.embedded.training.guided import sometimes_alone
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
 from noisesmith.pipeline.embedded.training.spin import often_hard
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 
@@ -87,7 +87,7 @@ def redraw(
     own, foreign = encoded(vae, pictures([*scenes, *others])).chunk(2)
     captions = token_ids([str(prompt) for prompt in asked])
     latents = denoised(painter, torch.lerp(own, foreign, torch.stack(weights)), captions, rng.randint(0, STEPS))
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
+    images = decoded(vae, latents)
     kept: list[int] = []
     left: list[Scene] = []
     for number, (scene, other) in enumerate(zip(scenes, others, strict=True)):

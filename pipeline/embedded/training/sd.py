@@ -93,6 +93,12 @@ def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return latents
 
 
+def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The pictures [B, 3, 64, 64] in 0..1 of scaled latents [B, 16, 8, 8]."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
+    return images
+
+
 def stratified_timesteps(batch: int) -> Tensor:
     """One random timestep from each of B equal parts of the schedule ``[B]``, which makes the loss less noisy."""
     return ((torch.arange(batch) + torch.rand(batch)) * 1000 / batch).long()
