@@ -45,6 +45,7 @@ from tests.load.calls import Indifferent, TrivialWorkers
 
 PICTURES = 4
 GOAL = 400  # rows per second
+EMPTY = "be empty"  # to the S3 server
 
 
 def picture(seed: int, size: int) -> bytes:
@@ -136,7 +137,7 @@ def measure(config: RunConfig, size: int) -> dict[str, float]:
 def serve(latency: float, pipe: Connection) -> None:
     """An S3 server in a process of its own; answers each message with its requests and its CPU seconds so far.
 
-    Before it answers, it deletes what it holds.
+    Told to be empty, it first deletes what it holds.
     """
     from tests.s3 import S3
 
@@ -151,12 +152,12 @@ def serve(latency: float, pipe: Connection) -> None:
 
     server.fault = wait
     pipe.send(server.url)
-    while pipe.recv() is not None:
-        spent_so_far = (requests, time.process_time())
-        server.fault = None
-        server.empty("bucket")
-        server.fault = wait
-        pipe.send(spent_so_far)
+    while (told := pipe.recv()) is not None:
+        if told == EMPTY:
+            server.fault = None
+            server.empty("bucket")
+            server.fault = wait
+        pipe.send((requests, time.process_time()))
 
 
 @contextmanager
@@ -175,9 +176,9 @@ def s3_server(latency: float) -> Iterator[Connection]:
         process.join()
 
 
-def spent(server: Connection) -> tuple[int, float]:
-    """Requests to the server and CPU seconds of it since it started. What it holds is deleted."""
-    server.send("how many?")
+def spent(server: Connection, message: str = "how much?") -> tuple[int, float]:
+    """Requests to the server and CPU seconds of it since it started; with :data:`EMPTY` it deletes what it holds."""
+    server.send(message)
     requests: int
     seconds: float
     requests, seconds = server.recv()
@@ -234,6 +235,7 @@ def main() -> None:
                             requests, seconds = (now - then for now, then in zip(spent(server), before, strict=True))
                             figures["requests_per_row"] = round(requests / options.rows, 2)
                             figures["server_cpu_ms_per_row"] = round(1000 * seconds / options.rows, 2)
+                            spent(server, EMPTY)
                         found[writers].append(figures)
                         if place == "disk":
                             shutil.rmtree(config.run_dir)
