@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from noisesmith.pipeline.embedded import weights
 from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training import decoder
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import decoded, encoded, pictures
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
-from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 from tests.embedded.conftest import Trained, assert_equal
 

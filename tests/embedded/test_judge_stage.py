@@ -14,10 +14,10 @@ from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training import judge as judge_stage
 from noisesmith.pipeline.embedded.training import redrawn
 from noisesmith.pipeline.embedded.training.damage import exchanged, touched_cells, without
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import decoded, encoded, pictures
 from noisesmith.pipeline.embedded.training.redrawn import GONE, THERE, Redrawn, errors, redraw
 from noisesmith.pipeline.embedded.training.scenes import Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.spin import often_hard
 from tests.embedded.conftest import Trained, assert_equal
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.embedded.geometry import SIZE, half_extent
 from noisesmith.pipeline.embedded.grammar import ANIMALS, THINGS
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import decoded, encoded, pictures
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene
 
 CELL = 8  # pixels per latent cell
@@ -185,12 +185,11 @@ def _emptied(target: Target, rng: random.Random) -> Tensor:
 @torch.no_grad()
 def _drowned(target: Target, rng: random.Random, vae: AutoencoderKL) -> Tensor:
     """Its latents drowned in noise, which the decoder turns into the smears of a failed generation."""
-    latents = vae.encode(target.image[None] * 2 - 1).latent_dist.mode()
+    latents = encoded(vae, target.image[None])
     kept = rng.uniform(0.0, 0.35)
     noise = torch.randn_like(latents) * latents.std() * rng.uniform(0.5, 1.0)
     drowned = torch.where(touched_cells(target.item).bool(), kept * latents + (1 - kept) * noise, latents)
-    decoded: Tensor = vae.decode(drowned).sample[0].clamp(-1, 1) / 2 + 0.5
-    return decoded
+    return decoded(vae, drowned)[0]
 
 
 WAYS: tuple[Callable[[Target, random.Random], Tensor], ...] = (

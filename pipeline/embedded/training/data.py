@@ -69,6 +69,18 @@ def tiled(rng: random.Random) -> Scene:
     return Scene(tuple(items), "crowded", background(items, rng))
 
 
+def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The scaled latents [B, 16, 8, 8] of pictures [B, 3, 64, 64] in 0..1."""
+    latents: Tensor = vae.encode(images * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+    return latents
+
+
+def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The pictures [B, 3, 64, 64] in 0..1 of scaled latents [B, 16, 8, 8]."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
+    return images
+
+
 def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: float = 0.35) -> Tensor:
     """Degrade pictures as generation does.
 
@@ -86,9 +98,9 @@ def wear(images: Tensor, rng: random.Random, vae: AutoencoderKL | None, share: f
     if vae is not None:
         part = torch.tensor(rng.sample(range(count), max(1, int(share * count))))
         with torch.no_grad():
-            latents = vae.encode(images[part] * 2 - 1).latent_dist.mode()
+            latents = encoded(vae, images[part])
             noise = torch.randn_like(latents) * latents.std() * torch.rand(len(part), 1, 1, 1) * 0.3
-            images[part] = vae.decode(latents + noise).sample.clamp(-1, 1) / 2 + 0.5
+            images[part] = decoded(vae, latents + noise)
     part = torch.tensor(rng.sample(range(count), max(1, count // 5)))
     strength = rng.uniform(0.3, 1.0)
     blurred = F.avg_pool2d(images[part], 3, 1, 1, count_include_pad=False)

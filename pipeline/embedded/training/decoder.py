@@ -18,11 +18,11 @@ from torch import Tensor
 
 from noisesmith.pipeline.embedded.grammar import ScenePrompt
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
-from noisesmith.pipeline.embedded.training.data import foreground, pictures
+from noisesmith.pipeline.embedded.training.data import encoded, foreground, pictures
 from noisesmith.pipeline.embedded.training.guided import sometimes_alone
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.scenes import place
-from noisesmith.pipeline.embedded.training.sd import Painter, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.spin import often_hard
 from noisesmith.pipeline.embedded.training.vae import foreground_error, reconstruction_loss
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids

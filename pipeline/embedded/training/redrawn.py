@@ -20,11 +20,11 @@ from torch import Tensor
 
 from noisesmith.pipeline.embedded.grammar import ScenePrompt
 from noisesmith.pipeline.embedded.training.damage import exchanged, touched_cells, without
-from noisesmith.pipeline.embedded.training.data import pictures
+from noisesmith.pipeline.embedded.training.data import decoded, encoded, pictures
 from noisesmith.pipeline.embedded.training.decoder import denoised
 from noisesmith.pipeline.embedded.training.guided import sometimes_alone
 from noisesmith.pipeline.embedded.training.scenes import Item, Scene, place
-from noisesmith.pipeline.embedded.training.sd import Painter, decoded, encoded
+from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.spin import often_hard
 from noisesmith.pipeline.embedded.training.vocabulary import token_ids
 

@@ -28,7 +28,7 @@ from noisesmith.pipeline.embedded.training.architectures import (
     new_unet,
     without_pieces,
 )
-from noisesmith.pipeline.embedded.training.data import often_white, pictures
+from noisesmith.pipeline.embedded.training.data import encoded, often_white, pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.questions import caption
 from noisesmith.pipeline.embedded.training.scenes import LAYOUTS, Scene, sample
@@ -85,18 +85,6 @@ def encoded_scenes(
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(stored, path)
     return stored["latents"].float(), stored["ids"]
-
-
-def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """The scaled latents [B, 16, 8, 8] of pictures [B, 3, 64, 64] in 0..1."""
-    latents: Tensor = vae.encode(images * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
-    return latents
-
-
-def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The pictures [B, 3, 64, 64] in 0..1 of scaled latents [B, 16, 8, 8]."""
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
-    return images
 
 
 def stratified_timesteps(batch: int) -> Tensor:

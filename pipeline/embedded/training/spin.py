@@ -24,11 +24,11 @@ from torch import Tensor
 from noisesmith.pipeline.bench.training.losses import dpo_loss
 from noisesmith.pipeline.embedded.grammar import parse_own
 from noisesmith.pipeline.embedded.training.architectures import new_scheduler
-from noisesmith.pipeline.embedded.training.data import batches, pictures
+from noisesmith.pipeline.embedded.training.data import batches, encoded, pictures
 from noisesmith.pipeline.embedded.training.loop import Log, StageSettings, fit
 from noisesmith.pipeline.embedded.training.pool import SEED, drawn, training_prompts
 from noisesmith.pipeline.embedded.training.scenes import place
-from noisesmith.pipeline.embedded.training.sd import Painter, encoded, stratified_timesteps, velocity_errors
+from noisesmith.pipeline.embedded.training.sd import Painter, stratified_timesteps, velocity_errors
 from noisesmith.pipeline.embedded.training.vocabulary import text_tokenizer, token_ids
 
 SETTINGS = StageSettings("spin", steps=2200, batch=16, lr=4.5e-5, warmup=10, floor=1.0)
