@@ -22,7 +22,19 @@ from transformers import (
 
 from noisesmith.pipeline.config import ScorerConfig
 from noisesmith.pipeline.embedded import MODELS, NAMES, WEIGHTS, newest, versions, weights
-from noisesmith.pipeline.embedded.grammar import COLOURS, GRAMMARS, JOINS, NOUNS, ScenePrompt, parse, prompts
+from noisesmith.pipeline.embedded.geometry import truth
+from noisesmith.pipeline.embedded.grammar import (
+    ANIMALS,
+    COLOURS,
+    GRAMMARS,
+    JOINS,
+    NOUNS,
+    WEARABLES,
+    Phrase,
+    ScenePrompt,
+    parse,
+    prompts,
+)
 from noisesmith.pipeline.embedded.judge import Judge
 from noisesmith.pipeline.embedded.training.architectures import QUESTION
 from noisesmith.pipeline.embedded.training.data import pictures
@@ -182,3 +194,10 @@ def test_first_images_show_something_named() -> None:
         nouns = {phrase.noun for phrase in prompt.phrases}
         seen += any(detection.noun in nouns for detection in detections)
     assert seen >= 7  # 0.97 of 256 images
+
+
+def test_half_of_first_images_show_what_an_animal_wears() -> None:
+    asked = [ScenePrompt(Phrase(animal), "with", Phrase(thing)) for animal in ANIMALS for thing in WEARABLES]
+    found = judge().detect(paint(pipe(), asked, seed=5))
+    shown = [truth(detections, prompt) for detections, prompt in zip(found, asked, strict=True)]
+    assert sum(map(bool, shown)) >= len(asked) / 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,16 @@ from torch import Tensor
 
 import noisesmith as ns
 from noisesmith.pipeline.embedded.geometry import holds, truth
-from noisesmith.pipeline.embedded.grammar import ANIMALS, GRAMMARS, WEARABLES, ScenePrompt, parse_own, prompts
+from noisesmith.pipeline.embedded.grammar import (
+    ANIMALS,
+    COLOURS,
+    GRAMMARS,
+    WEARABLES,
+    Phrase,
+    ScenePrompt,
+    parse_own,
+    prompts,
+)
 from noisesmith.pipeline.embedded.judge import Detection, Judge
 from noisesmith.pipeline.embedded.training.data import batches
 from noisesmith.pipeline.embedded.training.eye import REPORTED, read_seen
@@ -118,12 +127,20 @@ class Observer:
 
 
 def training_prompts(seed: int, count: int) -> list[str]:
-    """Prompts of both grammars in turn, without those of any evaluation."""
+    """Prompts of both grammars in turn, without those of any evaluation.
+
+    Evaluations use 30 of the 36 prompts of an animal that wears something. In place of such a prompt comes one that
+    names the colour of what is worn, which no prompt of the grammars does: "a lion with a red crown".
+    """
     excluded = evaluation_prompts()
+    rng = random.Random(f"worn/{seed}")
     streams = itertools.cycle([prompts("complex", SEED + seed), prompts("simple", SEED + seed)])
     found: list[str] = []
     for stream in streams:
-        prompt = str(next(stream))
+        scene = next(stream)
+        if str(scene) in excluded and scene.join == "with" and scene.second is not None:
+            scene = replace(scene, second=Phrase(scene.second.noun, rng.choice(COLOURS)))
+        prompt = str(scene)
         if prompt not in excluded:
             found.append(prompt)
         if len(found) == count:

@@ -28,8 +28,6 @@ from noisesmith.pipeline.embedded.sprites import Pixels, aspect, mean_colour, sp
 
 STEP = 4  # corners of sprites lie on multiples of this: half a patch of the scorer, half a latent cell
 NORMAL = 24  # longest side of an object, pixels
-WEARER = 28
-WORN = {"crown": 20, "glasses": 20, "bow": 16}
 LAYOUTS = ("single", "and", "with", "on", "above")
 LAYOUT_SHARES = (10, 34, 14, 18, 24)
 CONTRAST = 0.27  # least difference in one of RGB (0..1) between a background and each object's mean colour
@@ -129,8 +127,8 @@ def _arrange(prompt: ScenePrompt, rng: random.Random, on: bool) -> tuple[tuple[I
     second = prompt.second
     if second is None:
         return _alone(first, rng), "single"
-    if prompt.join == "with" and second.noun in WEARABLES:
-        return _worn(first, second, rng), "with"
+    if prompt.join == "with" and second.noun in WEARABLES:  # worn things rest on the head: on the face they blur
+        return _stacked(second, first, rng, touching=True), "with"
     if prompt.join not in RELATIONS:
         return _side_by_side(first, second, rng), "and"
     touching = prompt.join == "on" or on
@@ -139,15 +137,15 @@ def _arrange(prompt: ScenePrompt, rng: random.Random, on: bool) -> tuple[tuple[I
 
 
 def _alone(phrase: Phrase, rng: random.Random) -> tuple[Item, ...]:
-    width, height = _extent(phrase.noun, NORMAL)
+    width, height = _extent(phrase.noun)
     left = _snap(rng, 6, SIZE - 6 - width)
     top = _snap(rng, 6, SIZE - 6 - height)
     return (_put(phrase, rng, left, top),)
 
 
 def _stacked(upper: Phrase, lower: Phrase, rng: random.Random, *, touching: bool) -> tuple[Item, ...]:
-    upper_width, upper_height = _extent(upper.noun, NORMAL)
-    lower_width, lower_height = _extent(lower.noun, NORMAL)
+    upper_width, upper_height = _extent(upper.noun)
+    lower_width, lower_height = _extent(lower.noun)
     middle = rng.randint(23, 41)
     lefts = [STEP * round((middle - width / 2 + rng.uniform(-2, 2)) / STEP) for width in (upper_width, lower_width)]
     if touching:
@@ -161,8 +159,8 @@ def _stacked(upper: Phrase, lower: Phrase, rng: random.Random, *, touching: bool
 
 
 def _side_by_side(first: Phrase, second: Phrase, rng: random.Random) -> tuple[Item, ...]:
-    first_width, _ = _extent(first.noun, NORMAL)
-    second_width, _ = _extent(second.noun, NORMAL)
+    first_width, _ = _extent(first.noun)
+    second_width, _ = _extent(second.noun)
     left = _snap(rng, 0, min(12, SIZE - 4 - first_width - second_width))
     edge = left + first_width
     right = _snap(rng, max(edge + 4, left + 25), min(SIZE - second_width, edge + 12))
@@ -170,35 +168,14 @@ def _side_by_side(first: Phrase, second: Phrase, rng: random.Random) -> tuple[It
     return _put(first, rng, left, tops[0]), _put(second, rng, right, tops[1])
 
 
-def _worn(wearer: Phrase, wearable: Phrase, rng: random.Random) -> tuple[Item, ...]:
-    """The wearable on the head (crown), over the eyes (glasses), or at an ear or the neck (bow)."""
-    width, height = _extent(wearer.noun, WEARER)
-    left = _snap(rng, 8, SIZE - 8 - width)
-    top = _snap(rng, 14, SIZE - 6 - height)
-    size = WORN[wearable.noun]
-    worn_width, worn_height = _extent(wearable.noun, size)
-    x = left + (width - worn_width) / 2
-    y = top - worn_height + 4.0
-    if wearable.noun == "bow":
-        x = rng.choice((left - 4, left + width - 12))
-        y = rng.choice((top - 4, top + height - 10))
-    elif wearable.noun == "glasses":
-        y = top + 0.4 * height - worn_height / 2
-    half_step = STEP // 2
-    worn_left = max(half_step * round(x / half_step), 0)
-    worn_top = max(half_step * round(y / half_step), 0)
-    worn = _put(wearable, rng, worn_left, worn_top, size)
-    return worn, _put(wearer, rng, left, top, WEARER)
+def _put(phrase: Phrase, rng: random.Random, left: int, top: int) -> Item:
+    width, height = _extent(phrase.noun)
+    return Item(phrase.noun, _coloured(phrase, rng), left + width / 2, top + height / 2, NORMAL)
 
 
-def _put(phrase: Phrase, rng: random.Random, left: int, top: int, size: int = NORMAL) -> Item:
-    width, height = _extent(phrase.noun, size)
-    return Item(phrase.noun, _coloured(phrase, rng), left + width / 2, top + height / 2, size)
-
-
-def _extent(noun: str, size: int) -> tuple[int, int]:
+def _extent(noun: str) -> tuple[int, int]:
     width, height = aspect(noun)
-    return round(size * width), round(size * height)
+    return round(NORMAL * width), round(NORMAL * height)
 
 
 def _coloured(phrase: Phrase, rng: random.Random) -> str | None:
