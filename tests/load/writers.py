@@ -137,7 +137,7 @@ def measure(config: RunConfig, size: int) -> dict[str, float]:
 def serve(latency: float, pipe: Connection) -> None:
     """An S3 server in a process of its own; answers each message with its requests and its CPU seconds so far.
 
-    Told to be empty, it first deletes what it holds.
+    On the order ``EMPTY`` it first deletes what it holds.
     """
     from tests.s3 import S3
 
@@ -152,8 +152,8 @@ def serve(latency: float, pipe: Connection) -> None:
 
     server.fault = wait
     pipe.send(server.url)
-    while (told := pipe.recv()) is not None:
-        if told == EMPTY:
+    while (order := pipe.recv()) is not None:
+        if order == EMPTY:
             server.fault = None
             server.empty("bucket")
             server.fault = wait
