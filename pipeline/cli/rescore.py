@@ -11,10 +11,17 @@ from pydantic import ValidationError
 from noisesmith.pipeline.cli.common import Overrides, RunDir, console, interruptible
 from noisesmith.pipeline.config import JudgeConfig
 from noisesmith.pipeline.config.errors import sentence
+from noisesmith.pipeline.config.load import parse_yaml
 from noisesmith.pipeline.errors import UserError
 
 Judges = Annotated[
-    list[str], typer.Option("--judge", metavar="NAME=MODEL", help="A judge to add; give the option again for more.")
+    list[str],
+    typer.Option(
+        "--judge",
+        metavar="NAME=MODEL",
+        help="A judge to add, or its section of a config: '{name: big, model: https://…/v1, server_model: …}'. "
+        "Give the option again for more.",
+    ),
 ]
 
 
@@ -51,14 +58,22 @@ def rescore(
 
 
 def _judge(text: str) -> JudgeConfig:
-    """Read NAME=MODEL."""
-    name, equals, model = text.partition("=")
-    if not equals:
-        raise UserError(f"--judge {text}: write it as NAME=MODEL, such as clip=openai/clip-vit-large-patch14")
+    """Read NAME=MODEL, or a judge as a config has it: a YAML mapping in braces."""
+    where = f"--judge {text}"
+    if text.lstrip().startswith("{"):
+        section = parse_yaml(text, where)
+    else:
+        name, equals, model = text.partition("=")
+        if not equals:
+            raise UserError(
+                f"{where}: write it as NAME=MODEL, such as clip=openai/clip-vit-large-patch14, or as a section of a "
+                "config, such as '{name: clip, model: openai/clip-vit-large-patch14, revision: main}'"
+            )
+        section = {"name": name, "model": model}
     try:
-        return JudgeConfig(name=name, model=model)
+        return JudgeConfig.model_validate(section)
     except ValidationError as error:
-        raise UserError(f"--judge {text}: {sentence(error, JudgeConfig, ())}") from None
+        raise UserError(f"{where}: {sentence(error, JudgeConfig, ())}") from None
 
 
 def _summary(run_dir: Path, name: str) -> str:

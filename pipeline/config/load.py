@@ -83,7 +83,7 @@ def read_yaml(path: Path, kind: str, remedy: str) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(text) > 1 << 20:  # parsing takes one second per megabyte
         raise UserError(f"{path}: has {len(text)} characters, more than any {kind}; give the YAML {kind} file")
-    return _parse_yaml(text, str(path))
+    return parse_yaml(text, str(path))
 
 
 def validated(raw: Any, where: str) -> RunConfig:
@@ -106,7 +106,12 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        UserError: it is not valid YAML, or names a key twice; the message begins with ``where``.
+    """
     try:
         return load_unique(text)
     except KeyTwice as error:
@@ -127,7 +132,7 @@ def _parse_override(override: str) -> tuple[str, object]:
         raise UserError(f"override {override!r}: write it as key=value, for example optimizer.rounds=10")
     if text not in ("", "null") and without_positions(key) in _PATHS:
         return key, text
-    return key, _parse_yaml(text, f"override {key}")
+    return key, parse_yaml(text, f"override {key}")
 
 
 def _set(raw: dict[str, Any], key: str, value: object) -> None:

@@ -36,7 +36,7 @@ def test_judges_are_added_to_a_run(tmp_path: Path, tiny_llava: Path, tiny_instru
     models = {"llava": tiny_llava, "blip": tiny_instructblip_t5}
     judges = ["--judge", "detector=embedded/judge"]
     for name, model in models.items():
-        judges += ["--judge", f"{name}={model}"]
+        judges += ["--judge", f"{name}={model}" if name == "llava" else f"{{name: {name}, model: {str(model)!r}}}"]
     code, output = noisesmith("rescore", run.dir, *judges, "--count", "2", "--num-cpus", "0.5", "--batch-size", "3")
     assert code == 0, output
     assert "judge llava: 6 of 6 kept images judged, mean 0." in output

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from noisesmith.actors import rescore
 from noisesmith.pipeline import cli
 from noisesmith.pipeline.cli import embedded
+from noisesmith.pipeline.config import JudgeConfig
 from noisesmith.pipeline.errors import RunError, UserError
+from tests.sinks.conftest import Run
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
@@ -83,3 +86,59 @@ def test_training_code_that_is_not_installed_is_one_sentence(
     assert message.startswith("error: embedded: ")
     assert "clone the repository" in message
     assert message.count("\n") == 1
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[JudgeConfig]:
+    """The judges that ``noisesmith rescore`` was given, once it has read its options."""
+    found: list[JudgeConfig] = []
+
+    def judge_run(_config: object, judges: tuple[JudgeConfig, ...], *_: object, **__: object) -> int:
+        found.extend(judges)
+        raise RunError("no run is judged here")
+
+    monkeypatch.setattr(rescore, "rescore", judge_run)
+    return found
+
+
+def test_a_judge_of_rescore_may_have_every_field_of_a_config(
+    tmp_path: Path, judged: list[JudgeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, [{"prompt": "a cat"}])
+    run.writer()
+    served = {"name": "big", "model": "http://127.0.0.1:8000/v1", "server_model": "m", "api_key_env": "KEY"}
+    pinned = "{name: clip, model: openai/clip-vit-base-patch32, revision: 3d74acf}"
+    options = ["--judge", str(served), "--judge", pinned, "--judge", "eye=embedded/judge"]
+    assert command(monkeypatch, "rescore", run.dir, *options) == 1
+    assert judged == [
+        JudgeConfig.model_validate(served),
+        JudgeConfig(name="clip", model="openai/clip-vit-base-patch32", revision="3d74acf"),
+        JudgeConfig(name="eye", model="embedded/judge"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clip", "write it as NAME=MODEL, such as clip=openai"),
+        ("=x", "name: must match"),
+        ("{name: big}", "model: is required"),
+        ("{name: big, model: x, server_model: m}", "server_model"),
+        ("{name: big, model: x, colour: red}", "colour"),
+        ("{name: big, name: small, model: x}", "'name'"),
+        ("{name: big", "not valid YAML"),
+        ("{}", "name: is required"),
+    ],
+)
+def test_a_wrong_judge_of_rescore_is_one_sentence(
+    text: str, message: str, tmp_path: Path, judged: list[JudgeConfig], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = Run(tmp_path, [{"prompt": "a cat"}])
+    run.writer()
+    assert command(monkeypatch, "rescore", run.dir, "--judge", text) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --judge {text}: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not judged
