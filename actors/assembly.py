@@ -183,10 +183,12 @@ class Assembly:
         for_sizes = min(sizes, MOST_SIZES) * (self._config.generators.batch_size + largest_batch)
         return MAX_QUEUED * max(for_workers, for_sizes)
 
-    def stop(self) -> None:
-        """End all workers."""
-        for pool in self.pools:
-            pool.stop()
+    def stop(self, keep: Callable[[GeneratorWorker | ScorerWorker], None] | None = None) -> None:
+        """End all workers, or leave those that hold models to ``keep``."""
+        self.generators.stop(keep)
+        for pool in self.scorers:
+            pool.stop(keep)
+        self.writers.stop()
 
     def drop_waiting(self) -> None:
         """Forget the rows that wait for any stage but write."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from noisesmith.actors.pool import AnyPool
 from noisesmith.actors.retry import FailureLimit
 from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
+from noisesmith.actors.stages import GeneratorWorker, ScorerWorker
 from noisesmith.actors.surroundings import Surroundings
 from noisesmith.actors.workers import RayWorkers, Workers
 from noisesmith.pipeline.config import RunConfig
@@ -112,9 +113,9 @@ class Driver:
         self._draining = True
         self._deadline = None if seconds is None else self._around.clock() + seconds
 
-    def close(self) -> None:
-        """End the workers."""
-        self._assembly.stop()
+    def close(self, keep: Callable[[GeneratorWorker | ScorerWorker], None] | None = None) -> None:
+        """End the workers, or leave those that hold models to ``keep``."""
+        self._assembly.stop(keep)
 
     def _load_models(self) -> None:
         self._assembly.start_models()

@@ -64,15 +64,22 @@ class GeneratorActor:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._models = threading.Lock()
+        self._loaded: Loaded[GeneratorInfo] | None = None
 
     def load(self) -> Loaded[GeneratorInfo]:
-        """Load the diffusion model."""
-        placement = self._config.generators
-        import_libraries()
-        torch.set_num_threads(threads_for(placement.num_cpus))
-        generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
-        self._generator = generator
-        return Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
+        """Load the diffusion model, unless it is loaded."""
+        if self._loaded is None:
+            placement = self._config.generators
+            import_libraries()
+            torch.set_num_threads(threads_for(placement.num_cpus))
+            generator = load_generator(find_generator(placement), device_for(placement.num_gpus))
+            self._generator = generator
+            self._loaded = Loaded.here(GeneratorInfo(generator.id, generator.revision, generator.spec))
+        return self._loaded
+
+    def search_by(self, config: RunConfig) -> None:
+        """Work for another run from now on, which has the same ``generators``."""
+        self._config = config
 
     @ray.method(num_returns=2)
     def generate(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[GenerateReport, NDArray[np.float32]]:

@@ -100,10 +100,17 @@ class Pool(Generic[W, Info]):
         self.slots.append(slot)
         self._load(slot)
 
-    def stop(self) -> None:
-        """End all workers, so that others can have their GPUs and cores."""
+    def stop(self, keep: Callable[[W], None] | None = None) -> None:
+        """End all workers, so that others can have their GPUs and cores.
+
+        Args:
+            keep: is given the loaded ones that have nothing to do, in place of their end.
+        """
         for slot in self.slots:
-            self._around.kill(slot.worker)
+            if keep is not None and slot.loaded and not slot.queued:
+                keep(slot.worker)
+            else:
+                self._around.kill(slot.worker)
 
     def grow(self, workers: int) -> None:
         """Create further workers."""

@@ -83,20 +83,23 @@ class ScorerActor:
         self._config = config
         self._index = group
         self._models = threading.Lock()
+        self._loaded: Loaded[ScorerInfo] | None = None
 
     def load(self) -> Loaded[ScorerInfo]:
-        """Load the decoder, the scorers and the judges, and try these two on one image.
+        """Load the decoder, the scorers and the judges, and try these two on one image, unless they are loaded.
 
         Raises:
             UserError: one cannot be loaded, or cannot score an image.
         """
-        placement = self._config.groups[self._index][0]
-        import_libraries()
-        torch.set_num_threads(threads_for(placement.num_cpus))
-        self._held = load_scoring(self._config, self._index, device_for(placement.num_gpus))
-        scorers = [member.scorer for member in self._held.group.members]
-        ids = tuple(scorer.id for scorer in scorers)
-        return Loaded.here(ScorerInfo(ids, tuple(scorer.revision for scorer in scorers)))
+        if self._loaded is None:
+            placement = self._config.groups[self._index][0]
+            import_libraries()
+            torch.set_num_threads(threads_for(placement.num_cpus))
+            self._held = load_scoring(self._config, self._index, device_for(placement.num_gpus))
+            scorers = [member.scorer for member in self._held.group.members]
+            ids = tuple(scorer.id for scorer in scorers)
+            self._loaded = Loaded.here(ScorerInfo(ids, tuple(scorer.revision for scorer in scorers)))
+        return self._loaded
 
     @ray.method(num_returns=2)
     def score(self, encoded: bytes, *packs: NDArray[np.float32]) -> tuple[ScoreReport, NDArray[np.float32] | None]:

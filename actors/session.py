@@ -13,6 +13,7 @@ from noisesmith.actors.driver import Driver, Outcome
 from noisesmith.actors.metrics import RayMetrics
 from noisesmith.actors.placement import CheckResources, cluster
 from noisesmith.actors.retry import cluster_failure
+from noisesmith.actors.workers import LoadedActors, RayWorkers
 from noisesmith.pipeline.acceptance import accept_again
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError, UserError, full_traceback, reason
@@ -36,6 +37,7 @@ class Session:
         self._stopped_by: signal.Signals | None = None
         self._driver: Driver | None = None
         self._grace = 0.0
+        self._loaded = LoadedActors()
 
     @property
     def exit_code(self) -> int:
@@ -43,9 +45,19 @@ class Session:
         return 128 + (self._stopped_by or signal.SIGINT)
 
     def drive(
-        self, config: RunConfig, corpus: CheckedCorpus, state: RunState, progress: ConsoleProgress
+        self,
+        config: RunConfig,
+        corpus: CheckedCorpus,
+        state: RunState,
+        progress: ConsoleProgress,
+        *,
+        another_follows: bool = False,
     ) -> tuple[Outcome, Summary]:
         """Take an opened run to its end, or as far as a signal lets it, and write its report.
+
+        Args:
+            another_follows: generators and scorers keep their models loaded for the next run, which uses them where it
+                needs the same ones in the same place.
 
         Raises:
             UserError: a model cannot be loaded.
@@ -59,7 +71,8 @@ class Session:
         telemetry = Telemetry(state.run_dir, actors, *listeners, tally=progress.tally)
         telemetry.emit(ModelsLoading())
         with _recorded(telemetry, state):
-            driver = Driver(config, corpus, state, telemetry)
+            workers = RayWorkers(config, corpus, state, self._loaded)
+            driver = Driver(config, corpus, state, telemetry, workers)
             self._driver = driver
             self._grace = config.faults.grace_seconds
             self._drain()
@@ -69,7 +82,7 @@ class Session:
                 raise cluster_failure(error) from error
             finally:
                 progress.close()
-            driver.close()
+            driver.close(workers.keep if another_follows else None)
             state.check_lock()
             telemetry.emit(RunEnded("finished" if outcome.complete else "stopped"))
             described = first_config(config)

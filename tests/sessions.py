@@ -46,7 +46,7 @@ def one_process_per_worker(config: RunConfig) -> Iterator[Session]:
     with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
         for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
             patch.setattr(workers, name, Kept(getattr(workers, name)))
-        patch.setattr(Pool, "stop", lambda _: None)
+        patch.setattr(Pool, "stop", lambda *_: None)
         yield runs
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -270,7 +270,8 @@ def _drive_trials(design: Design, trials: list[Trial]) -> None:
             progress = ConsoleProgress(console)
             with progress, hold_run(trial.config, design.corpus, progress.note) as state:
                 progress.start(f"{trial.name} ({number} of {len(trials)}): loading models")
-                outcome, _ = runs.drive(trial.config, design.corpus, state, progress)
+                more = number < len(trials)
+                outcome, _ = runs.drive(trial.config, design.corpus, state, progress, another_follows=more)
             if not outcome.complete:
                 console.print("stopped; run the same command to resume")
                 raise typer.Exit(runs.exit_code)

@@ -1,18 +1,30 @@
-"""What a run directory says about a session that an exception has ended."""
+"""What a run directory says about a session that an exception has ended, and models that stay loaded in a session."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
+import yaml
+from rich.console import Console
 
-from noisesmith.actors.session import _recorded
+from noisesmith.actors.session import Session, _recorded, session
+from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.errors import RunError
-from noisesmith.pipeline.sinks import RunState
+from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.replay import replay_row
+from noisesmith.pipeline.sinks import RunState, open_run, read_rows
+from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.log import Telemetry
+from tests.chaos.killing import actor_processes
+from tests.runs import write_config
 
 
 def end_with(error: BaseException, run_dir: Path, *, lock_is_lost: bool = False) -> None:
@@ -60,3 +72,66 @@ def test_nothing_is_written_to_a_directory_that_is_lost(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         end_with(KeyError("latents"), tmp_path, lock_is_lost=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["logs"]
+
+
+class Drives:
+    """Runs of two rows with other methods on the same models, one after another in one session."""
+
+    def __init__(self, folder: Path, runs: Session, sd: Path, llava: Path) -> None:
+        self._folder = folder
+        self._runs = runs
+        self._models = (sd, llava)
+
+    def __call__(self, name: str, method: str, *, another_follows: bool = True, **sections: Any) -> None:
+        """Make a run, and check that its rows are those of its method."""
+        one = {"batch_size": 1, "num_cpus": 0.5}
+        path = write_config(self._folder, *self._models, rows=2, generators=one, scorers=one, **sections)
+        run_dir = self._folder / name
+        plain = yaml.safe_load(path.read_text())
+        plain["optimizer"] = {"method": method, "rounds": 1}
+        plain["output"]["dir"] = str(run_dir)
+        path.write_text(yaml.safe_dump(plain))
+        config = load_config(path)
+        corpus = open_corpus(config)
+        progress = ConsoleProgress(Console(quiet=True))
+        state = open_run(config, corpus)
+        outcome, _ = self._runs.drive(config, corpus, state, progress, another_follows=another_follows)
+        assert outcome.complete
+        rows = list(read_rows(run_dir))
+        assert [row["optimizer"] for row in rows] == [method] * 2
+        replayed = replay_row(run_dir, config, rows[1]["id"])
+        assert (replayed.noise_identical, replayed.max_difference) == (True, 0)
+
+
+@pytest.fixture
+def drives(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Iterator[Drives]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with session(load_config(write_config(tmp_path, tiny_sd, tiny_llava)), print) as runs:
+        yield Drives(tmp_path, runs, tiny_sd, tiny_llava)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def models() -> dict[str, list[psutil.Process]]:
+    return {kind: actor_processes(kind) for kind in ("generator", "scorer")}
+
+
+@pytest.mark.slow
+def test_models_stay_loaded_between_the_runs_of_a_session(drives: Drives) -> None:
+    drives("first", "random_sampling")
+    before = models()
+    assert [len(found) for found in before.values()] == [1, 1]
+
+    drives("second", "random_diffusion", seed=8)
+    assert models() == before
+
+    os.kill(before["generator"][0].pid, signal.SIGKILL)
+    psutil.wait_procs(before["generator"], timeout=60)
+    drives("third", "random_sampling")
+    after = models()
+    assert after["scorer"] == before["scorer"]
+    assert after["generator"] != before["generator"]
+
+    drives("with gradients", "noise_diffusion", another_follows=False)
+    gone, _ = psutil.wait_procs([*after["generator"], *after["scorer"]], timeout=60)
+    assert len(gone) == 2
