@@ -17,6 +17,7 @@ import yaml
 
 from noisesmith.pipeline.sinks import read_rows
 from tests.density import ROOT
+from tests.runs import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +118,7 @@ def noisesmith(folder: Path, *arguments: str, code: int = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == code, done.stdout
     return done.stdout
@@ -165,7 +166,7 @@ def head_node(folder: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         head.terminate()
-        head.wait(60)
+        head.wait(PATIENCE)
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 

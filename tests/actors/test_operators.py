@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.runs import await_written_rows, finish, noisesmith, start, write_config
+from tests.runs import PATIENCE, await_written_rows, finish, noisesmith, start, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_rays_prometheus_endpoint_has_the_runs_figures(running: tuple[Popen[str]
     process, _ = running
     text = ""
     while process.poll() is None and not all(f"ray_noisesmith_{name}{{" in text for name in PROMETHEUS):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
             text = answer.read().decode()
     lines = [line for line in text.splitlines() if line.startswith("ray_noisesmith_")]
     assert any('outcome="written"' in line and 'run="test"' in line for line in lines), text

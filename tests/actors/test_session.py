@@ -24,7 +24,7 @@ from noisesmith.pipeline.sinks import RunState, open_run, read_rows
 from noisesmith.pipeline.telemetry.console import ConsoleProgress
 from noisesmith.pipeline.telemetry.log import Telemetry
 from tests.chaos.killing import actor_processes
-from tests.runs import write_config
+from tests.runs import PATIENCE, write_config
 
 
 def end_with(error: BaseException, run_dir: Path, *, lock_is_lost: bool = False) -> None:
@@ -126,12 +126,12 @@ def test_models_stay_loaded_between_the_runs_of_a_session(drives: Drives) -> Non
     assert models() == before
 
     os.kill(before["generator"][0].pid, signal.SIGKILL)
-    psutil.wait_procs(before["generator"], timeout=60)
+    psutil.wait_procs(before["generator"], timeout=PATIENCE)
     drives("third", "random_sampling")
     after = models()
     assert after["scorer"] == before["scorer"]
     assert after["generator"] != before["generator"]
 
     drives("with gradients", "noise_diffusion", another_follows=False)
-    gone, _ = psutil.wait_procs([*after["generator"], *after["scorer"]], timeout=60)
+    gone, _ = psutil.wait_procs([*after["generator"], *after["scorer"]], timeout=PATIENCE)
     assert len(gone) == 2

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra/slurm.sbatch"
 DIRECTIVES = dict(re.findall(r"(?m)^#SBATCH --([a-z-]+)(?:=(\S+))?$", SCRIPT.read_text()))
@@ -82,7 +84,7 @@ def test_directives_come_first_and_leave_time_to_drain() -> None:
 
 def test_a_head_a_worker_on_each_other_node_then_the_run(sbatch: Sbatch, tmp_path: Path) -> None:
     process = sbatch("my config.yaml", "optimizer.rounds=10", nodes=3)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     log = (tmp_path / "log").read_text()
     address = "10.0.0.1:23456"
     assert re.search(r"ray start --block --num-cpus=16 --head --node-ip-address=10.0.0.1 --port=23456 .*123456", log)
@@ -95,31 +97,31 @@ def test_a_head_a_worker_on_each_other_node_then_the_run(sbatch: Sbatch, tmp_pat
 
 def test_a_task_of_an_array_runs_its_own_partition(sbatch: Sbatch, tmp_path: Path) -> None:
     process = sbatch("config.yaml", "--partition", "{task}/8", "--out", "runs/{task} of {task}", nodes=1, task="3")
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     ran = (tmp_path / "log").read_text().splitlines()[-1]
     assert ran == "noisesmith run config.yaml --partition 3/8 --out runs/3 of 3 ray.address=auto"
 
 
 def test_one_node_needs_no_worker(sbatch: Sbatch, tmp_path: Path) -> None:
-    assert sbatch("config.yaml", nodes=1).wait(30) == 0
+    assert sbatch("config.yaml", nodes=1).wait(PATIENCE) == 0
     assert (tmp_path / "log").read_text().count("\nray start") == 1
 
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_failed_run_fails_the_job_and_is_not_queued_again(sbatch: Sbatch, tmp_path: Path, status: int) -> None:
-    assert sbatch("config.yaml", status=status).wait(30) == status
+    assert sbatch("config.yaml", status=status).wait(PATIENCE) == status
     assert "requeue" not in (tmp_path / "log").read_text()
 
 
 def test_the_time_limit_drains_the_run_and_queues_it_again(sbatch: Sbatch, tmp_path: Path) -> None:
     process = sbatch("config.yaml", noisesmith=LONG)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while "running" not in (tmp_path / "log").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.terminate()
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE) == 130
         assert (tmp_path / "log").read_text().splitlines()[-2:] == ["drained", "scontrol requeue 123456"]
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the timer of the second signal
@@ -127,6 +129,6 @@ def test_the_time_limit_drains_the_run_and_queues_it_again(sbatch: Sbatch, tmp_p
 
 def test_no_config_is_a_usage_error(sbatch: Sbatch) -> None:
     process = sbatch()
-    assert process.wait(30) == 2
+    assert process.wait(PATIENCE) == 2
     assert process.stderr is not None
     assert "usage: sbatch" in process.stderr.read()

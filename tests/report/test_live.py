@@ -15,6 +15,7 @@ import pytest
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.report.page import LiveReport, live
 from tests.report.browsing import CHROMIUM, REASON, Opened, chromium
+from tests.runs import PATIENCE
 from tests.sinks.conftest import Run, result
 
 ROWS = 6
@@ -91,6 +92,6 @@ def _finish(run: Run, start: int, stop: int) -> None:
 
 def _get(server: LiveReport, path: str, **headers: str) -> bytes:
     request = urllib.request.Request(server.url + path, headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         content: bytes = answer.read()
         return content

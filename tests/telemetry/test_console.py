@@ -12,6 +12,7 @@ from rich.console import Console
 from noisesmith.pipeline.telemetry import console as console_module
 from noisesmith.pipeline.telemetry.console import ConsoleProgress, clock, search_progress
 from noisesmith.pipeline.telemetry.events import Event, ModelsLoading, RowWritten, RunStarted, Snapshot
+from tests.runs import PATIENCE
 
 AT_WORK = Snapshot(8, {}, 0.5, 0.25, images_done=16, images_planned=480)
 
@@ -28,7 +29,7 @@ def shown(console: Console) -> str:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
