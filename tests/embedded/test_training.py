@@ -29,7 +29,7 @@ from noisesmith.pipeline.embedded.training.scenes import place, sample
 from noisesmith.pipeline.embedded.training.sd import Painter
 from noisesmith.pipeline.embedded.training.student import normalised
 from noisesmith.pipeline.embedded.training.tables import tables
-from noisesmith.pipeline.embedded.training.train import train
+from noisesmith.pipeline.embedded.training.train import STAGES, train
 from noisesmith.pipeline.prompts import open_corpus
 from tests.embedded.conftest import Trained, assert_equal
 
@@ -89,14 +89,27 @@ def test_the_better_picture_of_a_pair_is_a_scene_of_its_prompt() -> None:
         assert judge.faithful(image, prompt) == 1.0
 
 
-def test_a_resumed_guidance_distillation_ends_in_the_same_state(whole_and_resumed: Trained) -> None:
-    settings = dataclasses.replace(guided.SETTINGS, steps=4, batch=2)
+@pytest.mark.parametrize("settings", [guided.SETTINGS, guided.CLEAR_SETTINGS], ids=["guided", "clear"])
+def test_a_resumed_guidance_distillation_ends_in_the_same_state(
+    whole_and_resumed: Trained, settings: StageSettings
+) -> None:
+    settings = dataclasses.replace(settings, steps=4, batch=4)
 
     def train_into(folder: Path) -> Painter:
         pipe = StableDiffusionPipeline.from_pretrained(weights("v1/sd"))
-        return guided.train(1, folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, count=3)
+        return guided.train(1, folder, pipe.vae, Painter.of(pipe), settings, lambda _: None, count=8)
 
     assert_equal(*whole_and_resumed(guided, train_into))
+
+
+def test_the_second_distillation_is_of_what_animals_wear_and_of_white_things() -> None:
+    worn, white, rest = (lesson.pairs for lesson in guided.lessons("clear", 1, 400))
+    assert [len(worn), len(white), len(rest)] == [180, 110, 110]
+    assert all(parse_own(caption).join == "with" != parse_own(made_from).join for caption, made_from in worn)
+    assert all("white" in caption.split() for caption, _ in white)
+    assert all(caption == made_from and "white" not in caption.split() for caption, made_from in rest)
+    texts = [text for pair in (*worn, *white, *rest) for text in pair]
+    assert evaluation_prompts().isdisjoint(text for text in texts if len(text.split()) > 3)  # not one object alone
 
 
 def test_a_share_of_the_captions_says_wrongly_where_objects_are() -> None:
@@ -194,7 +207,7 @@ def test_no_evaluation_prompt_is_trained_on(source: str) -> None:
     for seed in (1, 2):
         assert excluded.isdisjoint(training_prompts(seed, 500))
         assert excluded.isdisjoint(spin.often_hard(seed, 300))
-        for begin in (decoder.SEEDS, *judge_stage.SEEDS.values()):
+        for begin in (decoder.SEEDS, guided.SEEDS["guided"], *judge_stage.SEEDS.values()):
             assert excluded.isdisjoint(spin.often_hard(begin + seed, 300))
         texts = [text for pair in guided.captions(seed, 300) for text in pair]
         assert excluded.isdisjoint(text for text in texts if len(text.split()) > 3)  # not one object alone
@@ -254,10 +267,23 @@ def test_figures_become_the_tables_of_the_model_card() -> None:
     ]
 
 
+@pytest.mark.slow
+def test_each_stage_of_the_diffusion_model_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    stages = STAGES[: STAGES.index("judge")]
+    assert stages == ("vae", "sd", "spin", "guided", "clear", "decoder")
+    out = tmp_path / "out"
+    train(out, tmp_path / "checkpoints", scale=0.0005, stages=stages, log=lambda _: None)
+    unet = StableDiffusionPipeline.from_pretrained(out / "sd").unet
+    first = StableDiffusionPipeline.from_pretrained(weights("v1/sd")).unet
+    assert any(
+        not torch.equal(ours, theirs) for ours, theirs in zip(unet.parameters(), first.parameters(), strict=True)
+    )
+
+
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no stage 'vaw'"):
         train(tmp_path, tmp_path, stages=["vaw"])
     with pytest.raises(FileNotFoundError, match="stage vae has no checkpoint"):
         train(tmp_path, tmp_path, stages=["sd"])
-    with pytest.raises(FileNotFoundError, match="stage guided has no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="stage clear has no checkpoint"):
         train(tmp_path, tmp_path, stages=["judge"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ STAGES = (
     "sd",
     "spin",
     "guided",
+    "clear",
     "decoder",
     "judge",
     "detector",
@@ -134,16 +135,25 @@ class Training:
     @cached_property
     def guided(self) -> sd_stage.Painter:
         """The diffusion model after guidance distillation."""
-        settings = self._settings(guided_stage.SETTINGS)
-        count = max(20, round(guided_stage.PICTURES * min(1.0, self._scale)))
-        painter = guided_stage.train(self._seed, self._checkpoints, self.vae, self.spin, settings, self._log, count)
+        return self._distilled(guided_stage.SETTINGS, lambda: self.spin)
+
+    @cached_property
+    def clear(self) -> sd_stage.Painter:
+        """The diffusion model after a second distillation, of what was still unclear."""
+        return self._distilled(guided_stage.CLEAR_SETTINGS, lambda: self.guided)
+
+    def _distilled(self, base: StageSettings, before: Callable[[], sd_stage.Painter]) -> sd_stage.Painter:
+        """The diffusion model after a stage of ``guided.py``, which goes on from what ``before`` gives."""
+        settings = self._settings(base)
+        count = max(20, round(guided_stage.PICTURES[base.stage] * min(1.0, self._scale)))
+        painter = guided_stage.train(self._seed, self._checkpoints, self.vae, before(), settings, self._log, count)
         save_sd(self._out / "sd", self.vae, painter.unet, painter.text)
         return painter
 
     @cached_property
     def decoder(self) -> AutoencoderKL:
         """The autoencoder with the last decoder, frozen. With it the diffusion model is the one that is used."""
-        painter = self.guided
+        painter = self.clear
         settings = self._settings(decoder_stage.SETTINGS)
         vae = decoder_stage.train(self._seed, self._checkpoints, self.vae, painter, settings, self._log)
         save_sd(self._out / "sd", vae, painter.unet, painter.text)
@@ -154,7 +164,7 @@ class Training:
         """The judge of record."""
         begin = Judge.from_pretrained(weights("v1/judge"))
         settings = self._settings(judge_stage.SETTINGS)
-        judge = judge_stage.train(self._seed, self._checkpoints, self.decoder, self.guided, begin, settings, self._log)
+        judge = judge_stage.train(self._seed, self._checkpoints, self.decoder, self.clear, begin, settings, self._log)
         save_judge(self._out / "judge", judge)
         return judge
 
@@ -162,9 +172,7 @@ class Training:
     def detector(self) -> Judge:
         """The second detector, which labels what the scorers learn from."""
         settings = self._settings(judge_stage.DETECTOR_SETTINGS)
-        detector = judge_stage.train(
-            self._seed, self._checkpoints, self.decoder, self.guided, None, settings, self._log
-        )
+        detector = judge_stage.train(self._seed, self._checkpoints, self.decoder, self.clear, None, settings, self._log)
         save_judge(self._out / "detector", detector)
         return detector
 
