@@ -18,7 +18,7 @@ demo: $(VENV)/.installed  ## make the 24-image quickstart dataset in runs/quicks
 	$(BIN)/noisesmith run configs/quickstart.yaml
 
 test: $(VENV)/.installed-dev  ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --instafail $(PYTEST_OPTIONS)
 
 fuzz: $(VENV)/.installed-dev  ## give 10,000 hostile configs and corpus files to plan and run
 	$(BIN)/python -m tests.fuzz
