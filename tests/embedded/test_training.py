@@ -269,6 +269,7 @@ def test_figures_become_the_tables_of_the_model_card() -> None:
 
 @pytest.mark.slow
 def test_each_stage_of_the_diffusion_model_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """A step or three each; self-play has none at this scale."""
     stages = STAGES[: STAGES.index("judge")]
     assert stages == ("vae", "sd", "spin", "guided", "clear", "decoder")
     out = tmp_path / "out"
