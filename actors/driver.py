@@ -16,7 +16,7 @@ from noisesmith.actors.row_task import RowTask
 from noisesmith.actors.stage import AnyCall
 from noisesmith.actors.stages import GeneratorWorker, ScorerWorker
 from noisesmith.actors.surroundings import Surroundings
-from noisesmith.actors.workers import RayWorkers, Workers
+from noisesmith.actors.workers import Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.records import CheckedCorpus, Provenance, Row
@@ -49,7 +49,7 @@ class Driver:
         corpus: CheckedCorpus,
         state: RunState,
         telemetry: Telemetry,
-        workers: Workers | None = None,
+        workers: Workers,
         around: Surroundings | None = None,
     ) -> None:
         self._config = config
@@ -58,7 +58,6 @@ class Driver:
         self._telemetry = telemetry
         self._emit = telemetry.emit
         self._around = around or Surroundings(telemetry.emit)
-        workers = workers or RayWorkers(config, corpus, state)
         self._assembly = Assembly(config, workers, self._around, self._row_ended, self._shard_committed)
         self._balancer = self._assembly.balancer(self._around)
         self._limit = config.rows_in_flight or self._assembly.rows_in_flight(len(corpus.resolutions))

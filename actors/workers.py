@@ -58,27 +58,29 @@ class RayWorkers:
         loaded: what earlier runs of the session have left. What this run cannot use of it is ended.
     """
 
-    def __init__(
-        self, config: RunConfig, corpus: CheckedCorpus, state: RunState, loaded: LoadedActors | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, corpus: CheckedCorpus, state: RunState, loaded: LoadedActors) -> None:
         self._config = config
         self._corpus = corpus
         self._state = state
-        self._loaded = LoadedActors() if loaded is None else loaded
+        self._loaded = loaded
+        self._generator_key = "generator " + config.generators.model_dump_json()
+        # What decides what a scorer's actor loads, and what it tries when it has.
+        models = config.model_dump_json(include={"generators", "scorers", "combine", "judges"})
+        tried = config.optimizer.uses_gradient
+        self._scorer_keys = [f"scorer {group} {tried} {models}" for group in range(len(config.groups))]
         self._keys: dict[Any, str] = {}  # of the actors with models
-        counts = {self._scorer_key(group): placed.count for group, (placed, *_) in enumerate(config.groups)}
-        self._loaded.limit(counts | {self._generator_key: config.generators.count})
+        counts = {key: placed.count for key, (placed, *_) in zip(self._scorer_keys, config.groups, strict=True)}
+        loaded.limit(counts | {self._generator_key: config.generators.count})
 
     def generator(self) -> GeneratorWorker:
-        key = self._generator_key
-        worker: GeneratorWorker = self._loaded_generator(key) or _create(
+        worker: GeneratorWorker = self._loaded_generator() or _create(
             GeneratorActor, actor_options(self._config.generators), self._config
         )
-        self._keys[worker] = key
+        self._keys[worker] = self._generator_key
         return worker
 
     def scorer(self, group: int) -> ScorerWorker:
-        key = self._scorer_key(group)
+        key = self._scorer_keys[group]
         placement = self._config.groups[group][0]
         worker: ScorerWorker = self._loaded.take(key) or _create(
             ScorerActor, actor_options(placement), self._config, group
@@ -95,18 +97,9 @@ class RayWorkers:
         """Leave a generator or a scorer with its models to the next run of the session."""
         self._loaded.put(self._keys[worker], worker)
 
-    @property
-    def _generator_key(self) -> str:
-        return "generator " + self._config.generators.model_dump_json()
-
-    def _scorer_key(self, group: int) -> str:
-        """With all that decides what it loads, and what it tries when it has."""
-        models = self._config.model_dump_json(include={"generators", "scorers", "combine", "judges"})
-        return f"scorer {group} {self._config.optimizer.uses_gradient} {models}"
-
-    def _loaded_generator(self, key: str) -> Any | None:
+    def _loaded_generator(self) -> Any | None:
         """One that searches by this run's method from now on."""
-        while (actor := self._loaded.take(key)) is not None:
+        while (actor := self._loaded.take(self._generator_key)) is not None:
             try:
                 ray.get(actor.search_by.remote(self._config), timeout=RENEW_SECONDS)
             except RayError:  # it has died, or hangs

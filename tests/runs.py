@@ -18,7 +18,7 @@ from noisesmith.pipeline.schema import row_schema, to_table
 from noisesmith.pipeline.search.loop import LoadedModels, search_rows
 from noisesmith.pipeline.xmp import with_marks
 
-PATIENCE = 240  # seconds for what takes a few at most: a busy machine fails no test
+PATIENCE = 300  # seconds for what takes a few at most: a busy machine fails no test
 PROMPTS = ["a cat and a red car", "a dog", "a blue bowl under a cat", "a red car on a bowl"]
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 import ray
+from rich.console import Console
 
 from noisesmith.actors import workers
 from noisesmith.actors.pool import Pool
 from noisesmith.actors.session import Session, session
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.prompts import open_corpus
+from noisesmith.pipeline.sinks import open_run
+from noisesmith.pipeline.telemetry.console import ConsoleProgress
 
 
 class Kept:
@@ -39,14 +43,29 @@ class Kept:
         return self._handle
 
 
+def drive(runs: Session, config: RunConfig, **options: bool) -> None:
+    """Make the run of a config to its end; ``options`` are those of ``Session.drive``."""
+    corpus = open_corpus(config)
+    progress = ConsoleProgress(Console(quiet=True))
+    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), progress, **options)
+    assert outcome.complete
+
+
+@contextmanager
+def own_session(config: RunConfig) -> Iterator[Session]:
+    """One cluster, placed as ``config`` asks; afterwards signals are handled as before."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with session(config, print) as runs:
+        yield runs
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def one_process_per_worker(config: RunConfig) -> Iterator[Session]:
     """One cluster, placed as ``config`` asks, and one process of each kind of worker for all runs in the block."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
+    with pytest.MonkeyPatch.context() as patch, own_session(config) as runs:
         for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
             patch.setattr(workers, name, Kept(getattr(workers, name)))
         patch.setattr(Pool, "stop", lambda *_: None)
         yield runs
-    for number, handler in handlers.items():
-        signal.signal(number, handler)

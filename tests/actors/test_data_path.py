@@ -13,7 +13,6 @@ import pytest
 import ray
 import torch
 from ray._private.internal_api import node_stats
-from rich.console import Console
 
 from noisesmith.actors import packs
 from noisesmith.actors.packs import (
@@ -29,11 +28,9 @@ from noisesmith.actors.packs import (
 from noisesmith.actors.session import Session, session
 from noisesmith.actors.stage import AnyCall, Stage
 from noisesmith.pipeline.config import RunConfig, load_config
-from noisesmith.pipeline.prompts import open_corpus
-from noisesmith.pipeline.sinks import open_run, read_rows
-from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.sinks import read_rows
 from tests.runs import write_config
-from tests.sessions import one_process_per_worker
+from tests.sessions import drive, one_process_per_worker
 
 pytestmark = pytest.mark.slow
 
@@ -134,9 +131,7 @@ def check_path(runs: Session, config: RunConfig, batch_size: int, monkeypatch: p
         succeeded(stage, call, report)
 
     monkeypatch.setattr(Stage, "succeeded", watched)
-    corpus = open_corpus(config)
-    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
-    assert outcome.complete
+    drive(runs, config)
     assert [tuple(row["recipe"]["shape"]) for row in read_rows(config.run_dir, ["recipe"])] == [(4, 64, 64)] * ROWS
     assert max(call.rows for call in watch.calls) == batch_size
     images = ROWS * (1 + config.optimizer.rounds)

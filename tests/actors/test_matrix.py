@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import RunConfig, load_config
@@ -26,11 +25,10 @@ from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
 from noisesmith.pipeline.scorers import Group, Member, find_judge, find_scorer, load_judge, load_scorer
 from noisesmith.pipeline.search.score import score_latents
-from noisesmith.pipeline.sinks import open_run, read_rows, verify_run
-from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.sinks import read_rows, verify_run
 from tests import tiny, tiny_families, tiny_generators, tiny_pipelines, tiny_scorers
 from tests.runs import PROMPTS, write_config
-from tests.sessions import one_process_per_worker
+from tests.sessions import drive, one_process_per_worker
 
 pytestmark = pytest.mark.slow
 
@@ -120,8 +118,7 @@ def test_the_actors_search_and_write_what_the_algorithm_says(
     """A newer generator has a panel of the newer scorers, and another one as the judge."""
     config = _config(tmp_path, models, generator, scorer)
     found, corpus = find_models(config), open_corpus(config)
-    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
-    assert outcome.complete
+    drive(runs, config)
     assert verify_run(config.run_dir) == []
     rows = list(read_rows(config.run_dir))
     assert [row["id"] for row in rows] == [row.id for row in corpus.rows()]

@@ -12,7 +12,6 @@ import pytest
 import torch
 import webdataset
 from datasets import load_dataset
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -20,14 +19,12 @@ from noisesmith.actors.session import Session
 from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.merge import merge
 from noisesmith.pipeline.noise import digest, replay
-from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.records import Recipe
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.report.figures import read_operations
-from noisesmith.pipeline.sinks import config_of_row, open_run, read_rows, verify_run
-from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.sinks import config_of_row, read_rows, verify_run
 from tests.runs import PROMPTS, noisesmith, write_config
-from tests.sessions import one_process_per_worker
+from tests.sessions import drive, one_process_per_worker
 
 pytestmark = pytest.mark.slow
 
@@ -166,21 +163,13 @@ def runs(
         yield session
 
 
-def drive(runs: Session, path: Path) -> None:
-    """Make the run of a config file."""
-    config = load_config(path)
-    corpus = open_corpus(config)
-    outcome, _ = runs.drive(config, corpus, open_run(config, corpus), ConsoleProgress(Console(quiet=True)))
-    assert outcome.complete
-
-
 def test_duplicates_keep_their_ids_and_extra_columns_arrive(
     runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
 ) -> None:
     own = tmp_path / "own.csv"
     own.write_text('caption,source,weight\na dog,web,1\na dog,book,2\n"a cat, a dog",web,3\n')
     corpus = [{"source": str(own), "column": "caption"}]
-    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, corpus=corpus, optimizer={"rounds": 0}))
+    drive(runs, load_config(write_config(tmp_path, tiny_sd, tiny_llava, corpus=corpus, optimizer={"rounds": 0})))
     rows = load_dataset(str(tmp_path / "run"), split="train")
     assert rows["prompt"] == ["a dog", "a dog", "a cat, a dog"]
     assert len(set(rows["id"])) == 3
@@ -192,7 +181,7 @@ def test_batch_size_one_is_bit_identical_whatever_the_actors(
 ) -> None:
     """Two runs of the same seed, with another number of rows in flight and other shards, agree in every bit."""
     one = {"batch_size": 1}
-    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, generators=one, scorers=one, rows_in_flight=1))
+    drive(runs, load_config(write_config(tmp_path, tiny_sd, tiny_llava, generators=one, scorers=one, rows_in_flight=1)))
     same = ["id", "image", "image_initial", "scores", "recipe", "noise"]
     ours, theirs = _rows(tmp_path / "run"), _rows(finished[0])
     assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
@@ -214,7 +203,7 @@ def test_four_generators_and_three_scorers_make_the_same_rows(
 def test_larger_batches_draw_the_same_candidates(
     finished: tuple[Path, str], runs: Session, tmp_path: Path, tiny_sd: Path, tiny_llava: Path
 ) -> None:
-    drive(runs, write_config(tmp_path, tiny_sd, tiny_llava))
+    drive(runs, load_config(write_config(tmp_path, tiny_sd, tiny_llava)))
     for ours, theirs in zip(_rows(tmp_path / "run"), _rows(finished[0]), strict=True):
         assert ours["id"] == theirs["id"]
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-4)
@@ -228,7 +217,9 @@ def test_partitions_make_the_rows_of_the_undivided_run(
     dirs = [tmp_path / "first", tmp_path / "second"]
     for number, run_dir in enumerate(dirs, 1):
         where: dict[str, Any] = {"partition": f"{number}/2", "output": {"dir": str(run_dir)}}
-        drive(runs, write_config(tmp_path, tiny_sd, tiny_llava, rows=6, generators=one, scorers=one, **where))
+        drive(
+            runs, load_config(write_config(tmp_path, tiny_sd, tiny_llava, rows=6, generators=one, scorers=one, **where))
+        )
     figures = [read_operations(run_dir) for run_dir in dirs]
     assert [(found["rows"], found["rows_written"], found["eta_seconds"]) for found in figures] == [(4, 4, 0), (2, 2, 0)]
     merge(dirs, tmp_path / "merged", print)

@@ -13,18 +13,16 @@ from typing import Any, cast
 import psutil
 import pytest
 import yaml
-from rich.console import Console
 
-from noisesmith.actors.session import Session, _recorded, session
+from noisesmith.actors.session import Session, _recorded
 from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.errors import RunError
-from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.replay import replay_row
-from noisesmith.pipeline.sinks import RunState, open_run, read_rows
-from noisesmith.pipeline.telemetry.console import ConsoleProgress
+from noisesmith.pipeline.sinks import RunState, read_rows
 from noisesmith.pipeline.telemetry.log import Telemetry
 from tests.chaos.killing import actor_processes
 from tests.runs import PATIENCE, write_config
+from tests.sessions import drive, own_session
 
 
 def end_with(error: BaseException, run_dir: Path, *, lock_is_lost: bool = False) -> None:
@@ -92,11 +90,7 @@ class Drives:
         plain["output"]["dir"] = str(run_dir)
         path.write_text(yaml.safe_dump(plain))
         config = load_config(path)
-        corpus = open_corpus(config)
-        progress = ConsoleProgress(Console(quiet=True))
-        state = open_run(config, corpus)
-        outcome, _ = self._runs.drive(config, corpus, state, progress, another_follows=another_follows)
-        assert outcome.complete
+        drive(self._runs, config, another_follows=another_follows)
         rows = list(read_rows(run_dir))
         assert [row["optimizer"] for row in rows] == [method] * 2
         replayed = replay_row(run_dir, config, rows[1]["id"])
@@ -105,11 +99,8 @@ class Drives:
 
 @pytest.fixture
 def drives(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Iterator[Drives]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with session(load_config(write_config(tmp_path, tiny_sd, tiny_llava)), print) as runs:
+    with own_session(load_config(write_config(tmp_path, tiny_sd, tiny_llava))) as runs:
         yield Drives(tmp_path, runs, tiny_sd, tiny_llava)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def models() -> dict[str, list[psutil.Process]]:

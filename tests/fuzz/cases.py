@@ -33,9 +33,9 @@ from tests.fuzz.corpora import columns, write_corpus
 from tests.fuzz.models import MODEL, damage_model
 from tests.fuzz.mutations import mutated_config, override, plain_config, value
 from tests.fuzz.paths import move_corpus, set_output
+from tests.runs import PATIENCE
 from tests.writing import RunWriter
 
-SECONDS = 240  # a command that takes longer counts as hanging, on however busy a machine
 WRITTEN = 64  # larger corpora are read to their end, but not written
 ONE_SENTENCE = re.compile(r"error: [^\n]*\n")
 PNG = bytes.fromhex(
@@ -105,7 +105,7 @@ def check_process(seed: int, number: int, folder: Path) -> Outcome:
         arguments = make_case(seed, number, Path())
     command = [sys.executable, "-c", "from noisesmith.pipeline.cli import main; main()", "plan", *arguments]
     environment = {**os.environ, "HOME": str(folder)}
-    ended = subprocess.run(command, cwd=inner, env=environment, capture_output=True, text=True, timeout=2 * SECONDS)
+    ended = subprocess.run(command, cwd=inner, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE)
     return Outcome(ended.returncode, ended.stderr, judge(ended.returncode, ended.stderr))
 
 
@@ -198,7 +198,7 @@ def _limited() -> Iterator[None]:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    signal.alarm(PATIENCE)  # a command that takes longer counts as hanging
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ from noisesmith.actors.driver import Driver
 from noisesmith.actors.packs import pack_files
 from noisesmith.actors.placement import cluster
 from noisesmith.actors.scorer import RenderReport
-from noisesmith.actors.workers import RayWorkers
+from noisesmith.actors.workers import LoadedActors, RayWorkers
 from noisesmith.pipeline.bench.loop.figures import Spread
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.prompts import open_corpus
@@ -115,7 +115,7 @@ def measure(config: RunConfig, size: int) -> dict[str, float]:
     corpus = open_corpus(config)
     with hold_run(config, corpus, print) as state:
         meter: Any = Meter()
-        workers = WritingWorkers(RayWorkers(config, corpus, state), size)
+        workers = WritingWorkers(RayWorkers(config, corpus, state, LoadedActors()), size)
         driver = Driver(config, corpus, state, meter, workers)
         try:
             driver.run()

@@ -157,8 +157,6 @@ def train(
         rows = _drawn_rows(taught, settings.batch)
         noise = torch.randn_like(latents[rows])
         timesteps = stratified_timesteps(settings.batch)
-        if len(taught) > 1:  # each lesson has times of its own choice
-            timesteps = timesteps[torch.randperm(settings.batch)]
         noisy = scheduler.add_noise(latents[rows], noise, timesteps)
         nothing = torch.rand(settings.batch, 1) < DROPOUT
         with torch.no_grad():
@@ -178,7 +176,10 @@ def train(
 
 
 def _drawn_rows(taught: Sequence[Lesson], batch: int) -> Tensor:
-    """Random rows of all lessons, as many of each as its share of a batch says: int64 [B]."""
+    """Random rows of all lessons, as many of each as its share of a batch says: int64 [B].
+
+    In random order, since the times of a batch rise.
+    """
     rows: list[Tensor] = []
     start = 0
     left = batch
@@ -187,4 +188,4 @@ def _drawn_rows(taught: Sequence[Lesson], batch: int) -> Tensor:
         rows.append(start + torch.randint(len(lesson.pairs), (drawn,)))
         start += len(lesson.pairs)
         left -= drawn
-    return torch.cat(rows)
+    return torch.cat(rows)[torch.randperm(batch)]
