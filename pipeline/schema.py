@@ -249,6 +249,17 @@ def with_image_bytes(row: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def is_feature(kind: pa.DataType) -> bool:
+    """Return whether ``datasets`` can read columns of a type."""
+    import datasets
+
+    try:
+        datasets.Features.from_arrow_schema(pa.schema([("column", kind)]))
+    except ValueError:
+        return False
+    return True
+
+
 def with_features(schema: pa.Schema) -> pa.Schema:
     """Return the schema with the ``huggingface`` metadata by which ``datasets`` recognises images."""
     import datasets

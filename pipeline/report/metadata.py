@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCardData
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.embedded import NAMES
 from noisesmith.pipeline.models.locate import licence
-from noisesmith.pipeline.schema import schema_of, with_features
+from noisesmith.pipeline.schema import schema_of
 from noisesmith.pipeline.sinks.configs import later_configs
 from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.manifest import Manifest
@@ -47,9 +47,11 @@ def card_data(
         if stated:
             features["default"] = stated
         if kind == "parquet":
-            for table, columns in manifest.side_columns.items():
-                configs.append(_configuration(table, f"side table, {mark}", f"side/{table}/*.parquet"))
-                features[table] = _side_features(columns)
+            for table in manifest.side_columns:
+                stated = _side_features(run_dir, manifest, table)
+                if stated:
+                    configs.append(_configuration(table, f"side table, {mark}", f"side/{table}/*.parquet"))
+                    features[table] = stated
     licence_name, link = _licence(config)
     return DatasetCardData(
         language=_languages([config, *later_configs(run_dir, manifest)]),
@@ -108,12 +110,14 @@ def _tar_features(header: Header) -> Features:
     return features
 
 
-def _side_features(columns: Mapping[str, str]) -> Features:
-    import datasets
-
-    schema = with_features(schema_of({"id": "string", **columns}, pa.schema([])))
-    features: Features = datasets.Features.from_arrow_schema(schema)._to_yaml_list()
-    return features
+def _side_features(run_dir: Path, manifest: Manifest, table: str) -> Features | None:
+    """The types of a side table, the same in each of its files; ``None`` where no file is of the rows of now."""
+    for entry in manifest.side.values():
+        if entry.table == table and manifest.is_current(entry):
+            path = run_dir / manifest.part_of(entry.shard).layout.side_file(entry.shard, table)
+            stated: Features = read_features(path)._to_yaml_list()
+            return stated
+    return None
 
 
 def _languages(configs: Iterable[RunConfig]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from noisesmith.pipeline.errors import RunError, UserError, reason
-from noisesmith.pipeline.schema import column_types
+from noisesmith.pipeline.schema import column_types, is_feature
 from noisesmith.pipeline.sinks.done import recover
 from noisesmith.pipeline.sinks.header import WITH_SIDE_TABLES
 from noisesmith.pipeline.sinks.location import writing
@@ -71,8 +71,8 @@ class SideWriter:
         schema: the table's own columns, without ``id``. Every value may be null.
 
     Raises:
-        UserError: the table's name cannot be used, the run or another side table has one of its columns, or a table of
-            this name has other columns.
+        UserError: the table's name or the type of a column cannot be used, the run or another side table has one of its
+            columns, or a table of this name has other columns.
     """
 
     def __init__(self, run_dir: str | Path, name: str, schema: pa.Schema, check_lock: CheckLock) -> None:
@@ -177,6 +177,12 @@ def refuse_table(manifest: Manifest, name: str, schema: pa.Schema) -> None:
             f"not {', '.join(sorted(RESERVED))}; choose another"
         )
     columns = column_types(schema)
+    for column in schema:
+        if not is_feature(column.type):
+            raise UserError(
+                f"side table {name}: load_dataset cannot read the type {column.type} of its column {column.name!r}; "
+                "use another one, such as a list, a struct or text"
+            )
     tables = manifest.side_columns
     if tables.get(name, columns) != columns:
         raise UserError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -278,19 +280,35 @@ def test_the_sheet_reads_rows_from_all_over_the_run(make_run: MakeRun, formats: 
 
 @pytest.mark.parametrize("formats", [["parquet", "webdataset"], ["webdataset"]])
 def test_a_side_table_opens_as_its_own_configuration(make_run: MakeRun, formats: list[str], tmp_path: Path) -> None:
-    """Where the rows are Parquet too; else the card's code opens its files."""
+    """Where the rows are Parquet too; else the card's code opens its files. Columns of any type of ``datasets`` do."""
     made = make_run(7, output={"formats": formats})
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    columns: dict[str, tuple[pa.DataType, object]] = {
+        "sharpness": (pa.float64(), 0.5),
+        "embedding": (pa.list_(pa.float32(), 2), [0.25, 0.5]),
+        "phash": (pa.binary(8), b"12345678"),
+        "seen": (pa.timestamp("us", "UTC"), moment),
+        "price": (pa.decimal128(5, 2), Decimal("1.25")),
+        "faces": (
+            pa.list_(pa.struct([("box", pa.list_(pa.int32(), 4)), ("at", pa.timestamp("us", "UTC"))])),
+            [
+                {"box": [1, 2, 3, 4], "at": moment},
+            ],
+        ),
+    }
+    values = {name: value for name, (_, value) in columns.items()}
     run_dir = made[0]
     rows = list(read_rows(run_dir, ["id"]))
     with hold_side(run_dir, print) as lock:
-        writer = SideWriter(run_dir, "sharp", pa.schema([("sharpness", pa.float64())]), lock)
+        schema = pa.schema([(name, kind) for name, (kind, _) in columns.items()])
+        writer = SideWriter(run_dir, "sharp", schema, lock)
         for shard, shard_rows in enumerate((rows[:5], rows[5:])):
-            writer.put(shard, [{**row, "sharpness": 0.5} for row in shard_rows], {"model": "eye"})
+            writer.put(shard, [row | values for row in shard_rows], {"model": "eye"})
     _, card = report(made)
     code = re.search(r"sharp = load_dataset\((.*), split=\"train\"\)", card)
     assert code is not None
     arguments = eval(f"(lambda *a, **k: (a, k))({code[1]})")
     opened = datasets.load_dataset(*arguments[0], **arguments[1], split="train", cache_dir=str(tmp_path / "cache"))
-    assert opened.to_list() == [{**row, "sharpness": 0.5} for row in rows]
+    assert opened.to_list() == [row | values for row in rows]
     assert len(datasets.load_dataset(str(run_dir), split="train", cache_dir=str(tmp_path / "cache"))) == 7
     assert "| sharpness | from the side table sharp |" in card

@@ -161,6 +161,16 @@ def test_names_that_clash_are_refused(make_run: MakeRun, name: str, columns: lis
         SideWriter(run.dir, name, schema, lock)
 
 
+def test_a_type_that_datasets_cannot_read_is_refused(make_run: MakeRun) -> None:
+    run = make_run().write_all()
+    schema = pa.schema([("tags", pa.map_(pa.string(), pa.int64()))])
+    message = (
+        r"side table sharp: load_dataset cannot read the type map<string, int64> of its column 'tags'; use another"
+    )
+    with hold_side(run.dir, print) as lock, pytest.raises(UserError, match=message):
+        SideWriter(run.dir, "sharp", schema, lock)
+
+
 def test_two_tables_are_written_at_once(make_run: MakeRun) -> None:
     run = make_run().write_all()
     with hold_side(run.dir, print) as lock:
