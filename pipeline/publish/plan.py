@@ -108,7 +108,8 @@ def _check_rows(run_dir: Path) -> None:
 
 
 def _card(run_dir: Path, config: RunConfig, manifest: Manifest, repository: str) -> str:
-    disguise = Disguise(run_dir, config, *later_configs(run_dir, manifest))
+    origins = (side.origin for side in manifest.side.values())
+    disguise = Disguise(run_dir, [config, *later_configs(run_dir, manifest)], origins)
     card = published_card(run_dir, config, repository, disguise.hide)
     left = disguise.found_in(card)
     if left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig
@@ -23,15 +23,19 @@ def is_private(text: str) -> bool:
 
 
 class Disguise:
-    """Replaces the paths and addresses of a run's configs by names that say nothing of a machine.
+    """Replaces the paths and addresses that a run knows by names that say nothing of a machine.
 
     A path becomes its last part, and an address of HTTP becomes :data:`SERVED`.
+
+    Args:
+        configs: those of the run's parts.
+        origins: how the values of its side tables were made, such as by the model of a judge that no config names.
     """
 
-    def __init__(self, run_dir: Path, *configs: RunConfig) -> None:
+    def __init__(self, run_dir: Path, configs: Iterable[RunConfig], origins: Iterable[Mapping[str, str]]) -> None:
         found = {str(run_dir), str(run_dir.absolute()), str(Path.home())}
-        for config in configs:
-            for key, value in flatten(config.model_dump(mode="json")).items():
+        for section in (*(flatten(config.model_dump(mode="json")) for config in configs), *origins):
+            for key, value in section.items():
                 if isinstance(value, str) and (is_private(value) or key == "ray.address" or _is_folder(key, value)):
                     found.add(value)
         telling = [text for text in found if re.search(r"[^/.~].*", text) and re.search("[/:]", text)]
@@ -60,7 +64,7 @@ def private_parts(values: Iterable[object]) -> list[str]:
 
 def _is_folder(key: str, value: str) -> bool:
     """Return whether a config value that looks like a Hub id is a folder here."""
-    return key.endswith((".model", ".source", ".lora")) and "/" in value and Path(value).exists()
+    return key.rpartition(".")[2] in ("model", "source", "lora") and "/" in value and Path(value).exists()
 
 
 def _public(text: str) -> str:

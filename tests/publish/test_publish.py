@@ -29,6 +29,7 @@ from tests.sinks.conftest import PROVENANCE, Run, failure, result
 NAME = "owner/some-dataset"
 PLANTED_HOST = "planted-host-4ad586"
 PLANTED_URL = f"http://{PLANTED_HOST}:8000/v1"
+EYE = {"model": f"/srv/{PLANTED_HOST}/models/eye-v3", "revision": "3"}
 READ = """
 import json, sys
 from datasets import load_dataset
@@ -78,7 +79,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             writer_of_table = SideWriter(made.dir, "sharpness", pa.schema([("sharpness", pa.float64())]), lock)
             for shard in writer_of_table.filled():
                 ids = [row["id"] for row in writer_of_table.rows(shard, ["id"])]
-                writer_of_table.put(shard, [{"id": name, "sharpness": 0.5} for name in ids], {})
+                writer_of_table.put(shard, [{"id": name, "sharpness": 0.5} for name in ids], EYE)
         write_report(made.dir, made.config, PROVENANCE, {"host": PLANTED_HOST})
     (made.dir / "logs").mkdir()
     (made.dir / "logs" / "run.jsonl").write_text(PLANTED_HOST)
