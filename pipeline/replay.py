@@ -117,4 +117,5 @@ def _subjects(row: dict[str, Any], config: RunConfig) -> tuple[str, ...]:
 
 
 def _subject_columns(config: RunConfig) -> list[str]:
-    return list(dict.fromkeys(section.subjects for section in config.corpus if section.subjects))
+    listed = [section.columns.written(section.subjects) for section in config.corpus if section.subjects]
+    return list(dict.fromkeys(listed))

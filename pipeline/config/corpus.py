@@ -52,6 +52,10 @@ class ColumnsConfig(Section):
         """Return whether a column of this name is written."""
         return name not in self.drop and (self.keep is None or name in self.keep)
 
+    def written(self, name: str) -> str:
+        """Return the name that a column is written with."""
+        return self.rename.get(name, name)
+
 
 class ResolutionConfig(Section):
     """The columns that hold the size of each row's image, in pixels."""

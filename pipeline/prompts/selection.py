@@ -24,7 +24,7 @@ class Selection:
 
     def name(self, column: str) -> str:
         """Return the name that a column is written with."""
-        return self._columns.rename.get(column, column)
+        return self._columns.written(column)
 
     def kept(self, batch: Batch) -> Batch:
         """Return a batch without the columns that are left out."""
