@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from statistics import NormalDist
 
 import numpy as np
@@ -74,14 +75,28 @@ class Cut:
 
 
 def threshold_for(scores: Array, labels: Array, precision: float) -> Cut | None:
-    """The lowest threshold at which the labelled images that reach it have this precision; ``None`` where none has."""
+    """The lowest threshold at which the labelled images that reach it have this precision; ``None`` where none has.
+
+    It is the lowest score that it accepts, rounded down to as few digits as tell this from the score below it.
+    """
     best = None
-    for threshold in sorted(set(scores.tolist()), reverse=True):
-        accepted = scores >= threshold
+    for lowest in sorted(set(scores.tolist()), reverse=True):
+        accepted = scores >= lowest
         hits = int(labels[accepted].sum())
         if hits >= precision * int(accepted.sum()) - 1e-9:
+            threshold = _rounded_down(lowest, scores[~accepted].max(initial=-1.0))
             best = Cut(threshold, share(hits, int(accepted.sum())), share(hits, int(labels.sum())))
     return best
+
+
+def _rounded_down(number: float, above: float) -> float:
+    """Round a number down to the fewest decimal places, four at least, that leave it greater than another one."""
+    exact = Decimal(repr(number))
+    for places in range(4, -int(exact.as_tuple().exponent)):
+        rounded = float(exact.quantize(Decimal(10) ** -places, ROUND_FLOOR))
+        if rounded > above:
+            return rounded
+    return number
 
 
 def fit_temperature(scores: Array, labels: Array) -> float | None:

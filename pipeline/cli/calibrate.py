@@ -71,10 +71,13 @@ def _print(found: Calibration) -> None:
 
 
 def _threshold(figures: ScoreFigures, wanted: float) -> str:
+    import numpy as np
+
     cut = figures.cut
     if cut is None:
         return f"no threshold has a precision of {wanted:g} on these labels"
-    text = f"from {cut.threshold:.4g} on, precision {cut.precision}, recall {cut.recall}"
+    threshold = np.format_float_positional(cut.threshold, trim="-")
+    text = f"from {threshold} on, precision {cut.precision}, recall {cut.recall}"
     if cut.precision.low < wanted:
         text += f"; more labels are needed to be sure of {wanted:g}"
     return text

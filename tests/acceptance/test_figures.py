@@ -64,9 +64,11 @@ def test_the_threshold_is_the_lowest_with_that_precision(pairs: list[tuple[float
     scores, labels = arrays(pairs)
     fitting = [value for value in set(scores.tolist()) if labels[scores >= value].mean() >= wanted - 1e-9]
     cut = threshold_for(scores, labels, wanted)
-    assert (None if cut is None else cut.threshold) == (min(fitting) if fitting else None)
+    assert (cut is None) == (not fitting)
     if cut is not None:
+        assert min(fitting) - 1e-4 < cut.threshold <= min(fitting)
         chosen = scores >= cut.threshold
+        assert (chosen == (scores >= min(fitting))).all(), "a threshold with fewer digits accepts the same images"
         assert (cut.precision.hits, cut.precision.count) == (labels[chosen].sum(), chosen.sum())
         assert (cut.recall.hits, cut.recall.count) == (labels[chosen].sum(), labels.sum())
 
