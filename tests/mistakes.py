@@ -92,6 +92,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "a threshold for a judge that is not there": (
         _set("accept", judges={"gone": 0.5}), "accept.judges.gone: the run has no judge of this name",
     ),
+    "a threshold for first images": (_set("accept", judges={"j_initial": 0.5}), "accept.judges.j_initial"),
     # corpus
     "missing corpus file": (_top(corpus=[{"source": "nowhere/prompts.txt"}]), "nowhere/prompts.txt"),
     "empty corpus": (_corpus("p.txt", ""), "p.txt"),
@@ -190,6 +191,9 @@ CASES: dict[str, tuple[Break, str]] = {
     "integer beyond 64 bits": (_set("generators", height=2**64), "generators: height"),
     "height off the grid": (_set("generators", height=30), "generators.height"),
     "no format": (_set("output", formats=[]), "output.formats"),
+    "judge with the name of a column of first images": (
+        _top(judges=[{"name": "j_initial", "model": "embedded/judge"}]), "judges.0.name",
+    ),
     "judges of one name": (_top(judges=[{"name": "j", "model": "embedded/judge"}] * 2), "judges"),
     # models
     "model of a name too long": (_set("generators", model="x" * 5000), "generators.model"),

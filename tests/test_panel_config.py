@@ -81,7 +81,7 @@ def test_where_a_member_works_may_change_on_resume_and_what_it_says_may_not(
         ([{"name": "a"}, {"name": "a"}], "scorers: every scorer of the list needs its own name"),
         ([{"name": "a"}, {"name": "b", "shares": "c"}], "scorers.b.shares: 'c' is no scorer with actors of its own"),
         ([{"name": "a"}, {"name": "b", "shares": "a", "num_gpus": 1}], "scorers.1: num_gpus is that of the actors"),
-        ([{"name": "x_initial"}], "scorers.0: name: 'x_initial' would give a column the name of another one"),
+        ([{"name": "x_initial"}], "scorers.0.name: 'x_initial' would give a column the name of another one"),
         ([{"name": "a", "wieght": 1}], "scorers.0.wieght: unknown key; did you mean 'weight'?"),
         ([{"name": "a", "weight": 0}], "scorers.0.weight: must be greater than 0"),
         ({"weight": 2}, "scorers.weight: only a list of scorers has this key"),

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from noisesmith.pipeline.config.models import JUDGE_NAME
-from noisesmith.pipeline.config.section import Section
+from noisesmith.pipeline.config.section import ColumnName, Section
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
@@ -16,9 +15,7 @@ class AcceptConfig(Section):
     """Thresholds that a kept image must reach, each of those that are given, to be accepted. They steer nothing."""
 
     score: Threshold | None = Field(None, description="least score of the scoring models")
-    judges: dict[Annotated[str, Field(pattern=JUDGE_NAME)], Threshold] = Field(
-        {}, description="least score of each judge, by its name"
-    )
+    judges: dict[ColumnName, Threshold] = Field({}, description="least score of each judge, by its name")
     atoms: Threshold | None = Field(None, description="least score of the worst question about a part of the prompt")
 
     @model_validator(mode="after")

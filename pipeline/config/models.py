@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from noisesmith.pipeline.config.calibration import CalibrationConfig
 from noisesmith.pipeline.config.corpus import MAX_SIDE, MIN_SIDE, Resolution
-from noisesmith.pipeline.config.section import Actors, Section
+from noisesmith.pipeline.config.section import Actors, ColumnName, Section
 
 STOCHASTIC = (
     "euler_a", "euler_ancestral", "ddpm", "tcd", "dpmsolver_sde", "sde-dpmsolver++", "dpm2_a", "dpm2_ancestral",
@@ -21,7 +21,6 @@ Quantization = Annotated[
     Field(description="how the weights of linear layers are stored: in 8 or 4 bits; in dtype when absent"),
 ]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
-JUDGE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 
 
@@ -258,7 +257,7 @@ class ScorerConfig(Actors):
 class JudgeConfig(Section):
     """A scorer that does not guide the search: it scores the first and the kept image of each row."""
 
-    name: str = Field(pattern=JUDGE_NAME, description="gives the columns judge_NAME and judge_NAME_initial their names")
+    name: ColumnName = Field(description="gives the columns judge_NAME and judge_NAME_initial their names")
     model: str = Field(
         min_length=1, description="embedded/judge, embedded/detector, embedded/v1/judge, or any scorer model"
     )

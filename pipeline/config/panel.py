@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from noisesmith.pipeline.config.models import ScorerConfig
-from noisesmith.pipeline.config.section import Actors
+from noisesmith.pipeline.config.section import Actors, ColumnName
 
 ONLY = "scorer"  # the name of a scorer that is not in a list
 FORMS = ("one scorer", "a list of scorers")  # how pydantic names the two forms of the section in an error's location
@@ -16,9 +16,7 @@ FORMS = ("one scorer", "a list of scorers")  # how pydantic names the two forms 
 class MemberConfig(ScorerConfig):
     """One scorer of a panel."""
 
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,39}$", description="gives the columns score_NAME and score_NAME_initial their names"
-    )
+    name: ColumnName = Field(description="gives the columns score_NAME and score_NAME_initial their names")
     weight: float = Field(1.0, gt=0, description="the scorer's weight among those of the list")
     gradient: bool = Field(
         True, description="its gradient steers; false lets it count in the score alone, as a served model must"
@@ -26,12 +24,6 @@ class MemberConfig(ScorerConfig):
     shares: str | None = Field(
         None, description="name of the scorer whose actors hold this one too: one decoder pass serves both"
     )
-
-    @model_validator(mode="after")
-    def _name_is_free(self) -> MemberConfig:
-        if self.name == "initial" or self.name.endswith("_initial"):
-            raise ValueError(f"name: {self.name!r} would give a column the name of another one; choose another name")
-        return self
 
     @model_validator(mode="after")
     def _shared_actors_have_one_place(self) -> MemberConfig:

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _refuse_initial(name: str) -> str:
+    """Refuse a name whose column would be taken for that of first images."""
+    if name == "initial" or name.endswith("_initial"):
+        raise ValueError(f"{name!r} would give a column the name of another one; choose another name")
+    return name
+
+
+# The name of a scorer or judge, which becomes a part of the names of its columns.
+ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_refuse_initial)]
 
 
 class Section(BaseModel):
