@@ -71,7 +71,7 @@ def _read_as_started(config: RunConfig, started: str | None) -> Corpus | None:
 
 
 def _read(config: RunConfig, *, earlier: bool, started: bool) -> Corpus:
-    scan = _Scan(config, earlier, reserved_columns(config, started=started))
+    scan = _Scan(config, earlier, started)
     for number, section in enumerate(config.corpus):
         scan.read(section, f"corpus.{number}.size" if len(config.corpus) > 1 else "corpus.size")
     return scan.corpus()
@@ -80,10 +80,11 @@ def _read(config: RunConfig, *, earlier: bool, started: bool) -> Corpus:
 class _Scan:
     """Reads the sources in order, and collects what the corpus needs to know of them."""
 
-    def __init__(self, config: RunConfig, earlier: bool, reserved: frozenset[str]) -> None:
+    def __init__(self, config: RunConfig, earlier: bool, started: bool) -> None:
         self._config = config
         self._earlier = earlier
-        self._reserved = reserved
+        self._started = started
+        self._reserved = reserved_columns(config, started=started)
         self._size = 0  # rows read so far
         self._parts: list[Part] = []
         self._sections: list[tuple[str, int, str]] = []
@@ -97,7 +98,7 @@ class _Scan:
         Args:
             size_field: the config key of its size, for messages.
         """
-        source = open_source(section, self._earlier)
+        source = open_source(section, self._earlier, self._started)
         reading = _Reading(section, self._config, self._reserved, self._earlier)
         row_sizes = reading.row_sizes()
         files = []

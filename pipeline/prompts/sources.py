@@ -15,25 +15,37 @@ from noisesmith.pipeline.prompts.text import GrammarSource, TextSource
 from noisesmith.pipeline.storage.home import user_path
 
 _FILE_NAME = re.compile(r".*\.[A-Za-z][A-Za-z0-9]*")
+_UNUSED = {
+    "config": "chooses among the configurations of a dataset, but {} has none",
+    "split": "chooses among the splits of a dataset, but {} has none",
+    "revision": "chooses among the revisions of a dataset on the Hub, but {} is none",
+    "seed": "is that of a built-in grammar, but the rows of {} are taken in their order",
+}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def open_source(section: CorpusConfig, earlier: bool = False) -> Source | Folder:
+def open_source(section: CorpusConfig, earlier: bool = False, started: bool = False) -> Source | Folder:
     """Return the source, or the folder of sources, that a section names. Only what determines its kind is read.
 
     Args:
         earlier: read it as earlier versions did, for a run that one of them began.
+        started: whether the run exists, so that fields which say nothing of such a source can no longer be removed.
 
     Raises:
-        UserError: there is no such source, or its kind is unknown.
+        UserError: there is no such source, its kind is unknown, or the section has a field that says nothing of it.
     """
+
+    def refuse(*fields: str) -> None:
+        for field in fields:
+            if not started and getattr(section, field) != CorpusConfig.model_fields[field].default:
+                raise UserError(f"corpus.{field}: {_UNUSED[field].format(section.source)}; remove it")
 
     def open_file(path: Path, name: str) -> Source:
         return _open_file(section, path, name, earlier)
 
     name = section.source
     if name.startswith("embedded/"):
-        _refuse_config(section)
+        refuse("config", "split", "revision")
         return GrammarSource(section)
     try:
         path = user_path(name)
@@ -43,14 +55,16 @@ def open_source(section: CorpusConfig, earlier: bool = False) -> Source | Folder
     except OSError as error:  # a name too long
         raise UserError(f"corpus.source: {name}: cannot be opened ({error}); check the path") from error
     if is_dir:
+        refuse("revision", "seed", *(["split"] if (path / "state.json").exists() else []))  # that of one saved split
         return dataset_source(section, path, open_file, earlier)
     if not exists:
         if _HUB_NAME.fullmatch(name) and not _FILE_NAME.fullmatch(name):
+            refuse("seed")
             return dataset_source(section, None, open_file, earlier)
         raise UserError(f"corpus.source: {name}: no such file; check the path, which starts at {Path.cwd()}")
     if not is_file:
         raise UserError(f"corpus.source: {name}: is not a regular file; copy its prompts into one, it is read twice")
-    _refuse_config(section)
+    refuse("config", "split", "revision", "seed")
     return open_file(path, name)
 
 
@@ -79,10 +93,3 @@ def _open_file(section: CorpusConfig, path: Path, name: str, earlier: bool) -> S
     if not earlier:
         refuse_other_content(path, name)
     return kind(section, path, name, earlier)
-
-
-def _refuse_config(section: CorpusConfig) -> None:
-    if section.config is not None:
-        raise UserError(
-            f"corpus.config: chooses among the configurations of a dataset, but {section.source} has none; remove it"
-        )

@@ -13,8 +13,10 @@ import datasets
 import pyarrow as pa
 import pytest
 
+from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.prompts import folder as folders
+from noisesmith.pipeline.prompts import open_corpus
 from tests.prompts.corpora import corpus, prompts, write
 
 
@@ -126,6 +128,26 @@ class TestDatasets:
         for path in (source, tmp_path / "saved", "embedded/simple"):
             with pytest.raises(UserError, match=r"corpus\.config: .*remove"):
                 corpus(path, config="short", size=1)
+
+    def test_what_says_nothing_of_a_source_is_refused_unless_the_run_exists(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "p.jsonl", '{"prompt": "a cat"}\n')
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        write(folder / "train.jsonl", '{"prompt": "a cat"}\n')
+        datasets.Dataset.from_dict({"prompt": ["a cat"]}).save_to_disk(tmp_path / "saved")
+        refused: list[tuple[Path | str, list[str]]] = [
+            (file, ["split", "revision", "seed"]),
+            (folder, ["revision", "seed"]),
+            (tmp_path / "saved", ["split", "revision", "seed"]),
+            ("embedded/simple", ["split", "revision"]),
+        ]
+        values = {"split": "test", "revision": "main", "seed": 7}
+        for source, fields in refused:
+            for field in fields:
+                with pytest.raises(UserError, match=rf"^corpus\.{field}: .*; remove it$"):
+                    corpus(source, size=1, **{field: values[field]})
+        config = RunConfig.model_validate({"corpus": {"source": str(file), "seed": 7}})
+        assert open_corpus(config, started="0" * 64).size == 1
 
     @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
     def test_a_column_may_be_null_or_absent_in_some_files(self, tmp_path: Path, kind: str) -> None:
