@@ -41,9 +41,7 @@ class Dpo(Format):
         self._types = columns
         # Of kept and first images, two columns NAME and NAME_initial become NAME_0 and NAME_1, in the order of the
         # images. Of others only the score is known.
-        self._paired: list[str] = []
-        if isinstance(self.pairs, KeptAndFirst):
-            self._paired = [name for name in columns if f"{name}_initial" in columns and name != "image"]
+        self._paired = source.rated if isinstance(self.pairs, KeptAndFirst) else []
         initial = {f"{name}_initial" for name in self._paired}
         self._single = [n for n in metadata_columns(columns) if n not in self._paired and n not in initial]
         self._rated = self._paired or [SCORE]

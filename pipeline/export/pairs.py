@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.export.columns import Kind, kind_of
 from noisesmith.pipeline.export.options import TWO_IMAGES, ExportOptions
 from noisesmith.pipeline.export.source import Source
 from noisesmith.pipeline.schema import LISTED
@@ -124,12 +123,10 @@ def _worst(row: Mapping[str, Any]) -> int:
 
 
 def _check_first(source: Source, by: str) -> None:
-    columns = source.columns
-    if "image_initial" not in columns:
+    if "image_initial" not in source.columns:
         raise UserError(
             f"--to dpo: {source.run_dir} has kept no first images to compare with; make a run with "
             "output.image_initial=true"
         )
-    if by not in columns or f"{by}_initial" not in columns or kind_of(columns[by]) is not Kind.NUMBER:
-        able = [name for name in columns if f"{name}_initial" in columns and name != "image"]
-        raise UserError(f"--by {by}: does not rate first and kept images; use {', '.join(able)}")
+    if by not in source.rated:
+        raise UserError(f"--by {by}: does not rate first and kept images; use {', '.join(source.rated)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.export.columns import Kind, kind_of
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.reader import read_shard
 
@@ -46,6 +47,20 @@ class Source:
         for table in self.manifest.side_columns.values():
             columns.update(table)
         return columns
+
+    @property
+    def rated(self) -> list[str]:
+        """The columns of numbers that rate the kept image, and of which ``NAME_initial`` rates the first.
+
+        Columns of the corpus, which come after the recipe, rate other images, whatever they are called.
+        """
+        columns = self.columns
+        own = list(self.manifest.types)
+        own = own[: own.index("recipe")]
+        for table in self.manifest.side_columns.values():
+            own += table
+        pairs = [(name, f"{name}_initial") for name in own if f"{name}_initial" in own]
+        return [name for name, first in pairs if kind_of(columns[name]) is kind_of(columns[first]) is Kind.NUMBER]
 
     def rows(self, columns: list[str], kept: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the position and the values of the rows, in order; images are PNG bytes.

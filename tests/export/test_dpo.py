@@ -49,6 +49,17 @@ def check(run: Run, found: list[dict[str, Any]], by: str) -> None:
         assert (pair["topic"], pair["n"], pair["run_seed"]) == (row["topic"], row["n"], row["run_seed"])
 
 
+def test_columns_of_the_corpus_rate_no_image_of_the_run(tmp_path: Path) -> None:
+    """Such as those of an earlier run, whose kept images were its corpus, and texts in two versions."""
+    extra = {"old_score": 0.9, "old_score_initial": 0.1, "prompt_initial": "before", "topic": "pets", "n": 1}
+    run = write_run(tmp_path, [line | extra for line in lines(8)])
+    with pytest.raises(UserError, match=r"--by old_score: does not rate first and kept images; use score, judge_eye$"):
+        write(run, "dpo", tmp_path / "none", by="old_score")
+    write(run, "dpo", tmp_path / "out")
+    for pair in pairs(tmp_path / "out"):
+        assert {name: pair[name] for name in extra} == extra
+
+
 def test_pairs_that_decide(run: Run, tmp_path: Path) -> None:
     done = write(run, "dpo", tmp_path / "out")
     found = pairs(tmp_path / "out")
