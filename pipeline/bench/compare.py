@@ -88,6 +88,7 @@ def compare(
     judges: Sequence[str],
     parts: Sequence[tuple[str, int]],
     *,
+    asked: int,
     rounds: int,
     steps: int,
     reference: str = METHODS.reference,
@@ -98,6 +99,7 @@ def compare(
         rows: by label and (seed, row id) the rows, with the columns of :func:`row_columns`.
         seconds: by label the seconds per row, where known.
         parts: the corpus by source: (name, prompts), in order.
+        asked: prompts × seeds, the rows that each variant should have.
         rounds: M, the search rounds of every variant whose rounds are full images.
         steps: T, the sampler steps; with M it gives the budget of the others.
 
@@ -117,7 +119,6 @@ def compare(
         if label != reference:
             difference = _difference(searches[label], searches[reference], table, judges)
             figures[label] = replace(figures[label], difference=difference)
-    asked = len(set().union(*rows.values()))
     return Comparison(table.count, len(shared), asked, figures)
 
 

@@ -67,6 +67,7 @@ def compare_runs(design: Design, runs: Runs) -> Comparison:
         runs.seconds,
         [judge.name for judge in design.settings.judges],
         design.parts(),
+        asked=design.corpus.size * design.seeds,
         rounds=design.rounds,
         steps=design.settings.generators.steps,
         reference=design.kind.reference,

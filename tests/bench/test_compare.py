@@ -21,7 +21,8 @@ PREVIEWED = [T, 1, 1, T]
 def figures(rounds: int = 2, judges: list[str] | None = None, **rows: Rows) -> Comparison:
     variants = [VARIANTS[label] for label in rows]
     seconds = dict.fromkeys(rows, 1.5)
-    return compare(variants, rows, seconds, judges or [], [("plain", 2), ("hard", 99)], rounds=rounds, steps=T)
+    parts = [("plain", 2), ("hard", 99)]
+    return compare(variants, rows, seconds, judges or [], parts, asked=3, rounds=rounds, steps=T)
 
 
 def means(curve: Any) -> list[float]:
@@ -156,7 +157,7 @@ def test_only_rows_that_every_variant_finished_count() -> None:
     reference = rows_of(row([0.2, 0.4]), row([0.2, 0.8]))
     ours = dict(list(rows_of(row([0.2, 0.5]), row([0.2, 0.5])).items())[:1])
     comparison = figures(noise_diffusion=reference, pgd=ours)
-    assert (comparison.rows, comparison.rows_asked) == (1, 2)
+    assert (comparison.rows, comparison.rows_asked) == (1, 3), "one row was finished by none"
     assert comparison.variants["noise_diffusion"].score.kept.mean == pytest.approx(0.4)
     with pytest.raises(UserError, match="no row was finished by every variant"):
         figures(noise_diffusion=reference, pgd=rows_of(row([0.1]), seed=7))

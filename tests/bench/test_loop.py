@@ -237,6 +237,7 @@ def test_what_is_measured_is_not_measured_again(
         (["optimizer.move_from=best"], "optimizer.move_from: the loop knows latest alone, but it is best"),
         (["optimizer.selection=order_statistic"], "optimizer.selection: the loop knows candidates alone"),
         (["optimizer.unet_evaluations=99"], "optimizer.unet_evaluations: the loop has none"),
+        (["optimizer.probe.at=0.5"], "optimizer.probe: the loop has none"),
         (["optimizer.rounds=3"], "override optimizer.rounds: a comparison sets it itself; use --rounds"),
         (["--truth", "judges=[]"], "judges: equal judged truth needs one"),
         (["--processes", "two"], "--processes: must be numbers separated by commas, but it is 'two'"),

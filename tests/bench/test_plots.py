@@ -41,7 +41,7 @@ def comparison() -> Comparison:
             searches.append(row([first, *later.tolist()], steps, stop_reason=stop))
         rows[variant.label] = rows_of(*searches)
     seconds = dict.fromkeys(rows, 1.0)
-    return compare(DEFAULTS, rows, seconds, [], [("all", PROMPTS)], rounds=ROUNDS, steps=T)
+    return compare(DEFAULTS, rows, seconds, [], [("all", PROMPTS)], asked=PROMPTS, rounds=ROUNDS, steps=T)
 
 
 @pytest.mark.parametrize("plot", [score_by_round, score_by_evaluations])

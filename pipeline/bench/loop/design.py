@@ -168,7 +168,7 @@ def make_loop(
 
 
 def _searched(base: RunConfig) -> Section:
-    """The config's optimizer section without its rounds; refuses what the paper's loop does not do."""
+    """The config's optimizer section without its rounds; refuses a config whose search is not the paper's loop."""
     method = base.optimizer
     if not isinstance(method, NoiseDiffusionConfig):
         raise UserError(f"optimizer.method: the loop is that of noise_diffusion, but it is {method.method}")
@@ -177,9 +177,12 @@ def _searched(base: RunConfig) -> Section:
         if asked[name] != paper:
             field = name if name == "combine" else f"optimizer.{name}"
             raise UserError(f"{field}: the loop knows {paper} alone, but it is {asked[name]}")
-    for name in ("preview", "unet_evaluations"):
+    for name in ("preview", "probe", "unet_evaluations"):
         if getattr(method, name) is not None:
             raise UserError(f"optimizer.{name}: the loop has none; set it to null")
+    for number, member in enumerate(base.panel):
+        if not member.gradient:
+            raise UserError(f"scorers.{number}.gradient: the loop steers with every scorer; remove it, or the scorer")
     return method.model_dump(mode="json", exclude_none=True, exclude={"rounds"})
 
 
