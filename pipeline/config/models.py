@@ -229,7 +229,11 @@ class ScorerConfig(Actors):
     @property
     def asked(self) -> str:
         """What the model is asked, as the dataset card says it."""
-        return "the instruction of UnifiedReward 2.0" if self.readout == "rating" else self.question
+        if self.asks == "questions":
+            return "questions of each row about the parts of its prompt" + (f", and: {self.hint}" if self.hint else "")
+        if self.readout == "rating":
+            return "the instruction of UnifiedReward 2.0"
+        return "what the image shows" if self.readout == "caption" else self.question
 
     @property
     def section(self) -> str:

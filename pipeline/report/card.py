@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from noisesmith.pipeline.acceptance import Acceptance, acceptance_lines, calibration_lines
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import RunConfig, ScorerConfig
 from noisesmith.pipeline.config.flat import without_positions
 from noisesmith.pipeline.config.optimizers import PAPER
 from noisesmith.pipeline.models.locate import licence
@@ -30,6 +30,12 @@ _COMBINED = {
     "mean": "the weighted geometric mean of the scores",
     "min": "the lowest of the scores",
     "rank": "the weighted geometric mean of the scores while searching; the kept image has the best mean rank",
+}
+_READ = {
+    "reference": 'the official implementation\'s value, √(P("Yes") · P(end | "Yes"))',
+    "caption": "the likelihood of the prompt as a caption of the image, per token",
+    "contrastive": "the probability of the prompt against edits of it, which the image should not show",
+    "rating": "the expected rating by UnifiedReward 2.0, from 0 to 1",
 }
 _INLINE = re.compile(r"([\\`*_\[\]|~$])")
 
@@ -63,7 +69,7 @@ def render_card(
         marked=header.marks_images,
         spread=facts.spread,
         scored_by="A vision-language model" if is_alone else f"A panel of {len(config.panel)} models",
-        score_meaning='P("Yes") of the scoring model' if is_alone else _COMBINED[config.combine or "mean"],
+        score_meaning=_meaning(config.panel[0]) if is_alone else _COMBINED[config.combine or "mean"],
         searched=any(part.config["optimizer.rounds"] for part in manifest.parts),
         labelled=labelled(summary),
         judges=summary.judges,
@@ -208,11 +214,18 @@ def _models_of_tables(manifest: Manifest) -> dict[str, str]:
     return models
 
 
+def _meaning(scorer: ScorerConfig) -> str:
+    """What the score of a scorer is, whatever its model."""
+    if scorer.asks == "questions":
+        return "the geometric mean of P(answer) over questions about the parts of the prompt"
+    return _READ.get(scorer.readout, 'P("Yes") of the scoring model, or the similarity or reward of one that says none')
+
+
 def _asked(config: RunConfig) -> list[tuple[str, object]]:
     """The question of each scorer, and how several become one score."""
     panel = config.panel
     if len(panel) == 1:
-        return [("question", panel[0].asked)]
+        return [("question, where the model answers one", panel[0].asked)]
     rows: list[tuple[str, object]] = []
     for member in panel:
         part = f"weight {member.weight:g}" if member.gradient else f"weight {member.weight:g}, without its gradient"

@@ -15,8 +15,8 @@ _MEANINGS = {
     "image": "the kept image: the one with the best score",
     "image_initial": "the first image, before any search round",
     "round_images": "the images that belong to scores; null for previews and probes, which are not kept",
-    "score": 'P("Yes") of the kept image, 0 to 1',
-    "score_initial": 'P("Yes") of the first image',
+    "score": "how well the kept image shows its prompt, 0 to 1",
+    "score_initial": "that of the first image",
     "scores": "the score of every image made for the row, in the order they were made",
     "steps": "sampler steps of each of these images; fewer steps than the first image has mark a preview "
     "or a probe, which is never kept",
@@ -60,7 +60,7 @@ def columns_of_rows(columns: Iterable[str], config: RunConfig) -> list[tuple[str
     """Every one of these columns with its meaning. Those that this version does not know are the corpus's own."""
     meanings = _MEANINGS | {"recipe": _RECIPE if config.optimizer.folds else _RECIPE_WITHOUT_CANDIDATES}
     if len(config.panel) > 1:
-        meanings |= {"score": "combined score of the kept image, 0 to 1", "score_initial": "that of the first image"}
+        meanings |= {"score": "combined score of the kept image, 0 to 1"}
         meanings |= {"scorer": "models that gave the scores", "scorer_revision": "their revisions"}
     if config.combine == "rank":
         meanings["image"] = "the kept image: the one with the best mean rank among the scorers"

@@ -186,6 +186,21 @@ def test_the_card_says_so_when_no_judge_looked(make_run: MakeRun) -> None:
     assert "gradient" not in card
 
 
+@pytest.mark.parametrize(
+    ("scorer", "meaning", "asked"),
+    [
+        ({}, 'P("Yes") of the scoring model, or the similarity or reward', "Does this figure show"),
+        ({"readout": "caption"}, "the likelihood of the prompt as a caption", "what the image shows"),
+        ({"readout": "contrastive"}, "the probability of the prompt against edits of it", "Does this figure show"),
+        ({"asks": "questions"}, "the geometric mean of P(answer)", "questions of each row about the parts"),
+    ],
+)
+def test_the_card_says_what_the_score_is(make_run: MakeRun, scorer: dict[str, Any], meaning: str, asked: str) -> None:
+    _, card = report(make_run(3, scorers=scorer))
+    assert f"The VQA score is {meaning}" in card
+    assert f"| question, where the model answers one | {asked}" in card
+
+
 def card_of(make_run: MakeRun, **optimizer: Any) -> str:
     """The card of a run with these optimizer settings whose only row failed, each run of spaces as one space."""
     return " ".join(report(make_run(0, failed=1, optimizer=optimizer))[1].split())
