@@ -80,12 +80,15 @@ def check_config(config: RunConfig) -> None:
 
 
 def rule_in_force(manifest: Manifest) -> AcceptConfig | None:
-    """Return the rule by which the table was last written; ``None`` where there is no table."""
-    rule = None
-    for (table, _), entry in manifest.side.items():
-        if table == ACCEPTED:
-            rule = entry.origin["rule"]
-    return None if rule is None else AcceptConfig.model_validate_json(rule)
+    """Return the rule by which the table was last written; ``None`` where there is no table.
+
+    A shard that was opened again since still has the rule of before, which counts only where no shard has another one.
+    """
+    entries = [entry for entry in manifest.side.values() if entry.table == ACCEPTED]
+    current = [entry for entry in entries if manifest.is_current(entry)]
+    if not entries:
+        return None
+    return AcceptConfig.model_validate_json((current or entries)[-1].origin["rule"])
 
 
 def accept(run_dir: Path, rule: AcceptConfig, check_lock: CheckLock) -> None:

@@ -279,6 +279,7 @@ def _add_line(manifest: Manifest, line: dict[str, Any] | None, numbers: Containe
         manifest.entries[entry.shard] = entry
     elif kind == "side":
         side = SideEntry(**line)
+        manifest.side.pop((side.table, side.shard), None)  # the order is that in which they were written
         manifest.side[side.table, side.shard] = side
     else:
         raise _EntryError("is no entry of a shard of this run")

@@ -17,7 +17,7 @@ from noisesmith.pipeline.config import AcceptConfig, RunConfig, validated
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.records import Atom
 from noisesmith.pipeline.report import renew_report, write_report
-from noisesmith.pipeline.sinks import SideWriter, config_of_run, hold_side, read_rows, verify_run
+from noisesmith.pipeline.sinks import SideWriter, config_of_run, hold_side, read_rows, repair_run, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from tests.sinks.conftest import PROVENANCE, Run, result
 
@@ -158,6 +158,17 @@ class TestTable:
             accept_again(run.dir, config, check_lock, said.append)
         assert said == ["the acceptance rule is now that of the config (score at least 0.9); it was score at least 0.8"]
 
+    def test_a_shard_that_was_opened_again_keeps_no_earlier_rule(self, run: Run) -> None:
+        earlier, now = AcceptConfig(score=0.2), AcceptConfig(score=0.9)
+        evaluate(run, earlier)
+        for path in ("data/train-00002-of-00003.parquet", "tars/train-00002-of-00003.tar"):
+            (run.dir / path).unlink()
+        repair_run(run.config, run.corpus, print)
+        evaluate(run, now)
+        found = read_acceptance(run.dir)
+        assert found is not None
+        assert found.rule["score"] == now.score
+
     def test_the_worst_question_counts(self, tmp_path: Path) -> None:
         """In the column that a run writes whose scorer asks questions."""
         run = Run(tmp_path, [{"prompt": f"prompt {n}"} for n in range(3)], scorers={"asks": "questions"})
@@ -215,6 +226,18 @@ class TestCommand:
         assert (run.dir / "README.md").exists()
         assert config_of_run(run.dir).accept == RULE, "a retry keeps it"
         assert config_of_run(run.dir).digest() == run.config.digest()
+
+    def test_a_run_without_rows_keeps_its_rule(
+        self, tmp_path: Path, command: Callable[..., tuple[object, str]]
+    ) -> None:
+        run = Run(tmp_path, [{"prompt": "a cat"}])
+        run.writer()
+        before = (run.dir / "config.yaml").read_bytes()
+        for rule in (["--score", "0.9"], []):
+            code, output = command("accept", run.dir, *rule)
+            assert (code, output.count("\n")) == (2, 1)
+            assert "has no committed row yet; let its run write some first, or set accept there" in output
+        assert (run.dir / "config.yaml").read_bytes() == before
 
     @pytest.mark.parametrize(
         ("options", "message"),
