@@ -99,6 +99,12 @@ def _refuse_other_data(plan: Plan, held: Mapping[str, RepoFile]) -> None:
     """Refuse a repository with data files of another dataset: a reader would take them for rows of this one."""
     own = {file.path for file in plan.files}
     others = [path for path in sorted(held) if path.startswith(_DATA_FOLDERS) and path not in own]
+    outdated = [path for path in others if path in plan.lacking]
+    if outdated:
+        raise UserError(
+            f"{plan.repository}: holds {outdated[0]}, whose shard has other rows now; make this side table again, with "
+            "noisesmith rescore or accept, then publish again"
+        )
     if others:
         raise UserError(
             f"{plan.repository}: holds {len(others)} data files that are not of this run, such as {others[0]}; publish "

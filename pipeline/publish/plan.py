@@ -34,10 +34,14 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be published, data first and the card last."""
+    """What is to be published, data first and the card last.
+
+    ``lacking`` are the files of side tables that the run does not have, since their shards have other rows by now.
+    """
 
     repository: str
     files: tuple[PublishedFile, ...]
+    lacking: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
@@ -71,7 +75,13 @@ def make_plan(run_dir: Path, repository: str, *, allow_paths: bool = False) -> P
     files = [*_data_files(run_dir, manifest)]
     files.append(in_memory(SHEET, (run_dir / SHEET).read_bytes()))
     files.append(in_memory(CARD, _card(run_dir, config, manifest, repository).encode()))
-    return Plan(repository, tuple(files))
+    lacking = {
+        manifest.part_of(shard).layout.side_file(shard, table)
+        for table in manifest.side_columns
+        for shard in manifest.entries
+        if manifest.current(table, shard) is None
+    }
+    return Plan(repository, tuple(files), frozenset(lacking))
 
 
 def _check_repository(repository: str) -> None:

@@ -272,6 +272,19 @@ def test_a_repository_with_other_data(server: Hub, send: Callable[..., Published
     assert server.repositories[NAME].commits == []
 
 
+def test_a_side_table_of_other_rows_is_made_again_first(server: Hub, tmp_path: Path) -> None:
+    """As after a retry that has committed a shard again."""
+    run = Run(tmp_path, [{"prompt": f"prompt {n}"} for n in range(10)]).write_all()
+    with hold_side(run.dir, print) as lock:
+        table = SideWriter(run.dir, "sharpness", pa.schema([("sharpness", pa.float64())]), lock)
+        table.put(0, [{"id": row["id"]} for row in table.rows(0, ["id"])], EYE)
+    write_report(run.dir, run.config, PROVENANCE, {})
+    server.repositories[NAME] = Repository(files={"side/sharpness/train-00001-of-00003.parquet": b""})
+    with pytest.raises(UserError, match=r"train-00001-of-00003.parquet, whose shard .*; make this side table"):
+        upload(make_plan(run.dir, NAME), HfApi(endpoint=server.url, token="hf_write"), private=False, note=print)
+    assert server.repositories[NAME].commits == []
+
+
 def test_a_repository_that_ignores_files(server: Hub, send: Callable[..., Published]) -> None:
     server.repositories[NAME] = Repository(files={".gitignore": b"tars/"})
     with pytest.raises(RunError, match=r"tars/.* was sent and is not there; a \.gitignore"):
