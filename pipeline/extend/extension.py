@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import CorpusConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.extend.continued import continue_rows, find_parents
 from noisesmith.pipeline.extend.parts import open_part, prompts_of
@@ -70,7 +70,8 @@ def find_extension(run_dir: Path, overrides: Sequence[str], below: float | None 
 def _with_one_source(first: RunConfig, overrides: Sequence[str]) -> list[str]:
     """Let ``corpus.source=more.txt`` stand for the only corpus of a part, read as the first one of the run.
 
-    Its size is not that of the run's corpus. An override of the whole list, or of a section by its position, stays.
+    Which rows are taken of it is not what it was for the run's corpus. An override of the whole list, or of a section
+    by its position, stays.
     """
     of_source = [override for override in overrides if re.match(r"corpus\.[a-z]", override)]
     others = [override for override in overrides if override not in of_source]
@@ -78,9 +79,10 @@ def _with_one_source(first: RunConfig, overrides: Sequence[str]) -> list[str]:
         return others
     section = first.corpus[0].model_dump(mode="json")
     if any(override.startswith("corpus.source=") for override in of_source):
-        section["size"] = None
+        for field in ("size", "seed", "split", "revision", "config"):
+            section[field] = CorpusConfig.model_fields[field].default
     by_position = [override.replace("corpus.", "corpus.0.", 1) for override in of_source]
-    return [f"corpus={json.dumps([section])}", *by_position, *others]
+    return [f"corpus={json.dumps([section], ensure_ascii=False)}", *by_position, *others]
 
 
 def _more_prompts(config: RunConfig, manifest: Manifest) -> Extension:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -65,6 +66,22 @@ def test_all_parts_are_one_dataset(make_run: MakeRun) -> None:
     assert [row["topic"] for row in read_rows(run.dir, ["topic"])] == ["pets"] * 5 + ["cars"] * 6
     status = read_status(run.dir)
     assert (status.state, status.rows, status.rows_done, status.shards) == ("finished", 11, 11, 7)
+
+
+def test_a_list_of_prompts_follows_a_grammar(make_run: MakeRun) -> None:
+    """What chose the rows of the first source says nothing of the second."""
+    run = make_run(corpus={"source": "embedded/simple", "size": 5, "seed": 3})
+    (run.dir.parent / "more.txt").write_text("a cat\na dog\n")
+    extend(run, [f"corpus.source={run.dir.parent / 'more.txt'}"])
+    assert [row["prompt"] for row in read_rows(run.dir, ["prompt"])][5:] == ["a cat", "a dog"]
+
+
+def test_names_of_columns_may_have_any_characters(tmp_path: Path) -> None:
+    corpus = {"source": str(tmp_path / "p.jsonl"), "columns": {"rename": {"😀": "mood"}}}
+    run = Run(tmp_path, [{"prompt": "a cat", "😀": 1}], corpus=corpus).write_all()
+    columns: dict[str, Any] = {"😀": 7}
+    extend(run, [more_prompts(run, **columns)])
+    assert [row["mood"] for row in read_rows(run.dir, ["mood"])] == [1, 7, 7, 7]
 
 
 def test_load_dataset_opens_all_parts_without_arguments(make_run: MakeRun) -> None:
