@@ -62,7 +62,7 @@ def rescore(
     run_dir = config.run_dir
     if not any(entry.rows for entry in read_manifest(run_dir).entries.values()):
         raise UserError(f"{run_dir}: has no committed row whose image could be judged; let its run write some first")
-    found = _find(config, judges)
+    found = _find(config, judges, placement)
     if config.ray.address is None:
         _check(placement, MachineResources(), "this machine")
     with hold_side(run_dir, note) as check_lock:
@@ -81,9 +81,10 @@ def judge_columns(name: str) -> pa.Schema:
     return pa.schema([(f"judge_{name}", pa.float64()), (f"judge_{name}_initial", pa.float64())])
 
 
-def _find(config: RunConfig, judges: tuple[JudgeConfig, ...]) -> dict[str, FoundScorer]:
+def _find(config: RunConfig, judges: tuple[JudgeConfig, ...], placement: Actors) -> dict[str, FoundScorer]:
     """Find the judges, and refuse names that the run has already."""
     quiet_libraries()
+    asked = config.panel[0].model_copy(update={"num_gpus": placement.num_gpus})  # as the first scorer, but elsewhere
     manifest = read_manifest(config.run_dir)
     found: dict[str, FoundScorer] = {}
     for judge in judges:
@@ -97,7 +98,7 @@ def _find(config: RunConfig, judges: tuple[JudgeConfig, ...]) -> dict[str, Found
                 "choose another name"
             )
         refuse_table(manifest, judge.name, judge_columns(judge.name))
-        found[judge.name] = find_judge(judge, config.panel[0])
+        found[judge.name] = find_judge(judge, asked)
     return found
 
 

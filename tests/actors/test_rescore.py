@@ -28,6 +28,23 @@ def finished_run(folder: Path, rows: int) -> Run:
     return run
 
 
+@pytest.mark.parametrize(
+    ("of_run", "of_judge", "message"),
+    [(1.0, 0.0, "judges.llava.quantization: .* needs a GPU, but num_gpus is 0"), (0.0, 1.0, "^--count, --num-gpus: ")],
+)
+def test_a_judge_is_quantised_where_it_is_placed(
+    tmp_path: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, of_run: float, of_judge: float, message: str
+) -> None:
+    """And not where the run's scorers were."""
+    monkeypatch.setattr("noisesmith.pipeline.models.quantization.find_spec", lambda _: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    scorers = {"num_gpus": of_run, "dtype": "bfloat16"}
+    run = Run(tmp_path, [{"prompt": "a cat"}], scorers=scorers).write_all()
+    judge = JudgeConfig(name="llava", model=str(tiny_llava), quantization="bitsandbytes-nf4")
+    with pytest.raises(UserError, match=message):
+        rescore(run.config, (judge,), Actors(num_gpus=of_judge), print)
+
+
 @pytest.mark.slow
 def test_judges_are_added_to_a_run(tmp_path: Path, tiny_llava: Path, tiny_instructblip_t5: Path) -> None:
     from noisesmith.pipeline.scorers import find_judge, load_judge
