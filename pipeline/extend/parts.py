@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.extend.continued import continue_rows, parents_of
 from noisesmith.pipeline.preflight import check_models, check_run
 from noisesmith.pipeline.prompts import Corpus, open_corpus
@@ -14,6 +15,7 @@ from noisesmith.pipeline.sinks import config_of_run
 from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest, salvage_manifest
 from noisesmith.pipeline.sinks.run import refuse_other_run
+from noisesmith.pipeline.storage.home import shell_word
 
 
 def open_parts(run_dir: Path) -> list[tuple[RunConfig, CheckedCorpus]]:
@@ -38,15 +40,32 @@ def parts_to_make(run_dir: Path, overrides: Sequence[str]) -> Iterator[tuple[Run
     A part that continues searches is opened only when it is asked for: those before it may be made until then.
 
     Raises:
-        UserError: as for :func:`open_parts`, or a model or a device is missing.
+        UserError: as for :func:`open_parts`, or a model or a device is missing, or an override names a rule for a run
+            of several parts.
     """
-    for part in read_manifest(run_dir).parts:
+    manifest = read_manifest(run_dir)
+    if manifest.later:
+        refuse_rule(run_dir, overrides)
+    for part in manifest.parts:
         settings = config_of_run(run_dir, list(overrides), part.number)
         if part.number == 0:
             yield settings, check_run(settings)[1]
         else:
             check_models(settings)
             yield settings, open_part(settings, read_manifest(run_dir), part)
+
+
+def refuse_rule(run_dir: Path, overrides: Sequence[str]) -> None:
+    """Refuse an acceptance rule for one part: all rows of a run have the same one.
+
+    Raises:
+        UserError: the overrides change it.
+    """
+    if config_of_run(run_dir, list(overrides)).accept != config_of_run(run_dir).accept:
+        raise UserError(
+            f"accept: all parts of a run have one acceptance rule; leave it out, and set it with "
+            f"noisesmith accept {shell_word(run_dir)}"
+        )
 
 
 def open_part(config: RunConfig, manifest: Manifest, part: Header) -> CheckedCorpus:

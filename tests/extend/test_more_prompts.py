@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.extend import find_extension, open_parts
+from noisesmith.pipeline.extend import find_extension, open_parts, parts_to_make
 from noisesmith.pipeline.report import rewrite_report
 from noisesmith.pipeline.sinks import (
     SideWriter,
@@ -168,6 +168,16 @@ def test_what_does_not_fit_the_run_is_refused(make_run: MakeRun) -> None:
     assert "its column 'n' is of type string" in refusal(run, more_prompts(run, n="seven"))
     assert "no such file" in refusal(run, "corpus.source=missing.txt")
     assert (run.dir / "manifest.jsonl").read_bytes() == before
+
+
+def test_all_parts_have_one_acceptance_rule(make_run: MakeRun) -> None:
+    run = make_run(accept={"score": 0.5})
+    message = "accept: all parts of a run have one acceptance rule; leave it out, and set it with noisesmith accept "
+    with pytest.raises(UserError, match=message):
+        extend(run, [more_prompts(run), "accept.score=0.9"])
+    extend(run, [more_prompts(run), "accept.score=0.5"])
+    with pytest.raises(UserError, match=message):
+        next(parts_to_make(run.dir, ["accept.score=0.9"]))
 
 
 def test_prompts_that_were_added_may_not_change(make_run: MakeRun) -> None:
