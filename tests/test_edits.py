@@ -21,6 +21,17 @@ TABLE = {
     "A fox is sitting on the  grass": ["the grass is sitting on A fox", "A fox is sitting under the grass"],
     "a fox to the left of a box": ["a box to the left of a fox", "a fox to the right of a box"],
     "a fox next to a brown box": ["a fox next to a blue box"],
+    # Exchanged, the colours of two foxes would say the same again, unless a place or something else tells the foxes.
+    "a red fox and a blue fox": ["a yellow fox and a blue fox", "a red fox and a yellow fox"],
+    "a red fox next to an orange fox": ["a blue fox next to an orange fox", "a red fox next to a blue fox"],
+    "a black fox and a white fox": ["a red fox and a white fox", "a black fox and a red fox"],
+    "a big red fox and a small blue fox": ["a big blue fox and a small red fox"],
+    "a red fox on a box and a blue fox": [
+        "a box on a red fox and a blue fox",
+        "a red fox under a box and a blue fox",
+        "a blue fox on a box and a red fox",
+    ],
+    "a red fox above a blue fox": ["a blue fox above a red fox", "a red fox below a blue fox"],
     "a man wearing a hat": ["a hat wearing a man"],
     "a cat and a dog": [],
     "a red and blue ball": [],

@@ -71,14 +71,35 @@ def _other_colours(text: str, clauses: tuple[Clause, ...]) -> list[str]:
             colours = [word for word in thing.attributes if word.lower() in _OTHER_COLOURS]
             if len(colours) == 1:
                 coloured.append((thing, colours[0]))
+    taken: set[str] = set()
     if len(coloured) == 2 and coloured[0][1] != coloured[1][1]:
         (first, colour), (second, other) = coloured
-        exchanged = text.replace(first.text, "\0", 1).replace(second.text, _with_colour(second, other, colour), 1)
-        return [exchanged.replace("\0", _with_colour(first, colour, other))]
+        if not _are_alike(first, second, clauses):
+            exchanged = text.replace(first.text, "\0", 1).replace(second.text, _with_colour(second, other, colour), 1)
+            return [exchanged.replace("\0", _with_colour(first, colour, other))]
+        taken = {colour.lower(), other.lower()}
     found = []
     for thing, colour in coloured:
-        found.append(text.replace(thing.text, _with_colour(thing, colour, _OTHER_COLOURS[colour.lower()]), 1))
+        others = (_OTHER_COLOURS[colour.lower()], *_OTHER_COLOURS)
+        new = next(colour for colour in others if colour not in taken)
+        found.append(text.replace(thing.text, _with_colour(thing, colour, new), 1))
     return found
+
+
+def _are_alike(first: Thing, second: Thing, clauses: tuple[Clause, ...]) -> bool:
+    """Whether two things differ in one colour alone: exchanged, they are what they were, unless a place tells them."""
+    for clause in clauses:
+        things = set(clause.things)
+        mutual = things == {first, second} and str(clause.relation).lower().endswith(_MUTUAL)
+        if clause.second is not None and things & {first, second} and not mutual:
+            return False
+    return first.noun.lower() == second.noun.lower() and _without_colour(first) == _without_colour(second)
+
+
+def _without_colour(thing: Thing) -> list[str]:
+    """What a prompt says of a thing beside its noun and colour; "a" and "an" are the same."""
+    words = [word.lower() for word in thing.attributes if word.lower() not in _OTHER_COLOURS]
+    return ["a" if thing.determiner == "an" else thing.determiner, *words]
 
 
 def _with_colour(thing: Thing, old: str, new: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import permutations
 
 from noisesmith.pipeline.embedded import grammar
 from noisesmith.pipeline.records import Question
@@ -33,14 +34,13 @@ def split(prompt: str, template: str) -> tuple[Question, ...]:
         return tuple(Question(template.replace("{prompt}", statement), YES) for statement in scene.parts())
     clauses = read_scene(prompt)
     things = [thing for clause in clauses for thing in clause.things]
-    nouns = Counter(thing.noun.lower() for thing in things)
-    names = Counter(thing.name.lower() for thing in things)
-    if any(count > 1 for count in names.values()):
-        return ()  # "a cat and a cat"
+    if any(_are_mixed_up(first, second) for first, second in permutations(things, 2)):
+        return ()
+    nouns = Counter(map(_kind, things))
     twins = frozenset(noun for noun, count in nouns.items() if count > 1)
     questions: list[Question] = []
     for thing in things:
-        questions += _about(thing, thing.noun.lower() in twins)
+        questions += _about(thing, _kind(thing) in twins)
     for clause in clauses:
         if clause.second is not None:
             questions.append(_about_relation(clause, twins))
@@ -75,10 +75,26 @@ def _stems(prompt: str) -> set[str]:
 def _stem(word: str) -> str:
     """A word without the ending of its plural or of its possessive, roughly."""
     word = re.sub(r"['’]s?$", "", word)
+    if re.search("(x|z|ch|sh|ss)es$", word):
+        return word.removesuffix("es")
     for ending, replacement in (("ies", "y"), ("es", "e"), ("s", "")):
         if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
             return word.removesuffix(ending) + replacement
     return word
+
+
+def _kind(thing: Thing) -> str:
+    """The noun in one form for one and several: of "cars" and "car", "traffic lights" and "traffic light"."""
+    *before, last = thing.noun.lower().split()
+    return " ".join((*before, _stem(last)))
+
+
+def _are_mixed_up(first: Thing, second: Thing) -> bool:
+    """Whether one question is about both: of "a cat and a cat" any, of "two cars and a red car" how many cars."""
+    if _kind(first) != _kind(second):
+        return False
+    own, other = ({word.lower() for word in thing.attributes} for thing in (first, second))
+    return own == other or (first.count is not None and own < other)
 
 
 def _about(thing: Thing, twin: bool) -> list[Question]:
@@ -106,8 +122,8 @@ def _presence(thing: Thing, name: str) -> str:
 def _about_relation(clause: Clause, twins: frozenset[str]) -> Question:
     first, second = clause.first, clause.second
     assert second is not None
-    subject = _name(first, first.noun.lower() in twins)
-    object_name = _name(second, second.noun.lower() in twins)
+    subject = _name(first, _kind(first) in twins)
+    object_name = _name(second, _kind(second) in twins)
     if clause.relation == "with":
         there = "Are there" if first.plural else "Is there"
         return Question(f"{there} {_indefinite(first, subject)} with {_indefinite(second, object_name)}?", YES)

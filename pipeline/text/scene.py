@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from noisesmith.pipeline.embedded.grammar import COLOURS
 from noisesmith.pipeline.text.subjects import BREAKS, is_verb
@@ -88,7 +89,22 @@ def read_scene(prompt: str) -> tuple[Clause, ...]:
         if clause is None:
             return ()
         clauses.append(clause)
+    if any(_may_be_one(first.things[-1], second.things[0]) for first, second in pairwise(clauses)):
+        return ()
     return tuple(clauses)
+
+
+def _may_be_one(first: Thing, second: Thing) -> bool:
+    """Whether the first of two things may be an attribute of the second: "an old and rusty car".
+
+    Its noun is then a single word, and the second thing has further words, but no determiner of its own.
+    """
+    noun = first.noun.lower()
+    if first.attributes or " " in noun or _ends_as_plural(noun) or second.determiner or len(second.words) == 1:
+        return False
+    if noun in _ALSO_NOUNS:
+        return True  # "orange and white fur"
+    return not second.plural if first.determiner in ("a", "an", "one") else first.determiner != ""
 
 
 def article(word: str) -> str:
