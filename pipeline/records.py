@@ -102,9 +102,10 @@ class Recipe:
 
     Starting from the row's first noise, move k took the candidate ``indices[k]`` of round ``rounds[k]`` with step size
     γ ``gammas[k]``. Methods whose noise cannot be rebuilt this way leave all three empty, and the row stores the noise
-    itself. ``steps`` and ``batch_size`` are the sampler steps T and the batch size of the generator call that made the
-    image; of a probe that was finished, which two calls have made, the larger batch size. The noise is always rebuilt
-    bit for bit, and ``digest`` proves it; the image only at batch size 1.
+    itself; of a first noise the stored copy is rounded, and the recipe rebuilds it. ``steps`` and ``batch_size`` are
+    the sampler steps T and the batch size of the generator call that made the image; of a probe that was finished,
+    which two calls have made, the larger batch size. The noise is always rebuilt bit for bit, and ``digest`` proves it;
+    the image only at batch size 1.
     """
 
     method: str

@@ -90,7 +90,7 @@ class Optimizer(ABC):
     """A search method without state: everything a round needs comes in, everything the next one needs goes out.
 
     A method whose z_T no recipe rebuilds (``folds`` is false in its config) proposes noises of float16 values
-    (``noise.storable``), which can be stored exactly.
+    (``noise.storable``), which can be stored exactly. The first noise is a draw, which its recipe rebuilds.
     """
 
     @abstractmethod

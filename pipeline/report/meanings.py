@@ -28,7 +28,8 @@ _MEANINGS = {
     "parent_id": "the row whose search this one continues, null where it began with a noise of its own",
     RUN_SEED: "seed of the whole run, the same in every row: the noises of a row follow from it and from the row's id",
     "noise": "the kept noise compared with N(0, I): mean, std, norm (‖z_T‖/√D), Kolmogorov-Smirnov distance",
-    "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names",
+    "noise_fp16": "the kept noise itself, float16 little-endian, in the shape that the recipe names; rounded where the "
+    "first image is kept",
     "optimizer": "search method",
     "generator": "diffusion model",
     "generator_revision": "revision of the diffusion model",
