@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -27,8 +30,9 @@ from transformers import (
     SmolVLMForConditionalGeneration,
     SmolVLMImageProcessor,
 )
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
-from tests.tiny import tokenizer
+from tests.tiny import WORDS, tokenizer
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -108,13 +112,31 @@ def internvl(folder: Path) -> Path:
 def smolvlm(folder: Path) -> Path:
     torch.manual_seed(23)
     places = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
-    tokens = _tokenizer("<image>", ["<fake_token_around_image>", "<global-img>", *places])
+    tokens = _smolvlm_tokenizer(["<fake_token_around_image>", "<global-img>", *places])
     config = SmolVLMConfig(
-        vision_config=VISION, text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens)},
+        vision_config=VISION, text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens), "pad_token_id": 2},
         image_token_id=tokens.convert_tokens_to_ids("<image>"), scale_factor=2,
     )  # fmt: skip
     images = SmolVLMImageProcessor(size={"longest_edge": 40}, max_image_size={"longest_edge": 16})
     return _save(folder, SmolVLMForConditionalGeneration(config), images, tokens)
+
+
+def _smolvlm_tokenizer(places: list[str]) -> PreTrainedTokenizerFast:
+    """Bytes and pieces of words, which differ at the start of a text and after a space, and the family's template."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    trainer = BpeTrainer(
+        vocab_size=500, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    core.train_from_iterator([f"{word} {word}" for word in WORDS for _ in range(9)], trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<|endoftext|>", bos_token="<|im_start|>", eos_token="<end_of_utterance>",
+        pad_token="<|im_end|>", model_max_length=1024,
+    )  # fmt: skip
+    made.add_tokens(["<image>", *places], special_tokens=True)
+    made.chat_template = DEFAULT_CHAT_TEMPLATE
+    return made
 
 
 def paligemma2(folder: Path) -> Path:

@@ -24,6 +24,7 @@ class SmolVLM(ChatScorer):
     """P("Yes") as the first token of the answer; the tiles equal the family's processor and have a gradient."""
 
     not_for_model = ("pixel_attention_mask",)
+    answer_prefix = " "  # the template's question ends in "Assistant:", and its answers follow as "Assistant: Yes"
 
     def _measure(self, blank: Image.Image) -> tuple[int, int]:
         """Rows and columns of tiles; 0 where there is one."""

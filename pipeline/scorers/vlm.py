@@ -74,6 +74,7 @@ class VisionLanguageModel(LoadedScorer):
     template: ClassVar[str]
     reference_template: ClassVar[str | None] = None  # where the official implementation's differs
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
+    answer_prefix: ClassVar[str] = ""  # between the question and an answer, where the model is to say it
     answers_questions: ClassVar[bool] = True
     quantizes: ClassVar[bool] = True
     readouts: ClassVar[tuple[str, ...]] = ("yes", "yes_no", "caption", "contrastive")
@@ -93,8 +94,8 @@ class VisionLanguageModel(LoadedScorer):
         self.rounding = rounding
         tokenizer = self.processor.tokenizer
         fit_padding(tokenizer)
-        yes = tokenizer(self.answers[0], add_special_tokens=False).input_ids
-        no = tokenizer(self.answers[1], add_special_tokens=False).input_ids
+        yes = self.tokens(self.answers[0])
+        no = self.tokens(self.answers[1])
         self.yes: int = yes[0]
         self.no: int = no[0]
         if self.yes == self.no:
@@ -207,7 +208,10 @@ class VisionLanguageModel(LoadedScorer):
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text that the model says, free of control tokens."""
-        ids: list[int] = self.processor.tokenizer(plain(text, *self.tokenizers()), add_special_tokens=False).input_ids
+        if not text:
+            return []
+        said = self.answer_prefix + plain(text, *self.tokenizers())
+        ids: list[int] = self.processor.tokenizer(said, add_special_tokens=False).input_ids
         return ids
 
     def _yes_and_no(self, logits: Tensor) -> Tensor:

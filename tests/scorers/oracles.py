@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def _vision_language(
 def spoken(family: Family, folder: Path, model: Any, question: str, answer: str, image: Image.Image) -> torch.Tensor:
     """Log-probabilities of the tokens of an answer to a question about an image."""
     assert family.read is not None
-    inputs, tokenizer = family.read(folder, type(model).__name__, question, answer, image)
-    ids = tokenizer(answer, add_special_tokens=False).input_ids
+    inputs, asked = (family.read(folder, type(model).__name__, question, said, image)[0] for said in (answer, ""))
+    ids = inputs["input_ids"][0, asked["input_ids"].shape[1] :].tolist()
     with torch.no_grad():
         logits = model(**inputs).logits[0]
     return torch.stack([logits[place - len(ids) - 1].log_softmax(-1)[token] for place, token in enumerate(ids)])
@@ -95,11 +95,12 @@ def _whole(folder: Path, class_name: str, question: str, answer: str, image: Ima
     return processor(text=f"{text} {answer}".strip(), images=image, return_tensors="pt"), processor.tokenizer
 
 
-def without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
+def without_video(*, thinking: bool | None = None, before: str = "", **settings: Any) -> Reader:
     """By the family's processor without its video half, whose class cannot be imported without torchvision.
 
     Args:
         thinking: the template's ``enable_thinking``; left out where ``None``.
+        before: stands between the template's question and an answer.
         settings: of the processor, as its file says them for the tiny checkpoint.
     """
 
@@ -118,7 +119,8 @@ def without_video(*, thinking: bool | None = None, **settings: Any) -> Reader:
         text = tokenizer.apply_chat_template(
             _conversation(question), tokenize=False, add_generation_prompt=True, **options
         )
-        inputs = processor(text=text + answer, images=image, return_tensors="pt", **more)
+        said = before + answer if answer else ""
+        inputs = processor(text=text + said, images=image, return_tensors="pt", **more)
         for name in ("rows", "cols"):
             inputs.pop(name, None)
         return inputs, tokenizer
@@ -254,7 +256,10 @@ FAMILIES = {
     "qwen3_vl": _vision_language(tiny_families.qwen3_vl, QwenVL, without_video()),
     "qwen3_5": _vision_language(tiny_families.qwen3_5, Qwen35, without_video(thinking=False)),
     "internvl": _vision_language(tiny_vlms.internvl, InternVL, without_video(image_seq_length=4)),
-    "smolvlm": _vision_language(tiny_vlms.smolvlm, SmolVLM, without_video(image_seq_len=4)),
+    "smolvlm": replace(
+        _vision_language(tiny_vlms.smolvlm, SmolVLM, without_video(image_seq_len=4, before=" "), ("ĠYes", "ĠNo")),
+        special=("<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<image>", "<global-img>"),
+    ),
     "gemma3": _vision_language(tiny_vlms.gemma3, Gemma3, _whole),
     "paligemma2": _vision_language(tiny_vlms.paligemma2, PaliGemma, _paligemma, ("yes", "no")),
     "clip": Family(tiny_families.clip, Clip, _clip),

@@ -104,6 +104,19 @@ def test_smolvlm_tiles_equal_the_librarys_at_the_checkpoints_settings(size: tupl
     _assert_equal(preprocess_split(_images(pixels), processor, grid), expected["pixel_values"])
 
 
+def test_smolvlm_answers_in_the_tokens_that_its_template_gives_an_answer(tmp_path: Path) -> None:
+    scorer: Any = load_scorer(find_scorer(ScorerConfig(model=str(FAMILIES["smolvlm"].build(tmp_path)))), "cpu")
+    (asked,) = scorer.read("Is there a cat?")
+    question = [{"type": "image"}, {"type": "text", "text": "Is there a cat?"}]
+    for answer, tokens in (("Yes", [scorer.yes]), ("No", [scorer.no]), ("a red car", scorer.tokens("a red car"))):
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        conversation = scorer.tokenizer.apply_chat_template(turns, tokenize=False).replace("<image>", "")
+        ids = scorer.tokenizer(conversation).input_ids
+        end = ids.index(scorer.tokenizer.eos_token_id, len(asked))
+        assert ids[: len(asked)] == asked
+        assert ids[len(asked) : end] == tokens
+
+
 @pytest.mark.parametrize("name", ANSWERING)
 @torch.no_grad()
 def test_an_answer_has_the_probability_of_all_its_tokens(name: str, tmp_path: Path) -> None:
