@@ -122,7 +122,7 @@ def attend_and_excite(
     The sampling loop is the library's own: the first latents are updated before it starts, the others in its callback
     after every step. So without updates the result equals the library's.
     """
-    device = pipe.device
+    device = pipe._execution_device  # where the U-Net works; an offloaded pipeline lies on the CPU
     with torch.no_grad():
         embeddings, negative = pipe.encode_prompt(
             prompts, device, 1, options.guidance_scale > 1, [options.negative_prompt] * len(prompts)

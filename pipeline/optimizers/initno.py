@@ -180,7 +180,7 @@ class InitNo(RandomSampling):
         Raises:
             UserError: the model has no such attention maps, or a subject is not in what is read of its prompt.
         """
-        device = pipe.device
+        device = pipe._execution_device  # where the U-Net works; an offloaded pipeline lies on the CPU
         size = pipeline_map_size(pipe, self.config, shape)
         tokens = find_tokens(pipe.tokenizer, prompts, subjects)
         pipe.unet.requires_grad_(False)

@@ -13,10 +13,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 
-from noisesmith.pipeline.config import GeneratorConfig
+from noisesmith.pipeline.config import AttendAndExciteConfig, GeneratorConfig, InitNoConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import Generator, find_generator, load_decoder, load_generator
 from noisesmith.pipeline.models.locate import licence
+from noisesmith.pipeline.noise import NoiseKey
+from noisesmith.pipeline.optimizers.attend_and_excite import AttendAndExcite
+from noisesmith.pipeline.optimizers.base import Proposal, Request
+from noisesmith.pipeline.optimizers.initno import InitNo
 from tests.tiny_generators import single_file
 from tests.tiny_pipelines import EVERY
 
@@ -101,6 +105,25 @@ def test_offloading_moves_parts_and_changes_nothing(families: Mapping[str, Path]
     generator: Any = load_generator(find_generator(_config(families["sd1"], cpu_offload=True, num_gpus=1)), "cpu")
     assert generator.pipe.unet._hf_hook is not None
     assert torch.equal(generator.sample(PROMPTS, _noise(generator), 3), plain)
+
+
+@pytest.mark.parametrize("method", [InitNo(InitNoConfig(steps=1)), AttendAndExcite(AttendAndExciteConfig())])
+def test_methods_that_read_attention_work_where_an_offloaded_model_does(
+    families: Mapping[str, Path], method: InitNo | AttendAndExcite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of the pipeline lie on ``meta``, as far as it says, and its hooks name the CPU, where they work."""
+    keys = [NoiseKey(0, name, 0) for name in "ab"]
+    requests = [Request(prompt, prompt.split()[1:2], key, 3) for prompt, key in zip(PROMPTS, keys, strict=True)]
+
+    def run(**options: Any) -> torch.Tensor:
+        generator: Any = load_generator(find_generator(_config(families["sd1"], **options)), "cpu")
+        fresh = [Proposal(key.draw(0, generator.spec.shape)[None]) for key in keys]
+        proposals = method.prepare(requests, fresh, generator)
+        return method.denoise(requests, torch.stack([proposal.state[0] for proposal in proposals]), generator)[0]
+
+    expected = run()
+    monkeypatch.setattr(StableDiffusionPipeline, "device", torch.device("meta"))
+    assert torch.equal(run(cpu_offload=True, num_gpus=1), expected)
 
 
 @pytest.mark.slow

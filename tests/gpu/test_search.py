@@ -44,6 +44,20 @@ def test_every_method_finds_what_it_finds_on_the_cpu(method: str, device: str, f
         assert ours.recipe.gammas == pytest.approx(theirs.recipe.gammas, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["initno", "attend_and_excite"])
+def test_methods_that_read_attention_find_the_same_with_an_offloaded_model(
+    method: str, device: str, folders: Folders
+) -> None:
+    """Row by row: after the first batch, all parts of the model are back in the host's memory."""
+    config = method_config(method, folders)
+    offloaded, plain = (
+        config.model_copy(update={"generators": config.generators.model_copy(update={"batch_size": 1, **options})})
+        for options in ({"cpu_offload": True, "num_gpus": 1}, {})
+    )
+    for ours, theirs in zip(search(offloaded, device), search(plain, device), strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_built_in_models_search_in_half_precision(dtype: str, device: str) -> None:
     """Trained models, as a user has them; only the first image is comparable, since a move may fall otherwise."""
