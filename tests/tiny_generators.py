@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AsymmetricAutoencoderKL,
     AutoencoderKL,
+    AutoencoderTiny,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
@@ -43,6 +45,23 @@ def vae(**config: Any) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * len(channels), norm_num_groups=4, sample_size=16,
         **({"latent_channels": 4} | config),
     )  # fmt: skip
+
+
+def vae_without_statistics(kind: str) -> AutoencoderTiny | AsymmetricAutoencoderKL:
+    """A VAE of a class whose config names no mean and deviation of its latents."""
+    torch.manual_seed(9)
+    if kind == "tiny":
+        made = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1), scaling_factor=0.7,
+        )  # fmt: skip
+    else:
+        made = AsymmetricAutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, down_block_out_channels=(8, 16), layers_per_down_block=1,
+            up_block_types=("UpDecoderBlock2D",) * 2, up_block_out_channels=(8, 16), layers_per_up_block=1,
+            norm_num_groups=4, scaling_factor=0.7,
+        )  # fmt: skip
+    return made.eval()
 
 
 def stable_diffusion_2(folder: Path) -> Path:

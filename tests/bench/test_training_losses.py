@@ -19,7 +19,7 @@ from noisesmith.pipeline.bench.training.losses import dpo_loss
 from noisesmith.pipeline.bench.training.options import TrainingOptions
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import RunError
-from noisesmith.pipeline.generators import find_generator, load_decoder
+from noisesmith.pipeline.generators import Decoder, find_generator, load_decoder
 from noisesmith.pipeline.generators.adapter import Adapter
 from tests import tiny_generators
 
@@ -188,6 +188,18 @@ def test_pictures_are_encoded_to_what_the_decoder_reads(family: str, tmp_path: P
         expected = decoder.vae.decode(mode).sample / 2 + 0.5
         found = decoder(to_latents(decoder, image))
     assert torch.allclose(found, expected.clamp(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "asymmetric"])
+@torch.no_grad()
+def test_pictures_are_encoded_by_a_vae_whose_config_names_no_statistics(kind: str) -> None:
+    vae = tiny_generators.vae_without_statistics(kind)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    encoding = vae.encode(image * 2 - 1)
+    latents = encoding.latents if kind == "tiny" else encoding.latent_dist.mean
+    expected = vae.decode(latents).sample / 2 + 0.5
+    decoder = Decoder(vae)
+    assert torch.allclose(decoder(to_latents(decoder, image)), expected.clamp(0, 1), atol=1e-5)
 
 
 def test_a_training_that_diverges_names_its_option(generator: Adapter) -> None:

@@ -23,7 +23,7 @@ from noisesmith.pipeline.generators import (
 from noisesmith.pipeline.noise import NoiseKey
 from noisesmith.pipeline.search.generate import generate
 from noisesmith.pipeline.search.tasks import GenerateTask
-from tests.tiny_generators import stable_diffusion_3
+from tests.tiny_generators import stable_diffusion_3, vae_without_statistics
 
 PROMPTS = ["a cat and a red car", "a dog"]
 PIPELINES = {
@@ -193,6 +193,35 @@ def test_a_vae_with_its_own_mean_and_deviation_is_undone_as_the_pipeline_does(
         PROMPTS, latents=_noise(generator), num_inference_steps=2, guidance_scale=2.0, output_type="pt"
     ).images
     assert _difference(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["tiny", "asymmetric"])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_vae_whose_config_names_no_statistics_decodes_as_the_pipeline_does(
+    families: Mapping[str, Path], tmp_path: Path, family: str, kind: str
+) -> None:
+    """With a gradient, against finite differences in float64."""
+    pipe = getattr(diffusers, PIPELINES[family]).from_pretrained(families[family], vae=vae_without_statistics(kind))
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    pipe.save_pretrained(tmp_path)
+    config = GeneratorConfig(model=str(tmp_path), steps=2, guidance_scale=2.0)
+    generator = load_generator(find_generator(config), "cpu")
+    latents = generator.sample(PROMPTS, _noise(generator), 2)
+    ours = load_decoder(find_generator(config), "cpu")(latents)
+    theirs = pipe(
+        PROMPTS, latents=_noise(generator), num_inference_steps=2, guidance_scale=2.0, output_type="pt"
+    ).images
+    assert float(ours.std()) > 0.01
+    assert _difference(ours, theirs) < 1e-4
+
+    decoder = load_decoder(find_generator(config), "cpu", clamp=False)
+    decoder.vae.double()
+    latents = latents.double().requires_grad_()
+    weights, delta = torch.randn(ours.shape).double(), torch.randn(latents.shape).double()
+    (gradient,) = torch.autograd.grad((decoder(latents) * weights).sum(), latents)
+    with torch.no_grad():
+        ahead, behind = ((decoder(latents + step * delta) * weights).sum() for step in (1e-7, -1e-7))
+    assert float((ahead - behind) / 2e-7) == pytest.approx(float((gradient * delta).sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize("family", UNETS)

@@ -18,6 +18,7 @@ from noisesmith.pipeline.bench.training.options import TrainingOptions
 from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.generators import Decoder
 from noisesmith.pipeline.generators.adapter import Adapter
+from noisesmith.pipeline.generators.decoder import latent_statistics
 
 MAX_NORM = 1.0  # of the gradient, as in diffusers' scripts
 _ENCODED_AT_ONCE = 16
@@ -59,13 +60,13 @@ def to_latents(decoder: Decoder, images: Tensor) -> Tensor:
     vae = decoder.vae
     config = vae.config
     pixels = images.to(vae.device, vae.dtype) * 2 - 1
-    latents: Tensor = vae.encode(pixels).latent_dist.mode()
-    if config.latents_mean is not None and config.latents_std is not None:
-        mean = latents.new_tensor(config.latents_mean)[:, None, None]
-        std = latents.new_tensor(config.latents_std)[:, None, None]
+    encoded = vae.encode(pixels)
+    latents: Tensor = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()
+    mean, std = latent_statistics(vae, latents)
+    if mean is not None and std is not None:
         scaled: Tensor = (latents - mean) * config.scaling_factor / std
     else:
-        scaled = (latents - (config.shift_factor or 0)) * config.scaling_factor
+        scaled = (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
     return scaled.float()
 
 
