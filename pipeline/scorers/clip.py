@@ -22,7 +22,7 @@ from noisesmith.pipeline.models.weightless import transformers_config
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_padding
 from noisesmith.pipeline.scorers.loaded import Inputs, LoadedScorer, blank_tokens
-from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, preprocess, resize
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, precise, preprocess, resize
 from noisesmith.pipeline.text.control_tokens import plain
 from noisesmith.pipeline.text.limits import TextLimit
 
@@ -167,7 +167,7 @@ def preprocess_naflex(
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B, max_num_patches, p · p · 3]`` in the dtype of ``images``: patches row by row, zeros after the last.
+        ``[B, max_num_patches, p · p · 3]`` as :func:`precise`: patches row by row, zeros after the last.
     """
     patch = processor.patch_size
     rows, columns = grid
@@ -176,4 +176,4 @@ def preprocess_naflex(
         levels = resize(levels, rows * patch, columns * patch, PIL_RESAMPLE[int(processor.resample)], rounding)
     cut = normalise(levels, processor).reshape(len(images), 3, rows, patch, columns, patch)
     patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, patch * patch * 3)
-    return torch.nn.functional.pad(patches, [0, 0, 0, processor.max_num_patches - rows * columns]).to(images.dtype)
+    return precise(torch.nn.functional.pad(patches, [0, 0, 0, processor.max_num_patches - rows * columns]), images)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noisesmith.pipeline.models.libraries import ImageProcessor, Settings
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
-from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, precise, resize
 
 
 class InternVL(ChatScorer):
@@ -68,8 +68,8 @@ def preprocess_grid(images: Tensor, processor: ImageProcessor, grid: tuple[int, 
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B, N, 3, h, w]`` in the dtype of ``images``: the tiles row by row, and where there are several the whole
-        image after them.
+        ``[B, N, 3, h, w]`` as :func:`precise`: the tiles row by row, and where there are several the whole image after
+        them.
     """
     rows, columns = grid
     height = processor.size["height"]
@@ -81,4 +81,4 @@ def preprocess_grid(images: Tensor, processor: ImageProcessor, grid: tuple[int, 
     if rows * columns > 1:
         whole = resize(levels, height, width, resample, rounding)
         tiles = torch.cat([tiles, whole[:, None]], dim=1)
-    return normalise(tiles, processor).to(images.dtype)
+    return precise(normalise(tiles, processor), images)

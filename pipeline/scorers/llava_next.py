@@ -28,7 +28,14 @@ from noisesmith.pipeline.models.locate import ModelSource
 from noisesmith.pipeline.models.processors import auto_processor
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.fit import fit_image_counts, fit_tiles
-from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize, resize_and_crop
+from noisesmith.pipeline.scorers.preprocess import (
+    PIL_RESAMPLE,
+    grey_levels,
+    normalise,
+    precise,
+    resize,
+    resize_and_crop,
+)
 
 
 class LlavaNext(ChatScorer):
@@ -82,7 +89,7 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B, 1 + N, 3, h, w]`` in the dtype of ``images``: the whole image, then N tiles row by row.
+        ``[B, 1 + N, 3, h, w]`` as :func:`precise`: the whole image, then N tiles row by row.
     """
     from transformers.image_processing_utils import select_best_resolution
 
@@ -98,7 +105,7 @@ def preprocess_tiles(images: Tensor, processor: ImageProcessor, rounding: bool =
     tiles = padded.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     views = [resize(levels, *whole, resample, rounding), *tiles.unbind(1)]
     cropped = torch.stack([resize_and_crop(view, processor, rounding) for view in views], dim=1)
-    return normalise(cropped, processor).to(images.dtype)
+    return precise(normalise(cropped, processor), images)
 
 
 def _inside(height: int, width: int, into_height: int, into_width: int) -> tuple[int, int]:

@@ -116,10 +116,10 @@ def preprocess(images: Tensor, processor: ImageProcessor, rounding: bool = True)
         rounding: quantise to 8 bits wherever the library does; ``False`` keeps every step smooth.
 
     Returns:
-        ``[B, 3, h, w]`` in the dtype of ``images``, equal to the processor's ``pixel_values`` of the same image as PNG.
+        ``[B, 3, h, w]`` as :func:`precise`, equal to the processor's ``pixel_values`` of the same image as PNG.
     """
     levels = resize_and_crop(grey_levels(images, rounding), processor, rounding)
-    return normalise(levels, processor).to(images.dtype)
+    return precise(normalise(levels, processor), images)
 
 
 def grey_levels(images: Tensor, rounding: bool = True) -> Tensor:
@@ -147,6 +147,11 @@ def normalise(levels: Tensor, processor: ImageProcessor) -> Tensor:
     return levels
 
 
+def precise(values: Tensor, images: Tensor) -> Tensor:
+    """Float64 values in float32, or as they are for float64 ``images``; a scorer rounds them to its own type."""
+    return values.to(torch.promote_types(images.dtype, torch.float32))
+
+
 def _per_channel(values: Sequence[float] | float, like: Tensor) -> Tensor:
     """A processor's values as ``[3 or 1, 1, 1]``: where its file has one number, it is that of all channels."""
     return like.new_tensor(values).reshape(-1, 1, 1)
@@ -158,6 +163,7 @@ def pad_to_square(images: Tensor, colour: Sequence[float] | float) -> Tensor:
     Args:
         colour: RGB in [0, 1] or one number for all three, cut (not rounded) to 8 bits; the image processor's mean.
     """
+    images = precise(images, images)  # half precision has no room for all 8-bit levels
     height, width = images.shape[-2:]
     side = max(height, width)
     if height == width:
@@ -183,12 +189,12 @@ def preprocess_torchvision(images: Tensor, processor: ImageProcessor, rounding: 
         by_pil: the image is resized by Pillow; otherwise as a tensor, whose values are neither rounded nor clamped.
 
     Returns:
-        ``[B, 3, edge, edge]`` in the dtype of ``images``.
+        ``[B, 3, edge, edge]`` as :func:`precise`.
     """
     levels = grey_levels(images, rounding)
     height, width = _target_size(levels.shape[-2], levels.shape[-1], dict(processor.size))
     levels = resize(levels, height, width, PIL_RESAMPLE[int(processor.resample)], rounding and by_pil)
-    return normalise(_crop_rounded(levels, min(height, width)), processor).to(images.dtype)
+    return precise(normalise(_crop_rounded(levels, min(height, width)), processor), images)
 
 
 def _crop_rounded(levels: Tensor, edge: int) -> Tensor:
@@ -209,7 +215,7 @@ def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
         processor: a transformers image processor, read for its size, mean and standard deviation.
 
     Returns:
-        ``[B, 3, size, size]`` in the dtype of ``images``.
+        ``[B, 3, size, size]`` as :func:`precise`.
     """
     levels = images.double() * 2 - 1
     size = dict(processor.size)
@@ -219,4 +225,4 @@ def preprocess_reference(images: Tensor, processor: ImageProcessor) -> Tensor:
     levels = _crop_rounded(levels, edge)
     mean = _per_channel(processor.image_mean, levels)
     std = _per_channel(processor.image_std, levels)
-    return ((levels - mean) / std).to(images.dtype)
+    return precise((levels - mean) / std, images)

@@ -20,7 +20,7 @@ from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.family import FoundScorer
 from noisesmith.pipeline.scorers.fit import fit_patches
 from noisesmith.pipeline.scorers.loaded import Inputs
-from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, precise, resize
 from noisesmith.pipeline.scorers.rating import log_expected, spell_ratings
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def preprocess_patches(
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B · rows · columns, 3 · t · p · p]`` in the dtype of ``images``. Patches that the model merges are
-        neighbours; the t frames of a patch are the same still image.
+        ``[B · rows · columns, 3 · t · p · p]`` as :func:`precise`. Patches that the model merges are neighbours; the t
+        frames of a patch are the same still image.
     """
     patch = processor.patch_size
     merge = processor.merge_size
@@ -112,4 +112,4 @@ def preprocess_patches(
     cut = pixels.reshape(len(images), 3, rows // merge, merge, patch, columns // merge, merge, patch)
     patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # batch, block row, block column, row, column, channel, y, x
     repeated = patches.unsqueeze(6).expand(*patches.shape[:6], frames, patch, patch)
-    return repeated.reshape(len(images) * rows * columns, 3 * frames * patch * patch).to(images.dtype)
+    return precise(repeated.reshape(len(images) * rows * columns, 3 * frames * patch * patch), images)

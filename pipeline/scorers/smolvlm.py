@@ -13,7 +13,7 @@ from torch import Tensor
 from noisesmith.pipeline.models.libraries import ImageProcessor, Model, Settings
 from noisesmith.pipeline.scorers.chat import ChatScorer, VisionInputs
 from noisesmith.pipeline.scorers.loaded import Inputs
-from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, resize
+from noisesmith.pipeline.scorers.preprocess import PIL_RESAMPLE, grey_levels, normalise, precise, resize
 
 # Marks around an image: how the tokenizer names them, and what they are where it does not.
 _AROUND = ("fake_image_token", "<fake_token_around_image>")
@@ -78,8 +78,8 @@ def preprocess_split(images: Tensor, processor: ImageProcessor, grid: tuple[int,
         rounding: as in :func:`preprocess`.
 
     Returns:
-        ``[B, N, 3, h, w]`` in the dtype of ``images``: the tiles row by row, and where there are several the whole
-        image after them.
+        ``[B, N, 3, h, w]`` as :func:`precise`: the tiles row by row, and where there are several the whole image after
+        them.
     """
     from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 
@@ -95,4 +95,4 @@ def preprocess_split(images: Tensor, processor: ImageProcessor, grid: tuple[int,
     if rows:
         whole = resize(levels, side, side, resample, rounding)
         tiles = torch.cat([tiles, whole[:, None]], dim=1)
-    return normalise(tiles, processor).to(images.dtype)
+    return precise(normalise(tiles, processor), images)

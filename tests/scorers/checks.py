@@ -141,3 +141,9 @@ def assert_special_tokens_are_text(scorer: Any, tokens: list[str]) -> None:
     together = scorer.log_scores([hostile, "a dog"], images)
     alone = [scorer.log_scores([prompt], images[row : row + 1]) for row, prompt in enumerate([broken_up, "a dog"])]
     assert together.exp().tolist() == pytest.approx(torch.cat(alone).exp().tolist(), rel=1e-4)
+
+
+def assert_half_precision_is_exact(scorer: Any, prompts: list[str], images: torch.Tensor) -> None:
+    """A float32 scorer says the same of images ``[B, 3, H, W]`` of a VAE in bfloat16 as of these numbers in float32."""
+    half = images.bfloat16()
+    assert torch.equal(scorer.log_scores(prompts, half), scorer.log_scores(prompts, half.float()))

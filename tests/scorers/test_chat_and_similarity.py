@@ -21,6 +21,7 @@ from tests import tiny_families
 from tests.scorers.checks import (
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
+    assert_half_precision_is_exact,
     assert_special_tokens_are_text,
     compute_in_float64,
     decoder_in_float64,
@@ -82,6 +83,13 @@ def test_score_equals_the_librarys_processor_and_forward(
             expected = FAMILIES[name].oracle(folder, model, prompt, picture, readout)
             assert 0 < expected < 1
             assert float(scores[position]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_images_in_half_precision_are_prepared_in_float32(name: str, folders: Callable[[str], Path]) -> None:
+    scorer = _load(name, folders(name))
+    assert_half_precision_is_exact(scorer, PROMPTS, _pictures(37, 53).permute(0, 3, 1, 2) / 255)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -42,6 +42,7 @@ from tests.scorers.checks import (
     alone,
     assert_batch_equals_one_by_one,
     assert_gradient_matches_finite_differences,
+    assert_half_precision_is_exact,
     assert_special_tokens_are_text,
     decoder_in_float64,
 )
@@ -179,6 +180,14 @@ def test_score_equals_the_librarys_processor_and_forward(folder: Path, model: st
         expected = reference(folder, prompt, view, readout)
         print(f"{model} {readout}: difference {abs(float(scores[position]) - expected):.1e} of {expected:.4f}")
         assert float(scores[position]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("model", MODELS)
+@torch.no_grad()
+def test_images_in_half_precision_are_prepared_in_float32(folder: Path, model: str, readout: str) -> None:
+    scorer = load_scorer(find_scorer(ScorerConfig(model=str(folder), readout=readout)), "cpu")
+    assert_half_precision_is_exact(scorer, PROMPTS, _shown(readout)[0])
 
 
 @pytest.fixture
