@@ -41,8 +41,10 @@ def propose(
                     f"round {task.key.round} of row {task.key.row_id} starts from an image without a score"
                 )
             slope = _sum(start.slopes)
-            at_noise = None if slope is None else generator.pull_back(slope, task.steps, task.scored_at)
-            feedback = Feedback(task.score, at_noise, generator.gain(task.steps, task.scored_at))
+            # The slope is that of the image it starts from, which a preview's parent has made in more steps.
+            steps = task.scored_steps or task.steps
+            at_noise = None if slope is None else generator.pull_back(slope, steps, task.scored_at)
+            feedback = Feedback(task.score, at_noise, generator.gain(steps, task.scored_at))
             proposals.append(optimizer.propose(start.state, feedback, task.key))
     return proposals
 

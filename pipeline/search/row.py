@@ -121,7 +121,7 @@ class RowSearch(Generic[T]):
             row.prompt, row.subjects, key, image.steps, score, image.rerender, begins, resolution=row.resolution
         )
         if self.config.optimizer.probe is None:
-            return task
+            return task if image.parent is None else replace(task, scored_steps=self.images[image.parent].steps)
         return replace(
             task,
             steps=self.config.generators.steps,

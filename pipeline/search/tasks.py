@@ -63,6 +63,7 @@ class GenerateTask:
         steps: that the sampler is set to.
         stop: the step after which a probe stops; ``None`` for an image that is made to its end.
         taken: steps that are taken already, of a probe that goes on.
+        scored_steps: ``steps`` of the image it starts from; ``None`` for the same.
         scored_at: ``stop`` of the image it starts from.
         resolution: width and height of the image in pixels, ``None`` for the generator's own.
     """
@@ -76,6 +77,7 @@ class GenerateTask:
     begins: Recipe | None = None
     stop: int | None = None
     taken: int = 0
+    scored_steps: int | None = None
     scored_at: int | None = None
     resolution: Resolution | None = None
 

@@ -17,6 +17,7 @@ from noisesmith.pipeline.noise import NoiseKey, digest, replay, statistics
 from noisesmith.pipeline.optimizers import Feedback, Proposal, build_optimizer
 from noisesmith.pipeline.records import Result, Row
 from noisesmith.pipeline.search.combine import Opinion
+from noisesmith.pipeline.search.propose import propose
 from noisesmith.pipeline.search.row import RowSearch
 from noisesmith.pipeline.search.tasks import ImageRecord
 
@@ -190,6 +191,35 @@ def test_the_gradient_of_a_probe_counts_as_one_and_that_of_a_full_image_as_anoth
         search.generated(record, "state", "z_0", "paused" if task.stop else None)
         search.scored([Opinion((log(score),), None)])
     assert asked == [(T, 0, None, None), (T, 0, 4, None), (T, 0, 4, 4), (T, 4, None, 4)]
+
+
+def test_a_preview_is_moved_by_the_slope_of_the_steps_that_its_parent_took() -> None:
+    """The first image has all steps and its preview three; a preview's own slope is one of three."""
+    setting = config(method="pgd", normalize=False, step=1.0, rounds=2, preview={"steps": 3})
+    search: RowSearch[Tensor] = RowSearch(ROW, setting)
+
+    class Stub:
+        """It makes a slope of z_0 longer by the number of steps: c is their inverse, ∂/∂z_0 is pulled back by n²."""
+
+        def gain(self, steps: int, stop: int | None) -> float:
+            return 1 / steps
+
+        def pull_back(self, slope: Tensor, steps: int, stop: int | None) -> Tensor:
+            return slope * steps**2
+
+    generator: Any = Stub()
+    noise, slope = NoiseKey(0, "row", 0).draw(0, SHAPE), NoiseKey(0, "row", 1).draw(0, SHAPE)
+    record = ImageRecord(1.0, 0, statistics(noise), "00", 1, T, SHAPE)
+    optimizer = build_optimizer(setting.optimizer)
+    steps_of_parents = []
+    for score in (0.2, 0.3, 0.4):
+        start = search.start()
+        if start is not None:
+            (proposal,) = propose(optimizer, generator, [search.generate_task()], [start])
+            steps_of_parents.append(float((proposal.state[0] - noise).norm() / slope.norm() / search.scores[-1]))
+        search.generated(record, noise[None], noise)
+        search.scored([Opinion((log(score),), slope)])
+    assert steps_of_parents == pytest.approx([T, 3], rel=1e-2)
 
 
 def test_the_recipe_of_a_finished_probe_has_the_larger_batch_of_its_two_calls() -> None:
