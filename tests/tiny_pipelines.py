@@ -15,6 +15,8 @@ from diffusers import (
     AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
@@ -29,7 +31,15 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Model, UMT5Config, UMT5EncoderModel
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from tests import tiny
 from tests.tiny_flux import chroma, flux, flux2_dev, flux2_klein, flux2_klein_distilled, flux_dev, ovis_image
@@ -57,6 +67,14 @@ def z_image(folder: Path) -> Path:
     return folder
 
 
+def _qwen_image_vae() -> AutoencoderKLQwenImage:
+    statistics = torch.linspace(0.4, 3.1, 16)
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=16, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=(statistics - 1).tolist(), latents_std=statistics.tolist(),
+    )  # fmt: skip
+
+
 def qwen_image(folder: Path) -> Path:
     """``QwenImagePipeline``: packed latents of a video VAE with a mean and a deviation per channel, true guidance."""
     torch.manual_seed(13)
@@ -70,13 +88,9 @@ def qwen_image(folder: Path) -> Path:
         "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
         "fullatt_block_indexes": [0],
     }  # fmt: skip
-    statistics = torch.linspace(0.4, 3.1, 16)
     QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
-        vae=AutoencoderKLQwenImage(
-            base_dim=8, z_dim=16, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
-            latents_mean=(statistics - 1).tolist(), latents_std=statistics.tolist(),
-        ),
+        vae=_qwen_image_vae(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
         tokenizer=tokens,
         transformer=QwenImageTransformer2DModel(
@@ -180,6 +194,35 @@ def aura_flow(folder: Path) -> Path:
     return folder
 
 
+def krea2(folder: Path) -> Path:
+    """``Krea2Pipeline``, which has no adapter of its own: it guides above 0, and names the layers that it reads."""
+    torch.manual_seed(22)
+    tokens = chat_tokenizer(1024)
+    text = {
+        "vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
+        vae=_qwen_image_vae(),
+        text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=tokens,
+        transformer=Krea2Transformer2DModel(
+            in_channels=64, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=32, num_text_layers=2,
+            text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=32,
+            num_layerwise_text_blocks=1, num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8),
+        ),
+        text_encoder_select_layers=(0, 2),
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder
+
+
 @dataclass(frozen=True)
 class TinyPipeline:
     """A builder, the config fields that the family needs, and what its pipeline is called with for the same images."""
@@ -229,6 +272,7 @@ WITHOUT_ADAPTER = {
     ),
     "aura-flow": TinyPipeline(aura_flow, FLOW | {"guidance_scale": 3.5}, {"guidance_scale": 3.5}),
     "ovis-image": TinyPipeline(ovis_image, FLOW | {"guidance_scale": 5.0}, {"guidance_scale": 5.0}),
+    "krea2": TinyPipeline(krea2, FLOW | {"guidance_scale": 4.5}, {"guidance_scale": 4.5}),
 }
 EVERY = PIPELINES | WITHOUT_ADAPTER
 # Without those that run the classes of another one with other options.

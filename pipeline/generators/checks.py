@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from noisesmith.pipeline.config import GeneratorConfig
 from noisesmith.pipeline.errors import UserError
@@ -133,7 +134,7 @@ def components(source: ModelSource, family: type[Family], config: GeneratorConfi
     dropped = {*_NEVER_LOADED, *family.without(config)}
     found: dict[str, tuple[str, str]] = {}
     for name, entry in source.read_json("model_index.json").items():
-        if not (isinstance(entry, list) and len(entry) == 2) or entry[0] is None or name in dropped:
+        if not names_part(entry) or len(entry) != 2 or entry[0] is None or name in dropped:
             continue
         library, class_name = entry
         if not (isinstance(library, str) and isinstance(class_name, str)):
@@ -142,6 +143,11 @@ def components(source: ModelSource, family: type[Family], config: GeneratorConfi
             )
         found[name] = (library, class_name)
     return found
+
+
+def names_part(entry: Any) -> bool:
+    """Whether an entry of ``model_index.json`` names a part, or should; numbers and lists of numbers are settings."""
+    return isinstance(entry, list) and not all(isinstance(item, int | float) for item in entry)
 
 
 def with_weights(parts: Mapping[str, tuple[str, str]], family: type[Family]) -> dict[str, tuple[str, str]]:

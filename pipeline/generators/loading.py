@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from noisesmith.pipeline.config import GeneratorConfig, LoraConfig
 from noisesmith.pipeline.errors import UserError
+from noisesmith.pipeline.generators.checks import names_part
 from noisesmith.pipeline.generators.family import Family
 from noisesmith.pipeline.lazily import torch
 from noisesmith.pipeline.models.libraries import Json, Options, Pipeline
@@ -84,7 +85,7 @@ def _text_encoders(source: ModelSource, index: Json, without: Options, dtype: to
 
     encoders: Options = {}
     for name, entry in index.items():
-        if not name.startswith("text_encoder") or name in without or not isinstance(entry, list):
+        if not name.startswith("text_encoder") or name in without or not names_part(entry):
             continue
         if len(entry) != 2:
             raise BrokenModelError(f"its model_index.json has {entry} as {name}, and not a library and a class")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from noisesmith.pipeline.generators.adapter import FoundPipeline
 from noisesmith.pipeline.generators.base import LatentSpec
 from noisesmith.pipeline.generators.capture import handed_to
+from noisesmith.pipeline.generators.checks import names_part
 from noisesmith.pipeline.generators.samplers import build_scheduler
 from noisesmith.pipeline.generators.weightless import load_tokenizers
 from noisesmith.pipeline.lazily import torch
@@ -76,7 +77,7 @@ class Rehearsal:
             stored = index.get(name)
             if name in parts:
                 taken[name] = parts[name]
-            elif stored is not None and not isinstance(stored, list):
+            elif stored is not None and not names_part(stored):
                 taken[name] = stored  # a setting, such as whether the model is distilled
             elif name != "self" and parameter.default is inspect.Parameter.empty:
                 taken[name] = None

@@ -26,6 +26,10 @@ def diffusers_model(source: ModelSource, folder: str, class_name: str, dtype: to
     frozen: Model = model.to(dtype).eval().requires_grad_(False)
     for module, name, table in kept:
         setattr(module, name, table)
+    in_float32 = set(model_class._keep_in_fp32_modules or ())  # whatever type the others are loaded in
+    for name, parameter in frozen.named_parameters():
+        if in_float32.intersection(name.split(".")):
+            parameter.data = parameter.data.float()
     mark_quantized(frozen, source, "diffusers", folder)
     return frozen
 
