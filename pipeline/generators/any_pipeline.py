@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from noisesmith.pipeline.config import GeneratorConfig, Resolution
@@ -87,9 +88,21 @@ def any_pipeline(source: ModelSource) -> type[AnyPipeline]:
         "pipeline_class": source.class_name,
         "denoiser": "transformer" if "transformer" in index else "unet",
         "negative": "negative_prompt" in taken,
+        "no_guidance": 0.0 if guides_at(pipeline_class, 1.0) else 1.0,
         "own_options": ("max_sequence_length",) if "max_sequence_length" in taken else (),
     }
     return type(source.class_name, (AnyPipeline,), facts)
+
+
+def guides_at(pipeline_class: Any, guidance_scale: float) -> bool:
+    """Whether a pipeline guides at a scale, as far as it says it.
+
+    Most take 1 for none. Those that add the scaled difference to the prediction for the prompt take 0 for none.
+    """
+    says = getattr(pipeline_class, "do_classifier_free_guidance", None)
+    if not isinstance(says, property) or says.fget is None:
+        return False
+    return bool(says.fget(SimpleNamespace(_guidance_scale=guidance_scale)))
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AuraFlowPipeline
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from noisesmith.pipeline.config import GeneratorConfig, RunConfig, load_config
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.generators import find_generator
+from noisesmith.pipeline.generators import find_generator, load_generator
 from noisesmith.pipeline.generators.affine import find_selection
+from noisesmith.pipeline.generators.any_pipeline import guides_at
 from noisesmith.pipeline.load import load_models
-from noisesmith.pipeline.noise import digest, replay
+from noisesmith.pipeline.noise import NoiseKey, digest, replay
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.prompts import open_corpus
 from noisesmith.pipeline.search.loop import search_rows
@@ -124,6 +126,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "guidance of schnell": ("flux-schnell", {"guidance_scale": 3.5}, "generators.guidance_scale: "),
     "guidance of a distilled model": ("flux2-klein", {"guidance_scale": 4.0}, "generators.guidance_scale: "),
     "negative prompt of FLUX": ("flux-dev", {"negative_prompt": "blur"}, "generators.negative_prompt: "),
+    "negative prompt of Krea 2 without guidance": (
+        "krea2", {"guidance_scale": 0.0, "negative_prompt": "blur"}, "raise guidance_scale above 0 or remove it",
+    ),
     "negative prompt without guidance": (
         "z-image-turbo", {"negative_prompt": "blur"}, "raise guidance_scale above 0 or remove it",
     ),
@@ -153,6 +158,24 @@ def _refusal(name: str, folders: Mapping[str, Path], **options: Any) -> str:
 def test_what_a_family_cannot_do_is_refused(case: str, folders: Mapping[str, Path]) -> None:
     name, options, named = REFUSED[case]
     assert named in _refusal(name, folders, **options)
+
+
+def test_a_pipeline_that_guides_above_0_takes_a_negative_prompt_there(folders: Mapping[str, Path]) -> None:
+    fields = {"model": str(folders["krea2"]), "steps": 2, **SIZE, **EVERY["krea2"].options, "guidance_scale": 1.0}
+    images = []
+    for negative in ("", "a blue dog"):
+        config = GeneratorConfig.model_validate(fields | {"negative_prompt": negative})
+        generator = load_generator(find_generator(config), "cpu")
+        noise = NoiseKey(0, "row", 0).draw(0, generator.spec.shape)[None]
+        images.append(generator.sample(["a cat"], noise, 2))
+    assert not torch.allclose(images[0], images[1], atol=1e-3)
+
+
+def test_the_pipelines_that_guide_at_1_are_those_whose_code_adds_the_scaled_difference() -> None:
+    classes = {pipeline.__name__: pipeline for pipeline in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
+    z_image = ("ZImagePipeline", "ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline", "ZImageOmniPipeline")
+    assert {name for name, pipeline in classes.items() if guides_at(pipeline, 1.0)} == {"Krea2Pipeline", *z_image}
+    assert not any(guides_at(pipeline, 0.0) for pipeline in classes.values())
 
 
 @pytest.mark.parametrize(
