@@ -64,6 +64,7 @@ class Driver:
         self._rows: set[RowTask] = set()  # in flight
         self._calls: set[AnyCall] = set()
         self._failures = FailureLimit(config.faults.failed_share)
+        self._written_before = state.done.written  # by earlier sessions
         self._admitted = 0
         self._images_of_ended_rows = 0
         self._exhausted = False
@@ -184,7 +185,7 @@ class Driver:
         self._emit(RowFailed(**row.last_failure(), seconds=seconds))
         last = row.attempts[-1]
         self._failures.count(last.error, last.message)
-        self._failures.check(self._telemetry.tally.rows)
+        self._failures.check(self._written_before + self._telemetry.tally.rows)
 
     def _leave_at_deadline(self) -> None:
         """Forget the rows in flight except those that are being written: a resumed run makes them again."""

@@ -170,7 +170,9 @@ class FailureLimit:
         self._example[error] = message
 
     def check(self, written: int) -> None:
-        """Compare the failed rows with those ``written``.
+        """Compare the failed rows with those ``written``, by earlier sessions too.
+
+        So rows that fail whenever they are tried again are few of a large run, although this session tries only them.
 
         Raises:
             RunError: their share is above the limit; the message names the most frequent error.

@@ -54,6 +54,11 @@ class DoneRows(Collection[int]):
             return False
         return len(staged.keys() | dead) == rows
 
+    @property
+    def written(self) -> int:
+        """How many rows are committed or staged; those that are only dead are left out."""
+        return sum(entry.rows for entry in self.committed.values()) + sum(map(len, self.staged.values()))
+
     def open_shards(self) -> list[int]:
         """Return the shards that have rows and are not committed, in order."""
         return sorted({*self.staged, *self.dead})

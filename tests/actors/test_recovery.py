@@ -30,6 +30,8 @@ from noisesmith.pipeline.telemetry.events import (
 from tests.actors.world import (
     CALL_SECONDS,
     World,
+    config,
+    driver,
     raised,
     run,
 )
@@ -247,6 +249,20 @@ def test_too_many_failed_rows_stop_the_run() -> None:
     world.outcome = lambda sent: raised(ValueError("bad")) if sent.stage == "generate" else None
     with pytest.raises(RunError, match=r"20 of 20 rows failed.*ValueError"):
         run(world, 60, faults={"retries": 0, "failed_share": 0.5})
+
+
+def test_rows_that_always_fail_stop_no_run_that_has_written_many() -> None:
+    """As in ``retry``, where the rows of this session are those that have failed before."""
+    settings = config(faults={"retries": 0, "failed_share": 0.5})
+    world = World()
+    world.outcome = lambda sent: raised(ValueError("bad")) if sent.stage == "generate" else None
+    assert driver(world, 100, settings, written=range(60)).run().complete
+    assert len(world.of(RowFailed)) == 40
+
+    world = World()
+    world.outcome = lambda sent: raised(ValueError("bad")) if sent.stage == "generate" else None
+    with pytest.raises(RunError, match="31 of 61 rows failed"):
+        driver(world, 100, settings, written=range(30)).run()
 
 
 def test_z_0_that_is_lost_before_it_is_rendered_starts_the_search_again() -> None:

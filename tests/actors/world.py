@@ -7,7 +7,7 @@ import math
 import pickle
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +107,7 @@ class World(Inbox):
     # what the driver takes for its telemetry, its state and its workers
 
     run_dir = Path("/nowhere")
-    done: range = range(0)
+    done: DoneRows
     header: Header
 
     def check_lock(self) -> None:
@@ -127,7 +127,7 @@ class World(Inbox):
         return self._worker("writer")
 
     def committer(self) -> Committer:
-        return PaperCommitter(self.run_dir, self.header, DoneRows(self.header.layout))
+        return PaperCommitter(self.run_dir, self.header, self.done.copy())
 
     def _worker(self, kind: str, group: int = 0) -> FakeWorker:
         worker = FakeWorker(self, kind, f"{kind}-{len(self.workers)}", group)
@@ -309,8 +309,8 @@ class Prompts:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def rows(self, skip: object = ()) -> Iterator[Row]:
-        return (Row(index, f"{index:08d}", f"p{index}") for index in range(self.size))
+    def rows(self, skip: Collection[int] = ()) -> Iterator[Row]:
+        return (Row(index, f"{index:08d}", f"p{index}") for index in range(self.size) if index not in skip)
 
 
 def config(**sections: Any) -> RunConfig:
@@ -326,10 +326,16 @@ def config(**sections: Any) -> RunConfig:
     return RunConfig.model_validate(base)
 
 
-def driver(world: World, rows: int, settings: RunConfig, prompts: Prompts | None = None) -> Driver:
+def driver(
+    world: World, rows: int, settings: RunConfig, prompts: Prompts | None = None, written: Collection[int] = ()
+) -> Driver:
+    """A driver of so many rows, of which earlier sessions have ``written`` some."""
     anything: Any = world
     corpus: Any = prompts or Prompts(rows)
     world.header = header(settings, rows)
+    world.done = DoneRows(world.header.layout)
+    for index in written:
+        world.done.staged[world.header.layout.shard_of(index)][index] = "file"
     around = Surroundings(world.emit, world, clock=lambda: world.now, kill=world.kill, threads=AtOnce())
     return Driver(settings, corpus, anything, anything, anything, around)
 

@@ -31,9 +31,11 @@ def run(make_run: Callable[..., Run], request: pytest.FixtureRequest) -> Run:
 
 
 def test_only_dead_rows_are_to_do_again(run: Run) -> None:
-    state, again = reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
+    before = open_run(run.config, run.corpus)
+    state, again = reopen_failed(run.config, run.corpus, before)
     assert again == 2
     assert [row.index for row in run.rows if row.index not in state.done] == [*DEAD]
+    assert (before.done.written, state.done.written) == (8, 8)
     assert list(read_manifest(run.dir).entries) == [2]
     assert list(open_run(run.config, run.corpus).done) == list(state.done)
 
