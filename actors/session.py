@@ -40,6 +40,11 @@ class Session:
         self._loaded = LoadedActors()
 
     @property
+    def stopped(self) -> bool:
+        """Whether a signal has asked to stop; the run may have come to its end all the same."""
+        return self._stopped_by is not None
+
+    @property
     def exit_code(self) -> int:
         """Exit code of a command that a signal has stopped."""
         return 128 + (self._stopped_by or signal.SIGINT)
@@ -128,8 +133,21 @@ def _recorded(telemetry: Telemetry, state: RunState) -> Iterator[None]:
 
 
 @contextmanager
+def _signal_handlers_restored() -> Iterator[None]:
+    """Give SIGINT and SIGTERM back to the caller after the block: Ray and a session set handlers of their own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def session(config: RunConfig, note: Callable[[str], None], check: CheckResources | None = None) -> Iterator[Session]:
     """Start or join the cluster of ``config``, for runs on the same cluster; SIGINT and SIGTERM stop them.
+
+    Afterwards the two signals are handled as before.
 
     Args:
         check: see :func:`cluster`; needed where the runs place other actors than those of ``config``.
@@ -140,7 +158,7 @@ def session(config: RunConfig, note: Callable[[str], None], check: CheckResource
         KeyboardInterrupt: the block was interrupted; its argument is the exit code.
     """
     runs = Session(note)
-    with cluster(config, note, check):
+    with _signal_handlers_restored(), cluster(config, note, check):
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
             signal.signal(number, runs.stop)
         try:

@@ -7,9 +7,8 @@ function needs them, so that importing noisesmith stays cheap.
 from __future__ import annotations
 
 import io
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -210,7 +209,7 @@ def run(config: RunConfig) -> RunReport:
 
     console = plain_console()
     _, corpus = check_run(config)
-    with _signal_handlers_restored(), hold_run(config, corpus, console.print) as state:
+    with hold_run(config, corpus, console.print) as state:
         if len(state.done) == corpus.size:
             conclude(config, state, console.print)
             return RunReport(state.run_dir, complete=True, summary=None)
@@ -265,15 +264,3 @@ def _picture(png: bytes) -> Image:
     from PIL import Image
 
     return Image.open(io.BytesIO(png)).convert("RGB")
-
-
-@contextmanager
-def _signal_handlers_restored() -> Iterator[None]:
-    """A run handles Ctrl-C and SIGTERM itself; afterwards they are the caller's again."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,19 +51,9 @@ def drive(runs: Session, config: RunConfig, **options: bool) -> None:
 
 
 @contextmanager
-def own_session(config: RunConfig) -> Iterator[Session]:
-    """One cluster, placed as ``config`` asks; afterwards signals are handled as before."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with session(config, print) as runs:
-        yield runs
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@contextmanager
 def one_process_per_worker(config: RunConfig) -> Iterator[Session]:
     """One cluster, placed as ``config`` asks, and one process of each kind of worker for all runs in the block."""
-    with pytest.MonkeyPatch.context() as patch, own_session(config) as runs:
+    with pytest.MonkeyPatch.context() as patch, session(config, print) as runs:
         for name in ("GeneratorActor", "ScorerActor", "WriterActor"):
             patch.setattr(workers, name, Kept(getattr(workers, name)))
         patch.setattr(Pool, "stop", lambda *_: None)

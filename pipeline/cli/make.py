@@ -72,18 +72,22 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
     """
     from noisesmith.pipeline.extend import parts_to_make
     from noisesmith.pipeline.sinks import hold_run, reopen_failed
+    from noisesmith.pipeline.sinks.manifest import read_manifest
 
-    nothing = True
-    for settings, corpus in parts_to_make(run_dir, overrides or []):
-        with interruptible(), hold_run(settings, corpus, console.print) as opened:
-            state, again = reopen_failed(settings, corpus, opened)
-            if len(state.done) < corpus.size:
-                nothing = False
-                if again:
-                    console.print(f"{again} failed rows are tried again")
-                _drive(settings, corpus, state)
-    if nothing:
+    last = read_manifest(run_dir).parts[-1].number
+    succeeded = []  # by part that lacked rows
+    with interruptible():
+        for settings, corpus in parts_to_make(run_dir, overrides or []):
+            with hold_run(settings, corpus, console.print) as opened:
+                state, again = reopen_failed(settings, corpus, opened)
+                if len(state.done) < corpus.size:
+                    if again:
+                        console.print(f"{again} failed rows are tried again")
+                    succeeded.append(_drive(settings, corpus, state, another_follows=state.header.number < last))
+    if not succeeded:
         console.print(f"no row of {run_dir} has failed; nothing to retry")
+    if not all(succeeded):
+        raise typer.Exit(1)
 
 
 def _complete(settings: RunConfig, corpus: CheckedCorpus, state: RunState, what: str) -> None:
@@ -91,15 +95,26 @@ def _complete(settings: RunConfig, corpus: CheckedCorpus, state: RunState, what:
     from noisesmith.pipeline.report import conclude
 
     if len(state.done) < corpus.size:
-        _drive(settings, corpus, state)
+        if not _drive(settings, corpus, state):
+            raise typer.Exit(1)
         return
     conclude(settings, state, console.print)
     console.print(f"all {corpus.size} rows of {what} are done; nothing to run")
     hint(state.run_dir)
 
 
-def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
-    """Make the rows that a run lacks, show how it went, and exit with 1 where none succeeded."""
+def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState, *, another_follows: bool = False) -> bool:
+    """Make the rows that a part of a run lacks, and show how it went.
+
+    Args:
+        another_follows: there is a further part, so a signal stops the command also where this part came to its end.
+
+    Returns:
+        Whether any row succeeded.
+
+    Raises:
+        typer.Exit: a signal has stopped the command.
+    """
     from noisesmith.actors.session import session
     from noisesmith.pipeline.report import summary_table
     from noisesmith.pipeline.telemetry.console import ConsoleProgress
@@ -115,7 +130,7 @@ def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
         raise
     console.print(summary_table(summary))
     _debug_failures(progress.tally, state.run_dir)
-    if not outcome.complete:
+    if not outcome.complete or (another_follows and runs.stopped):
         console.print("stopped; run the same command to resume")
         raise typer.Exit(runs.exit_code)
     failed = progress.tally.failed.total()
@@ -125,8 +140,9 @@ def _drive(settings: RunConfig, corpus: CheckedCorpus, state: RunState) -> None:
             f"to try them again: noisesmith retry {shell_word(state.run_dir)}"
         )
         if not progress.tally.rows:
-            raise typer.Exit(1)
+            return False
     hint(state.run_dir)
+    return True
 
 
 def _debug_failures(tally: Tally, run_dir: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,15 +15,15 @@ import psutil
 import pytest
 import yaml
 
-from noisesmith.actors.session import Session, _recorded
-from noisesmith.pipeline.config import load_config
+from noisesmith.actors.session import Session, _recorded, session
+from noisesmith.pipeline.config import RunConfig, load_config
 from noisesmith.pipeline.errors import RunError
 from noisesmith.pipeline.replay import replay_row
 from noisesmith.pipeline.sinks import RunState, read_rows
 from noisesmith.pipeline.telemetry.log import Telemetry
 from tests.chaos.killing import actor_processes
 from tests.runs import PATIENCE, write_config
-from tests.sessions import drive, own_session
+from tests.sessions import drive
 
 
 def end_with(error: BaseException, run_dir: Path, *, lock_is_lost: bool = False) -> None:
@@ -72,6 +73,22 @@ def test_nothing_is_written_to_a_directory_that_is_lost(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["logs"]
 
 
+def test_signals_are_the_callers_again_after_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def cluster(*_: object) -> Iterator[None]:
+        for number in numbers:  # as Ray does
+            signal.signal(number, signal.SIG_IGN)
+        yield
+
+    monkeypatch.setattr("noisesmith.actors.session.cluster", cluster)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with session(cast(RunConfig, None), print) as runs:
+        signal.raise_signal(signal.SIGINT)
+    assert (runs.stopped, runs.exit_code) == (True, 130)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 class Drives:
     """Runs of two rows with other methods on the same models, one after another in one session."""
 
@@ -99,7 +116,7 @@ class Drives:
 
 @pytest.fixture
 def drives(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> Iterator[Drives]:
-    with own_session(load_config(write_config(tmp_path, tiny_sd, tiny_llava))) as runs:
+    with session(load_config(write_config(tmp_path, tiny_sd, tiny_llava)), print) as runs:
         yield Drives(tmp_path, runs, tiny_sd, tiny_llava)
 
 
