@@ -74,6 +74,24 @@ def writing(run_dir: Path) -> Iterator[None]:
         raise UserError(message) from error
 
 
+@contextmanager
+def reading(run_dir: Path) -> Iterator[None]:
+    """Explain in one sentence why a run directory cannot be read.
+
+    Raises:
+        UserError: the block has raised an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "check its permissions and its disk"
+        if is_remote(run_dir):
+            remedy = "check the store's address and the network"
+            if isinstance(error, PermissionError):
+                remedy = "renew the credentials in the environment"
+        raise UserError(f"{run_dir}: cannot be read ({error.strerror or error}); {remedy}") from error
+
+
 def _remedy(run_dir: Path, error: OSError) -> str:
     if not is_remote(run_dir):
         if error.errno == errno.ENOSPC:

@@ -16,6 +16,7 @@ from noisesmith.pipeline.sinks import staging
 from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.header import Header
 from noisesmith.pipeline.sinks.layout import letters_file, manifest_file, staging_root
+from noisesmith.pipeline.sinks.location import reading
 from noisesmith.pipeline.sinks.manifest import DataFile, Entry, Manifest, SideEntry, SideKey, salvage_manifest
 from noisesmith.pipeline.sinks.reader import DamagedFile, read_file, read_types
 from noisesmith.pipeline.sinks.rows import check_row, index_in, replays
@@ -75,9 +76,11 @@ def verify_run(run_dir: Path, replayed: Collection[int] = ()) -> list[str]:
         One sentence per problem; none for a complete and intact run.
 
     Raises:
-        UserError: the directory is no run, or its manifest's header is damaged.
+        UserError: the directory is no run or cannot be read, or its manifest's header is damaged.
     """
-    found = examine(to_path(run_dir), replayed)
+    run_dir = to_path(run_dir)
+    with reading(run_dir):
+        found = examine(run_dir, replayed)
     problems = found.problems
     manifest = found.manifest
     if manifest.missing:

@@ -202,7 +202,7 @@ def read_owner(run_dir: Path) -> Owner | None:
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

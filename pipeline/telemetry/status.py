@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noisesmith.pipeline.sinks.done import read_all_done
+from noisesmith.pipeline.sinks.location import reading
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.storage.lock import STALE, Owner, read_owner
 from noisesmith.pipeline.telemetry.failures import read_dead_letters
@@ -62,8 +63,13 @@ def read_status(run_dir: Path) -> Status:
     """Read the state of a run.
 
     Raises:
-        UserError: the directory is not a run, or its manifest or dead letters are damaged.
+        UserError: the directory is not a run or cannot be read, or its manifest or dead letters are damaged.
     """
+    with reading(run_dir):
+        return _read_status(run_dir)
+
+
+def _read_status(run_dir: Path) -> Status:
     # The owner is read first: a run that ends in the meantime then shows as running, not as dead.
     owner = read_owner(run_dir)
     manifest = read_manifest(run_dir)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.report.page import LiveReport, live
+from noisesmith.pipeline.telemetry import status
 from tests.report.browsing import CHROMIUM, REASON, Opened, chromium
 from tests.runs import PATIENCE
 from tests.sinks.conftest import Run, result
@@ -78,6 +82,18 @@ def test_another_name_for_this_machine_is_refused(server: LiveReport) -> None:
         _get(server, "data", Host="evil.example:80")
 
 
+def test_a_store_that_does_not_answer_for_a_while_ends_nothing(
+    run: Run, server: LiveReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(run_dir: Path) -> None:
+        raise OSError(errno.EIO, "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(status, "read_owner", ask)
+        assert "cannot be read (no answer)" in _await(server, "trouble")["trouble"]
+    assert len(_await(server, "rows")["rows"]) == 2
+
+
 def test_a_port_in_use_is_refused(run: Run, server: LiveReport) -> None:
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(UserError, match=rf"^--port: {port} cannot be used .*; give another, or none"):
@@ -88,6 +104,15 @@ def _finish(run: Run, start: int, stop: int) -> None:
     writer = run.writer()
     for row in run.rows[start:stop]:
         writer.put(result(row))
+
+
+def _await(server: LiveReport, name: str) -> dict[str, Any]:
+    """Ask for news until they have a field of this name."""
+    deadline = time.monotonic() + PATIENCE
+    while name not in (news := json.loads(_get(server, "data"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return dict(news)
 
 
 def _get(server: LiveReport, path: str, **headers: str) -> bytes:

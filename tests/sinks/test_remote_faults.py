@@ -23,6 +23,7 @@ from noisesmith.pipeline.sinks.staging import staged_rows
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage import paths as stores
 from noisesmith.pipeline.storage.paths import StorePath
+from noisesmith.pipeline.telemetry.status import read_status
 from tests.s3 import S3
 from tests.sinks.conftest import WITH_FIRST, Run, failure, names, result, set_client
 
@@ -42,6 +43,12 @@ class TestFaults:
                     ask()
             with pytest.raises(UserError, match=r"manifest\.jsonl: cannot be read: "):
                 verify_run(run.dir)
+            with pytest.raises(UserError, match=rf"^{url}: cannot be read \(.*\); renew the credentials"):
+                read_status(run.dir)
+        with s3.failing("403 Forbidden", "AccessDenied", "GET /[^/]+$"):  # lists
+            for look in (verify_run, read_status):
+                with pytest.raises(UserError, match=rf"^{url}: cannot be read \(.*\); renew the credentials"):
+                    look(run.dir)
         run.write_all()
         with s3.failing("403 Forbidden", "AccessDenied", "parquet"):
             assert "data/train-00000-of-00003.parquet: cannot be read (Forbidden)" in verify_run(run.dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -91,5 +92,22 @@ def test_figures_of_an_earlier_session_are_not_shown_for_a_new_one(make_run: Cal
 
 
 def test_status_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a run directory"):
-        read_status(tmp_path)
+    config = tmp_path / "my-run.yaml"
+    config.touch()
+    for path in (tmp_path, config):
+        with pytest.raises(UserError, match=f"^{path}: is not a run directory"):
+            read_status(path)
+
+
+def test_a_file_that_cannot_be_read_is_explained(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run().write_all()
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with hold(run.dir, print):
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(
+            UserError, match=rf"^{run.dir}: cannot be read \(Permission denied\); check its permissions"
+        ):
+            read_status(run.dir)

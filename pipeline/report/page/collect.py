@@ -22,6 +22,7 @@ from noisesmith.pipeline.report.page.thumbnails import LEAST, LIMIT
 from noisesmith.pipeline.report.sample import SeededSample
 from noisesmith.pipeline.report.summary import Row, Summary, labelled, summarise
 from noisesmith.pipeline.sinks import config_of_run
+from noisesmith.pipeline.sinks.location import reading
 from noisesmith.pipeline.sinks.manifest import Manifest, read_manifest
 from noisesmith.pipeline.sinks.working import read_finished
 from noisesmith.pipeline.telemetry.status import Status, read_status
@@ -75,9 +76,10 @@ class Collector:
             progress: called with the number of pictured rows and of all rows on the page.
 
         Raises:
-            UserError: the directory is no run, or something in it is missing or damaged.
+            UserError: the directory is no run or cannot be read, or something in it is missing or damaged.
         """
-        found = _read(self._run_dir)
+        with reading(self._run_dir):
+            found = _read(self._run_dir)
         limit = self._limit(found)
         ids = [row["id"] for row in found.rows]
         missing = {row_id for row_id in ids if row_id not in self._pictures}
@@ -101,9 +103,10 @@ class Collector:
         if not missing:
             return
         shards = {found.manifest.shard_of(index_of(row_id)) for row_id in missing}
-        for row in read_finished(self._run_dir, found.manifest, ["id", *found.columns.images()], shards):
-            if row["id"] in missing:
-                yield row
+        with reading(self._run_dir):
+            for row in read_finished(self._run_dir, found.manifest, ["id", *found.columns.images()], shards):
+                if row["id"] in missing:
+                    yield row
 
     def _limit(self, found: _Found) -> int:
         """How many bytes a thumbnail may take so that the page keeps its limit, as base64."""
