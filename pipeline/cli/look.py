@@ -88,18 +88,23 @@ def verify(
 
 def _repair(settings: RunConfig, sample: Collection[int]) -> None:
     from noisesmith.pipeline.extend import open_parts
-    from noisesmith.pipeline.sinks import repair_run
+    from noisesmith.pipeline.report import conclude
+    from noisesmith.pipeline.sinks import hold_run, repair_run
     from noisesmith.pipeline.telemetry.status import read_status
 
     (_, corpus), *later = open_parts(settings.run_dir)
     with interruptible():
         found, _ = repair_run(settings, corpus, console.print, sample, later)
-    for problem in found.problems:
-        console.print(problem)
-    console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
-    if found.side:
-        tables = ", ".join(sorted({table for table, _ in found.side}))
-        console.print(f"files of side tables were dropped ({tables}); make them again with the command that made them")
+        for problem in found.problems:
+            console.print(problem)
+        console.print(f"{_problems(len(found.problems))} repaired: sound rows were kept")
+        if found.side:
+            tables = ", ".join(sorted({table for table, _ in found.side}))
+            console.print(
+                f"files of side tables were dropped ({tables}); make them again with the command that made them"
+            )
+        with hold_run(settings, corpus, console.print) as state:
+            conclude(settings, state)
     now = read_status(settings.run_dir)
     missing = now.rows - now.rows_done
     if missing:

@@ -71,20 +71,28 @@ def retry(run_dir: RunDir, overrides: Overrides = None) -> None:
     Overrides may change where and how fast rows are made, such as generators.batch_size=1.
     """
     from noisesmith.pipeline.extend import parts_to_make
+    from noisesmith.pipeline.report import conclude
     from noisesmith.pipeline.sinks import hold_run, reopen_failed
     from noisesmith.pipeline.sinks.manifest import read_manifest
 
     last = read_manifest(run_dir).parts[-1].number
+    committed = 0
     succeeded = []  # by part that lacked rows
     with interruptible():
         for settings, corpus in parts_to_make(run_dir, overrides or []):
             with hold_run(settings, corpus, console.print) as opened:
                 state, again = reopen_failed(settings, corpus, opened)
+                committed += state.committed
+                another_follows = state.header.number < last
                 if len(state.done) < corpus.size:
                     if again:
                         console.print(f"{again} failed rows are tried again")
-                    succeeded.append(_drive(settings, corpus, state, another_follows=state.header.number < last))
-    if not succeeded:
+                    succeeded.append(_drive(settings, corpus, state, another_follows=another_follows))
+                elif not another_follows:  # the report is that of all parts
+                    conclude(settings, state)
+    if committed:
+        console.print(f"shards that missed no row and are committed now: {committed}")
+    elif not succeeded:
         console.print(f"no row of {run_dir} has failed; nothing to retry")
     if not all(succeeded):
         raise typer.Exit(1)

@@ -68,11 +68,12 @@ def write_report(run_dir: Path, config: RunConfig, provenance: Provenance, opera
     return summary
 
 
-def conclude(config: RunConfig, state: RunState, note: Callable[[str], None]) -> None:
-    """Bring the acceptance and the report of an opened run whose rows are all done up to date.
+def conclude(config: RunConfig, state: RunState, note: Callable[[str], None] | None = None) -> None:
+    """Bring the acceptance and the report of an opened run in which no session is to make rows up to date.
 
     Args:
-        note: called with one sentence where the config's acceptance rule replaces another one.
+        note: called with one sentence where the config's acceptance rule replaces another one; without it, a rule in
+            force stays.
 
     Raises:
         UserError, RunError: as for :func:`write_report`.
@@ -83,7 +84,7 @@ def conclude(config: RunConfig, state: RunState, note: Callable[[str], None]) ->
 
 
 def renew_report(run_dir: Path, config: RunConfig) -> None:
-    """Write the report of a run whose rows are all done, unless there is a report of exactly these rows.
+    """Write the report of the rows committed so far, unless there is a report of exactly these rows.
 
     It is missing where a crash came between the last commit and the report, and differs once side tables have come. The
     figures that only the driver knew are those of the earlier report; where there is none, ``stats.json`` has zeros.

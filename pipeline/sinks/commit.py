@@ -202,9 +202,11 @@ class Committer:
         sweep(self.run_dir, read_manifest(self.run_dir))
 
 
-def commit_complete(committer: Committer, schema: pa.Schema) -> None:
-    """Commit every open shard that misses no row, in this process."""
-    for shard in committer.complete():
+def commit_complete(committer: Committer, schema: pa.Schema) -> int:
+    """Commit every open shard that misses no row, in this process, and return how many there were."""
+    complete = committer.complete()
+    for shard in complete:
         rows = committer.done.staged.get(shard, {})
         committer.commit(prepare(committer.run_dir, committer.header, schema, shard, rows))
     staging.drop_empty(committer.run_dir)
+    return len(complete)

@@ -44,10 +44,12 @@ def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) ->
         if not with_letters:
             return before, 0
         failed = [shard for shard, entry in manifest.entries.items() if entry.failed and shard in numbers]
-        reopen(config, corpus, manifest, failed)
+        if failed:
+            write_manifest(run_dir, stage_again(config, corpus, manifest, failed))
         for shard in with_letters:
             staging.retry_letters(run_dir, shard)
-    state = replace(open_run(config, corpus), lock=before.lock)
+    now = open_run(config, corpus)
+    state = replace(now, committed=before.committed + now.committed, lock=before.lock)
     return state, len(before.done) - len(state.done)
 
 
@@ -94,31 +96,29 @@ def repair_run(
         side = {key: entry for key, entry in found.manifest.side.items() if key not in found.side}
         manifest = replace(found.manifest, side=side)
         for (settings, prompts), header in zip(parts, manifest.parts, strict=True):
-            manifest = reopen(settings, prompts, manifest, damaged & set(header.layout.numbers))
+            manifest = stage_again(settings, prompts, manifest, damaged & set(header.layout.numbers))
+        if found.lines or manifest != found.manifest:
+            write_manifest(run_dir, manifest)
         states = [open_run(settings, prompts) for settings, prompts in parts]
         return found, states[0]
 
 
-def reopen(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Iterable[int]) -> Manifest:
-    """Take shards of the corpus's part out of the manifest, with the intact rows of their files staged.
+def stage_again(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Collection[int]) -> Manifest:
+    """Stage the intact rows of committed shards of the corpus's part, so that these shards can be opened again.
 
     Once such a shard is complete, it is committed again. No row is lost at any moment: until the manifest is replaced,
     the files are the truth and the staged rows are removed by the next opening; afterwards it is the other way round.
 
     Returns:
-        The manifest as it is now.
+        The manifest without these shards, which is to replace the run's.
     """
-    run_dir = config.run_dir
     layout = manifest.part_of_row(corpus.first).layout
-    wanted_shards = set(shards)
-    if wanted_shards:
+    if shards:
         for shard, rows in groupby(corpus.rows(), lambda row: layout.shard_of(row.index)):
-            if shard in wanted_shards:
+            if shard in shards:
                 _stage_intact_rows(config, corpus, manifest, shard, rows)
-    kept = {shard: entry for shard, entry in manifest.entries.items() if shard not in wanted_shards}
-    manifest = replace(manifest, entries=kept)
-    write_manifest(run_dir, manifest)
-    return manifest
+    kept = {shard: entry for shard, entry in manifest.entries.items() if shard not in shards}
+    return replace(manifest, entries=kept)
 
 
 def _stage_intact_rows(

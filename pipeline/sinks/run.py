@@ -32,14 +32,15 @@ class RunState:
 
     Once all are, each of its shards is committed.
 
-    ``header`` is that of the part. ``lock`` is held by a session that goes on to write; a state without it is only for
-    reading.
+    ``header`` is that of the part. ``committed`` counts the shards that opening it has committed. ``lock`` is held by a
+    session that goes on to write; a state without it is only for reading.
     """
 
     run_dir: Path
     resumed: bool
     header: Header
     done: DoneRows
+    committed: int = 0
     lock: Lock | None = None
 
     def check_lock(self) -> None:
@@ -92,8 +93,8 @@ def open_run(config: RunConfig, corpus: CheckedCorpus) -> RunState:
         files.remove_temporaries(run_dir)
         done = recover(run_dir, corpus.first)
         schema = schema_of(part.columns, corpus.extra_schema)
-        commit_complete(Committer(run_dir, part, done), schema)
-    return RunState(run_dir, resumed, part, done)
+        committed = commit_complete(Committer(run_dir, part, done), schema)
+    return RunState(run_dir, resumed, part, done, committed)
 
 
 def check_run_dir(config: RunConfig, corpus: CheckedCorpus) -> int:

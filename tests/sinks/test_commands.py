@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 
 import pytest
 
 from noisesmith.pipeline import cli
+from noisesmith.pipeline.report import describes, rewrite_report
+from noisesmith.pipeline.sinks import read_rows
 from noisesmith.pipeline.storage.lock import hold
 from noisesmith.pipeline.telemetry.events import ModelsLoading, RunStarted, Snapshot
 from noisesmith.pipeline.telemetry.log import Telemetry
-from tests.sinks.conftest import Run, failure, result
+from tests.sinks.conftest import PROVENANCE, Run, failure, result
 
 Command = Callable[..., tuple[int, str]]
 
@@ -36,6 +39,19 @@ class TestRetry:
         code, output = command("retry", run.dir)
         assert code == 0
         assert output == f"no row of {run.dir} has failed; nothing to retry\n"
+
+    def test_commits_what_a_killed_run_has_staged_and_renews_its_report(
+        self, make_run: Callable[..., Run], command: Command
+    ) -> None:
+        run = make_run(accept={"score": 0.5})
+        writer = run.writer()
+        for row in run.rows[:-1]:
+            writer.put(result(row))
+        rewrite_report(run.dir, run.config)
+        writer.writer.stage([result(run.rows[-1])], PROVENANCE)
+        assert command("retry", run.dir) == (0, "shards that missed no row and are committed now: 1\n")
+        assert describes(run.dir)
+        assert [row["accepted"] for row in read_rows(run.dir, ["accepted"])] == [True] * 10
 
     def test_refuses_another_config_and_changes_nothing(self, make_run: Callable[..., Run], command: Command) -> None:
         run = make_run(2)
@@ -82,6 +98,15 @@ class TestVerify:
             1,
             "1 of 3 shards are not committed yet: finish the run with noisesmith retry\n1 problem\n",
         )
+
+    def test_repair_renews_the_report(self, make_run: Callable[..., Run], command: Command) -> None:
+        run = make_run().write_all()
+        rewrite_report(run.dir, run.config)
+        for path in ("tars/train-00000-of-00003.tar", "data/train-00000-of-00003.parquet"):
+            (run.dir / path).unlink()
+        assert command("verify", run.dir, "--repair")[0] == 0
+        assert describes(run.dir)
+        assert json.loads((run.dir / "stats.json").read_text())["summary"]["rows"] == 6
 
     def test_repair_without_its_corpus_says_so_and_writes_nothing(
         self, make_run: Callable[..., Run], command: Command

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from noisesmith.pipeline.sinks import open_run, read_rows, reopen_failed, verify_run
+from noisesmith.pipeline.sinks import open_run, read_rows, reopen, reopen_failed, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
 from tests.sinks.conftest import Run, failure, result
@@ -78,7 +78,10 @@ def test_a_row_that_fails_again_keeps_its_earlier_attempts(run: Run) -> None:
     assert [row["id"] for row in read_rows(run.dir, ["id"])] == [r.id for r in run.rows if r.index not in DEAD]
 
 
-def test_a_dead_row_of_an_open_shard_is_tried_again(make_run: Callable[..., Run]) -> None:
+def test_a_dead_row_of_an_open_shard_is_tried_again(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(reopen, "write_manifest")  # no line of it changes
     run = make_run()
     writer = run.writer()
     writer.put(result(run.rows[0]))
