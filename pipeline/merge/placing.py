@@ -9,6 +9,7 @@ from pathlib import Path
 
 from noisesmith.pipeline.errors import RunError, UserError, reason
 from noisesmith.pipeline.merge.partitions import PartitionRun
+from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.layout import letters_file
 from noisesmith.pipeline.sinks.manifest import DataFile
 from noisesmith.pipeline.sinks.verify import check_file, check_letters
@@ -48,6 +49,7 @@ def place(found: Sequence[PartitionRun], out: Path) -> None:
         pool.shutdown(cancel_futures=True)
     for run in found:
         _place_letters(run, out)
+    _drop_other_letters(found, out)
 
 
 def _items(run: PartitionRun) -> Iterator[Item]:
@@ -85,6 +87,15 @@ def _place_letters(run: PartitionRun, out: Path) -> None:
             files.write_atomic(target, source.read_bytes())
         except OSError as error:
             raise RunError(f"{target} cannot be written ({reason(error)})") from error
+
+
+def _drop_other_letters(found: Sequence[PartitionRun], out: Path) -> None:
+    """Remove the dead letters that an earlier attempt has brought of rows that were made since."""
+    with_failed = set()
+    for run in found:
+        with_failed |= {shard for shard, entry in run.manifest.entries.items() if entry.failed}
+    for shard in shards_in(out / "failed") - with_failed:
+        letters_file(out, shard).unlink()
 
 
 def _damaged(run_dir: Path, problem: str) -> UserError:

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from noisesmith.pipeline.errors import UserError
-from noisesmith.pipeline.merge import placing
-from noisesmith.pipeline.sinks import read_rows, verify_run
+from noisesmith.pipeline.merge import merging, placing
+from noisesmith.pipeline.sinks import open_run, read_rows, reopen_failed, verify_run
+from noisesmith.pipeline.sinks.done import shards_in
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from tests.merge.conftest import MakeDealt, merge
 from tests.merge.test_merge import data
-from tests.sinks.conftest import Run
+from tests.sinks.conftest import Run, result
 from tests.sinks.test_crashes import Killed, killed_at
 
 
@@ -59,6 +60,31 @@ def test_killed_at_any_step(make_dealt: MakeDealt, tmp_path: Path) -> None:
         }  # fmt: skip
     assert 0 < committed < steps // 3, "some were killed before the run was there, and some after"
     assert [data(run.dir) for run in runs] == before
+
+
+def test_a_row_that_was_made_before_the_merge_went_on_is_not_dead(
+    make_dealt: MakeDealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_dealt()
+    out = tmp_path / "merged"
+    out.mkdir()
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "_commit", kill)
+        with pytest.raises(Killed):
+            merge(runs, out)
+    assert shards_in(out / "failed") == {1}
+    run = runs[1]
+    reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
+    writer = run.writer()
+    for row in run.corpus.rows(skip=writer.done):
+        writer.put(result(row))
+    assert merge(runs, out).failed == 0
+    assert shards_in(out / "failed") == set()
+    assert verify_run(out) == []
 
 
 def merge_until_killed(runs: list[Run], out: Path, step: int) -> int:
