@@ -28,10 +28,9 @@ from noisesmith.actors.workers import Workers
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.records import Provenance
 from noisesmith.pipeline.search.render import rows_per_render
-from noisesmith.pipeline.sinks import RunState, Staged
+from noisesmith.pipeline.sinks import RunState, Staged, staging
 
 MOST_SIZES = 16  # of images for which rows are held: rows in flight take memory
-ROWS_PER_FILE = 8  # that a writer stages in one call, at most: their indices are in the name of their file
 
 
 class Assembly:
@@ -69,7 +68,7 @@ class Assembly:
         read = 1 + len(groups)  # the optimizer state, and a gradient of each group
         self.generate = GenerateStage("generate", self.generators, generate_size, largest, around.emit, read)
         read = 2  # pictures, and an optimizer state
-        self.write = WriteStage("write", self.writers, ROWS_PER_FILE, largest, around.emit, read)
+        self.write = WriteStage("write", self.writers, staging.ROWS_PER_FILE, largest, around.emit, read)
         self.commits = Commits(self.writers, around, on_ended, on_committed)
         self._on_ended = on_ended
         self.scorers: list[Pool[ScorerWorker, ScorerInfo]] = []

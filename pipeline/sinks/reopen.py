@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def reopen_failed(config: RunConfig, corpus: CheckedCorpus, before: RunState) ->
             return before, 0
         failed = [shard for shard, entry in manifest.entries.items() if entry.failed and shard in numbers]
         if failed:
-            write_manifest(run_dir, stage_again(config, corpus, manifest, failed))
+            write_manifest(run_dir, stage_again(config, corpus, manifest, failed, trusted=True))
         for shard in with_letters:
             staging.retry_letters(run_dir, shard)
     now = open_run(config, corpus)
@@ -103,11 +103,16 @@ def repair_run(
         return found, states[0]
 
 
-def stage_again(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Collection[int]) -> Manifest:
+def stage_again(
+    config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shards: Collection[int], *, trusted: bool = False
+) -> Manifest:
     """Stage the intact rows of committed shards of the corpus's part, so that these shards can be opened again.
 
     Once such a shard is complete, it is committed again. No row is lost at any moment: until the manifest is replaced,
     the files are the truth and the staged rows are removed by the next opening; afterwards it is the other way round.
+
+    Args:
+        trusted: every row of a file that has its SHA-256 counts as intact, else each is checked.
 
     Returns:
         The manifest without these shards, which is to replace the run's.
@@ -116,23 +121,27 @@ def stage_again(config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, sh
     if shards:
         for shard, rows in groupby(corpus.rows(), lambda row: layout.shard_of(row.index)):
             if shard in shards:
-                _stage_intact_rows(config, corpus, manifest, shard, rows)
+                _stage_intact_rows(config, corpus, manifest, shard, rows, trusted)
     kept = {shard: entry for shard, entry in manifest.entries.items() if shard not in shards}
     return replace(manifest, entries=kept)
 
 
 def _stage_intact_rows(
-    config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shard: int, rows: Iterable[Row]
+    config: RunConfig, corpus: CheckedCorpus, manifest: Manifest, shard: int, rows: Iterable[Row], trusted: bool
 ) -> None:
     run_dir = config.run_dir
     staged = staging.staged_rows(run_dir, shard)
     missing = {row.id: row for row in rows if row.index not in staged}
-    for table in _intact_rows(_files(run_dir, manifest, shard), missing, config, corpus, manifest):
-        staging.stage(run_dir, shard, table)
+    paths = _files(run_dir, manifest, shard)
+    if not trusted:
+        paths = dict.fromkeys(paths, False)
+    tables = _intact_rows(paths, missing, config, corpus, manifest)
+    while together := list(islice(tables, staging.ROWS_PER_FILE)):
+        staging.stage(run_dir, shard, pa.concat_tables(together))
 
 
-def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
-    """Return the files of a shard, intact ones first."""
+def _files(run_dir: Path, manifest: Manifest, shard: int) -> dict[Path, bool]:
+    """Return the files of a shard and whether each is intact, those that are first."""
     entry = manifest.entries.get(shard)
     intact = set()
     for file in entry.files if entry else ():
@@ -141,27 +150,30 @@ def _files(run_dir: Path, manifest: Manifest, shard: int) -> list[Path]:
     header = manifest.part_of(shard)
     names = [header.layout.data_file(shard, kind) for kind in header.formats]
     names.sort(key=lambda name: name not in intact)
-    return [run_dir / name for name in names]
+    return {run_dir / name: name in intact for name in names}
 
 
 def _intact_rows(
-    paths: list[Path], missing: dict[str, Row], config: RunConfig, corpus: CheckedCorpus, manifest: Manifest
+    paths: Mapping[Path, bool], missing: dict[str, Row], config: RunConfig, corpus: CheckedCorpus, manifest: Manifest
 ) -> Iterator[pa.Table]:
     """Yield a table of each missing row that can be read and is intact, from the first file that has it.
 
     The corpus's own columns are taken from the corpus: a tar has no types for them.
+
+    Args:
+        paths: the files, and whether all rows of each are known to be intact.
     """
     header = manifest.part_of_row(corpus.first)
     schema = schema_of(header.columns, corpus.extra_schema)
     columns = [name for name in schema.names if name not in corpus.extra_schema.names]
     left = dict(missing)
-    for path in paths:
+    for path, known in paths.items():
         if not left:
             return
         try:
             for row in read_file(path, columns, header):
                 wanted = left.get(row["id"])
-                if wanted is not None and _is_intact(row, config, manifest):
+                if wanted is not None and (known or _is_intact(row, config, manifest)):
                     yield row_table({**row, **wanted.extra}, schema)
                     del left[wanted.id]
         except DamagedFile:

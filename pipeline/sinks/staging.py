@@ -19,6 +19,7 @@ from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage.paths import is_remote, read_each
 
 SUFFIX = ".arrows"  # of the rows of one batch
+ROWS_PER_FILE = 8  # staged in one call, at most: their indices are in the name of their file
 OLD_SUFFIX = ".arrow"  # of one row, which gives the file its name: earlier versions stage so
 
 

@@ -15,7 +15,7 @@ import pytest
 from noisesmith.pipeline.sinks import open_run, read_rows, reopen, reopen_failed, verify_run
 from noisesmith.pipeline.sinks.manifest import read_manifest
 from noisesmith.pipeline.sinks.staging import read_letters
-from tests.sinks.conftest import Run, failure, result
+from tests.sinks.conftest import WITH_FIRST, Run, failure, result
 
 DEAD = (1, 6)
 
@@ -49,6 +49,36 @@ def test_once_they_succeed_the_run_equals_one_without_failures(run: Run) -> None
     retried = read_manifest(run.dir)
     run.dir.rename(run.dir.with_name("retried"))
     assert read_manifest(run.write_all().dir) == retried, "the files are equal byte for byte"
+
+
+def test_rows_of_files_with_their_hash_are_staged_together_and_unchecked(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(output={"rows_per_shard": 10})
+    writer = run.writer()
+    for row in run.rows:
+        writer.fail(failure(row)) if row.index == 4 else writer.put(result(row))
+    monkeypatch.delattr(reopen, "check_row")
+    monkeypatch.delattr(reopen, "replays")
+    reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
+    assert len(list(run.dir.glob("staging/*/*"))) == 2, "8 rows and the ninth"
+    run.writer().put(result(run.rows[4]))
+    assert verify_run(run.dir, range(10)) == []
+
+
+def test_rows_of_a_file_without_its_hash_are_checked(make_run: Callable[..., Run]) -> None:
+    """A byte of one image differs, and every other row can be read."""
+    run = make_run(output={"formats": ["webdataset"]} | WITH_FIRST)
+    writer = run.writer()
+    for row in run.rows:
+        writer.fail(failure(row)) if row.index == 1 else writer.put(result(row))
+    (tar,) = run.dir.glob("tars/train-00000-*")
+    content = bytearray(tar.read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 255
+    tar.write_bytes(content)
+    state, again = reopen_failed(run.config, run.corpus, open_run(run.config, run.corpus))
+    assert again == 2
+    assert [row.index for row in run.rows if row.index not in state.done] == [0, 1]
 
 
 def test_a_copy_of_dead_letters_is_passed_over(run: Run) -> None:
