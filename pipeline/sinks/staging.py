@@ -71,9 +71,9 @@ def read_staged(run_dir: Path, shard: int, rows: Mapping[int, str]) -> Iterator[
     """
     folder = staging_dir(run_dir, shard)
     left = deque(sorted(rows))
-    names = dict.fromkeys(rows[index] for index in left)
+    names = list(dict.fromkeys(rows[index] for index in left))
     read: dict[int, pa.Table] = {}
-    for path, content in read_each(folder / name for name in names):
+    for path, content in read_each(folder, names):
         try:
             table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         except pa.ArrowInvalid as error:

@@ -10,11 +10,10 @@ import errno
 import hashlib
 import importlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeGuard, cast
 from urllib.parse import unquote, urlsplit
@@ -29,6 +28,7 @@ from noisesmith.pipeline.storage.ranges import RangeReader
 
 BLOCK_BYTES = 8 * 2**20
 OBJECTS_AT_ONCE = 32  # fetched concurrently
+BYTES_AT_ONCE = 256 * 2**20  # of several of them
 
 
 class Store(NamedTuple):
@@ -127,20 +127,24 @@ def is_remote(path: object) -> TypeGuard[StorePath]:
     return isinstance(path, StorePath)
 
 
-def read_each(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
-    """Yield each file and its content, in order.
+def read_each(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, bytes]]:
+    """Yield each of these files of a folder and its content, in order.
 
-    Objects of a store are fetched a few dozen at a time, since each answer takes its time to come.
+    Objects of a store are fetched a few dozen at a time, since each answer takes its time to come; large ones fewer.
     """
-    rest = iter(paths)
-    while batch := list(islice(rest, OBJECTS_AT_ONCE)):
-        first = batch[0]
-        if is_remote(first):
-            contents = first.read_together([path.path for path in cast(list[StorePath], batch)])
-            yield from zip(batch, contents, strict=True)
-            continue
-        for path in batch:
-            yield path, path.read_bytes()
+    if not is_remote(folder):
+        for name in names:
+            yield folder / name, (folder / name).read_bytes()
+        return
+    sizes = folder.sizes() if len(names) > 1 else {}
+    together: list[StorePath] = []
+    for name in names:
+        size = sum(sizes.get(path.name, 0) for path in together) + sizes.get(name, 0)
+        if len(together) == OBJECTS_AT_ONCE or (together and size > BYTES_AT_ONCE):
+            yield from zip(together, folder.read_together(together), strict=True)
+            together = []
+        together.append(folder / name)
+    yield from zip(together, folder.read_together(together), strict=True)
 
 
 class StorePath(ProxyUPath):
@@ -189,10 +193,15 @@ class StorePath(ProxyUPath):
         content: bytes = self._ask("cat_file")
         return content
 
-    def read_together(self, names: list[str]) -> list[bytes]:
-        """Return the contents of objects of this store. Their names include the bucket."""
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each object directly below this path in bytes, by its name: one request."""
+        return {found["name"].rpartition("/")[2]: found["size"] or 0 for found in self._ask("ls", detail=True)}
+
+    def read_together(self, paths: Sequence[StorePath]) -> list[bytes]:
+        """Return the contents of objects of this store."""
+        names = [path.path for path in paths]
         with self._os_errors():
-            found = self.fs.cat(names)
+            found = self.fs.cat(names) if names else {}
         return [found[name] for name in names]
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from noisesmith.pipeline.sinks import (
     verify_run,
 )
 from noisesmith.pipeline.sinks.manifest import read_manifest
-from noisesmith.pipeline.sinks.staging import staged_rows
+from noisesmith.pipeline.sinks.staging import read_staged, staged_rows
 from noisesmith.pipeline.storage import files
 from noisesmith.pipeline.storage import paths as stores
 from noisesmith.pipeline.storage.paths import StorePath
@@ -77,6 +77,36 @@ class TestFaults:
         assert len(left) == 2
         assert verify_run(run.dir) == []
         assert len(list(read_rows(run.dir, ["id"]))) == 4
+
+    def test_staged_rows_are_fetched_together_within_a_limit_of_bytes(
+        self, s3: S3, make_run: MakeRun, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = make_run(output={"dir": url, "rows_per_shard": 16})
+        writer = run.writer()
+        for row in run.rows[:7]:
+            writer.put(result(row))
+        names = staged_rows(run.dir, 0)
+        size = max(len((run.dir / "staging" / "shard-00000" / name).read_bytes()) for name in names.values())
+        asked: list[str] = []
+        s3.fault = lambda method, path: asked.append(f"{method} {path}")
+        fetched: list[int] = []
+        fetch = StorePath.read_together
+
+        def counted(store: StorePath, paths: Sequence[StorePath]) -> list[bytes]:
+            fetched.append(len(paths))
+            return fetch(store, paths)
+
+        monkeypatch.setattr(StorePath, "read_together", counted)
+        for limit, groups in ((3 * size, [3, 3, 1]), (1, [1] * 7), (stores.BYTES_AT_ONCE, [7])):
+            monkeypatch.setattr(stores, "BYTES_AT_ONCE", limit)
+            ids = [table["id"][0].as_py() for table in read_staged(run.dir, 0, names)]
+            assert ids == [row.id for row in run.rows[:7]]
+            assert fetched == groups
+            assert len(asked) == 1 + 7, "a list and the rows"
+            fetched.clear()
+            asked.clear()
+        assert list(read_staged(run.dir, 0, {})) == asked == []
+        s3.fault = None
 
     @pytest.mark.parametrize(
         ("where", "status", "code"),
