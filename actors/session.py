@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -132,10 +133,16 @@ def _recorded(telemetry: Telemetry, state: RunState) -> Iterator[None]:
         raise
 
 
+def _signals() -> tuple[signal.Signals, ...]:
+    """The signals that stop a session: none outside the main thread, where Python sets no handlers."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return (signal.SIGINT, signal.SIGTERM) if is_main else ()
+
+
 @contextmanager
 def _signal_handlers_restored() -> Iterator[None]:
     """Give SIGINT and SIGTERM back to the caller after the block: Ray and a session set handlers of their own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _signals()}
     try:
         yield
     finally:
@@ -159,7 +166,7 @@ def session(config: RunConfig, note: Callable[[str], None], check: CheckResource
     """
     runs = Session(note)
     with _signal_handlers_restored(), cluster(config, note, check):
-        for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own handlers when it starts
+        for number in _signals():  # Ray sets its own handlers when it starts
             signal.signal(number, runs.stop)
         try:
             yield runs

@@ -119,6 +119,7 @@ CASES: dict[str, tuple[Break, str]] = {
     # fields
     "rounds −1": (_set("optimizer", rounds=-1), "optimizer.rounds"),
     "0 actors": (_set("generators", count=0), "generators.count"),
+    "GPUs in parts beyond one": (_set("scorers", num_gpus=1.5), "scorers.num_gpus: 1.5 GPUs"),
     "more GPUs than exist": (_set("scorers", num_gpus=64), "scorers.num_gpus"),
     "more cores than exist": (_set("generators", num_cpus=4096), "generators.num_cpus"),
     "unknown key": (_set("generators", step=5), "'steps'"),

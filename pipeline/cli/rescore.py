@@ -48,7 +48,10 @@ def rescore(
 
     settings = config_of_run(run_dir, overrides)
     judges = tuple(_judge(text) for text in judge)
-    placement = Actors(count=count, num_gpus=num_gpus, num_cpus=num_cpus, batch_size=batch_size)
+    try:
+        placement = Actors(count=count, num_gpus=num_gpus, num_cpus=num_cpus, batch_size=batch_size)
+    except ValidationError as error:
+        raise UserError(f"rescore: {sentence(error, Actors, ())}") from None
     with interruptible():
         shards = judge_run(settings, judges, placement, console.print, replace=replace)
     if not shards:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def _refuse_initial(name: str) -> str:
@@ -44,3 +44,12 @@ class Actors(Section):
     num_gpus: float = Field(0, ge=0, description="GPUs per actor; fractions share a GPU")
     num_cpus: float = Field(1, gt=0, description="CPU cores per actor; also its number of torch threads, at least one")
     batch_size: int = Field(8, ge=1, le=4096)
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _gpus_can_be_shared_out(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(
+                f"{value:g} GPUs are no number that Ray can give to one actor; use a fraction or a whole one"
+            )
+        return value

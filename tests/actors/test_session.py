@@ -6,7 +6,8 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -87,6 +88,18 @@ def test_signals_are_the_callers_again_after_a_session(monkeypatch: pytest.Monke
         signal.raise_signal(signal.SIGINT)
     assert (runs.stopped, runs.exit_code) == (True, 130)
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_session_in_a_thread_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a web server, which handles each request in a thread."""
+    monkeypatch.setattr("noisesmith.actors.session.cluster", lambda *_: nullcontext())
+
+    def stopped() -> bool:
+        with session(cast(RunConfig, None), print) as runs:
+            return runs.stopped
+
+    with ThreadPoolExecutor() as pool:
+        assert not pool.submit(stopped).result()
 
 
 class Drives:

@@ -58,7 +58,7 @@ def test_every_view_shows_its_part(opened: Opened, report: Path) -> None:
     page.locator("nav a", has_text="Problems").click()
     assert "OutOfMemoryError" in page.locator("#view-problems").inner_text()
     page.locator("nav a", has_text="Run").click()
-    assert "Does this figure show" in page.locator("#view-run").inner_text()
+    assert "questions of each row about the parts of its prompt" in page.locator("#view-run").inner_text()
     assert [page.locator(f"#view-{view}").is_visible() for view in VIEWS] == [False, False, False, True]
 
 

@@ -80,6 +80,10 @@ def test_another_name_for_this_machine_is_refused(server: LiveReport) -> None:
     assert server.url.startswith("http://127.0.0.1:")
     with pytest.raises(urllib.error.HTTPError, match="421"):
         _get(server, "data", Host="evil.example:80")
+    with pytest.raises(urllib.error.HTTPError, match="421"):
+        _get(server, "data", Host="evil.example")
+    assert _get(server, "data", Host="127.0.0.1")
+    assert _get(server, "data", Host="localhost:80")
 
 
 def test_a_store_that_does_not_answer_for_a_while_ends_nothing(
