@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from noisesmith.pipeline.config import QUESTION
 from noisesmith.pipeline.models.locate import ModelSource
-from noisesmith.pipeline.models.server import Client, Key, ServerError
+from noisesmith.pipeline.models.server import Client, Key, RequestRefusedError, ServerError
 from noisesmith.pipeline.prompts.questions import question_list
 from noisesmith.pipeline.records import Question
 from noisesmith.pipeline.text.questions import names_something, split, strange_words
 
 RETRIES = 5  # of a request that the server cannot take now
 MOST_TOKENS = 2048  # of an answer
+HARMLESS = "a cat"  # a prompt that no server refuses
 Origin = Literal["model", "retry", "rules", "whole"]
 INSTRUCTION = """You split the description of an image into questions that check whether an image shows all of it.
 
@@ -54,17 +55,23 @@ class Asker:
     def __init__(self, source: ModelSource, api_key_env: str | None) -> None:
         self.model = source.id
         self._client = Client(source.location, Key(api_key_env), RETRIES)
+        self._takes_requests = False
 
     def decompose(self, prompt: str) -> Decomposed:
-        """The model's questions; those of the rules where its answer fails the checks twice.
+        """The model's questions; those of the rules where its answer fails the checks twice, or it refuses this prompt.
 
         Raises:
-            ServerError: the server does not answer.
+            ServerError: the server does not answer, or refuses every prompt.
         """
-        messages = [
-            {"role": "system", "content": INSTRUCTION},
-            {"role": "user", "content": f"Description: {prompt}"},
-        ]
+        try:
+            return self._asked(prompt)
+        except RequestRefusedError:
+            if not self._takes_requests:
+                self._answer(_messages(HARMLESS))  # is it this prompt, or whatever we ask?
+            return by_rules(prompt)
+
+    def _asked(self, prompt: str) -> Decomposed:
+        messages = _messages(prompt)
         origins: tuple[Origin, Origin] = ("model", "retry")
         for origin in origins:
             answer = self._answer(messages)
@@ -83,12 +90,17 @@ class Asker:
             "temperature": 0,
         }
         answered = self._client.post("chat/completions", body)
+        self._takes_requests = True
         try:
             return str(answered["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError):
             raise ServerError(
                 f"{self._client.url} answers without a message; is it an OpenAI-compatible server?"
             ) from None
+
+
+def _messages(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": f"Description: {prompt}"}]
 
 
 def by_rules(prompt: str) -> Decomposed:
@@ -98,11 +110,12 @@ def by_rules(prompt: str) -> Decomposed:
 
 
 def checked_questions(answer: str, prompt: str) -> tuple[Question, ...]:
-    """Read the questions in a model's answer, each once.
+    """Read the questions in a model's answer, each once. What it has thought before, in ``<think>`` tags, is left out.
 
     Raises:
         ValueError: there is no list of questions with answers, or a question is about what the prompt does not name.
     """
+    answer = answer.rpartition("</think>")[2]
     start = answer.find("[")
     stop = answer.rfind("]") + 1
     if start < 0 or stop <= start:

@@ -22,6 +22,10 @@ class ServerError(RuntimeError):
     """The server did not answer, or its answer is no score. The message never holds the key."""
 
 
+class RequestRefusedError(ServerError):
+    """The server refuses the content of a request: it is too long, or a filter stops it."""
+
+
 class Key:
     """Reads the key from the environment for each request, so that no object of ours holds it."""
 
@@ -76,7 +80,8 @@ class Client:
             raise ServerError(f"{where} does not answer ({_cause(error)})") from None
         if response.status_code != 200:
             said = self._key.redact(" ".join(response.text.split()))[:200]
-            raise ServerError(f"{where} answers with status {response.status_code} ({said})")
+            kind = RequestRefusedError if response.status_code in (400, 413, 422) else ServerError
+            raise kind(f"{where} answers with status {response.status_code} ({said})")
         try:
             return response.json()
         except requests.JSONDecodeError:

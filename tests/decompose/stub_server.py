@@ -1,7 +1,8 @@
 """A served language model for tests: ``python stub_server.py MODE`` prints its port, and logs each prompt to stderr.
 
 Modes: good (the question "Is there PROMPT?"), strange (asks for a unicorn), second (strange at the first try), chatty
-(no JSON), gone (dies at the third request).
+(no JSON), thinking (in tags, with brackets), gone (dies at the third request), filter (refuses foxes), closed (refuses
+all).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ def answer(messages: list[dict[str, str]]) -> str:
         os._exit(1)
     if MODE == "chatty":
         return "Sure! I would ask whether all of it is there."
+    thought = "<think>[Is it there?] I would ask [that].</think>" if MODE == "thinking" else ""
     asked = [{"question": f"Is there {prompt}?", "answer": "Yes"}]
     if MODE == "strange" or (MODE == "second" and len(messages) == 2):
         asked.append({"question": "Is there a unicorn?", "answer": "Yes"})
-    return f"Here they are:\n```json\n{json.dumps(asked)}\n```"
+    return f"{thought}Here they are:\n```json\n{json.dumps(asked)}\n```"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,12 +41,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert body["model"] == "tiny-llm"
+        if MODE == "closed" or (MODE == "filter" and "fox" in body["messages"][1]["content"]):
+            self._send({"error": {"message": "the content is refused"}}, 400)
+            return
         message = {"role": "assistant", "content": answer(body["messages"])}
         self._send({"object": "chat.completion", "choices": [{"index": 0, "message": message}]})
 
-    def _send(self, content: Any) -> None:
+    def _send(self, content: Any, status: int = 200) -> None:
         data = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

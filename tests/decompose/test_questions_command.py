@@ -107,15 +107,26 @@ def test_a_model_is_asked_and_only_the_output_stays(
         ("second", "4 by the model (4 at its second try), 0 by the rules, 0 without"),
         ("strange", "3 by the rules, 1 without questions"),
         ("chatty", "3 by the rules, 1 without questions"),
+        ("thinking", "4 by the model (0 at its second try), 0 by the rules"),
+        ("filter", "2 by the model (0 at its second try), 2 by the rules"),
     ],
 )
-def test_what_fails_the_checks_twice_is_split_by_the_rules(
+def test_what_the_model_cannot_do_is_split_by_the_rules(
     command: Command, serve: Serve, source: Path, tmp_path: Path, mode: str, counted: str
 ) -> None:
     out = tmp_path / "asked.jsonl"
     _, printed = command(source, "--out", out, "--server", serve(mode))
     assert counted in printed
     assert "unicorn" not in out.read_text()
+
+
+def test_a_server_that_refuses_every_prompt_stops_the_command(
+    command: Command, serve: Serve, source: Path, tmp_path: Path
+) -> None:
+    code, printed = command(source, "--out", tmp_path / "asked.jsonl", "--server", serve("closed"))
+    assert code == 1
+    assert "answers with status 400" in printed
+    assert not (tmp_path / "asked.jsonl").exists()
 
 
 def test_a_stopped_command_goes_on_with_what_is_missing(
