@@ -13,6 +13,7 @@ from noisesmith.pipeline.config.errors import sentence
 from noisesmith.pipeline.config.flat import without_positions
 from noisesmith.pipeline.config.optimizers import METHODS
 from noisesmith.pipeline.config.run import RunConfig
+from noisesmith.pipeline.config.section import Actors
 from noisesmith.pipeline.config.unique import KeyTwice, load_unique
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.storage.paths import given_path
@@ -102,8 +103,21 @@ def validated(raw: Any, where: str) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """Return the resolved config as YAML. Read back, it gives an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Return the resolved config as YAML. Read back, it gives an equal config.
+
+    A batch size that ``placement: auto`` may choose stays open.
+    """
+    plain = config.model_dump(mode="json")
+    if config.placement.mode == "auto":
+        sides: list[tuple[Actors, dict[str, Any]]] = [(config.generators, plain["generators"])]
+        if isinstance(config.scorers, tuple):
+            sides += zip(config.scorers, plain["scorers"], strict=True)
+        else:
+            sides.append((config.scorers, plain["scorers"]))
+        for section, values in sides:
+            if "batch_size" not in section.model_fields_set:
+                del values["batch_size"]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str, where: str) -> Any:

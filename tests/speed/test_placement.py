@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from noisesmith.pipeline.config import RunConfig, load_config
+from noisesmith.pipeline.config import RunConfig, dump_config, load_config
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.speed.figures import generator_seconds, scorer_seconds
 from noisesmith.pipeline.speed.ladder import BatchTiming, SideTiming
-from noisesmith.pipeline.speed.placement import place
+from noisesmith.pipeline.speed.placement import open_sizes, place
 from noisesmith.pipeline.speed.record import check_speeds, read_speeds, speeds_of, write_speeds
 from tests.runs import write_config
 
@@ -40,6 +41,15 @@ def calibrated(config: RunConfig, path: Path, first: float, score: float, best: 
 def counts_of(config: RunConfig) -> list[tuple[int, int]]:
     sides = [config.generators, *(placed for placed, *_ in config.groups)]
     return [(placed.count, placed.batch_size) for placed in sides]
+
+
+@pytest.mark.parametrize("scorers", [{}, {"batch_size": 2}, [{"name": "a"}, {"name": "b", "batch_size": 3}]])
+def test_a_batch_size_that_is_left_open_stays_so_in_the_config_of_the_run(scorers: object) -> None:
+    """So that retry and extend choose it again."""
+    config = RunConfig.model_validate({"placement": AUTO, "scorers": scorers})
+    again = RunConfig.model_validate(yaml.safe_load(dump_config(config)))
+    assert again == config
+    assert open_sizes(again) == open_sizes(config)
 
 
 def test_the_counts_follow_the_calibration_next_to_the_config(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
