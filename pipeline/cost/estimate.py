@@ -29,6 +29,8 @@ class Side:
 
     Attributes:
         images: per row, among which what a row takes once is divided.
+        steps_share: of the sampler steps of a full image those that an image of a row takes on average; previews and
+            probes take fewer.
         scorers: bytes of the weights of each scorer that it holds, by name; empty for a generator.
         cost: ``None`` where it could not be measured.
         gaps: what the figures leave out, and why.
@@ -40,6 +42,7 @@ class Side:
     cost: Cost | None
     gaps: tuple[str, ...]
     images: int
+    steps_share: float = 1.0
     scorers: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -47,7 +50,8 @@ class Side:
         """Operations per image, on average over the images of a row."""
         if self.cost is None:
             return None
-        return (self.cost.flops - self.cost.once + self.cost.once / self.images) / self.batch_size
+        each = (self.cost.flops - self.cost.once) * self.steps_share
+        return (each + self.cost.once / self.images) / self.batch_size
 
     def __str__(self) -> str:
         held = f"{self.parameters / 1e9:.3g} G parameters, {self.weight_bytes / 1e9:.3g} GB"
@@ -58,6 +62,8 @@ class Side:
             return "; ".join([f"{held}, parameters only", *self.gaps])
         held += f" + {self.cost.peak_bytes / 1e9:.2g} GB of activations at batch {self.batch_size}"
         work = f"{(self.cost.flops - self.cost.once) / self.batch_size / 1e12:.3g} TFLOP per image"
+        if self.steps_share != 1:
+            work += f" at full steps, {self.steps_share:.2g} of it on average"
         if self.cost.once:
             work += f" and {self.cost.once / self.batch_size / 1e12:.3g} TFLOP once per prompt"
         return "; ".join([f"{held}, {work}", *self.gaps])
@@ -113,8 +119,9 @@ def _generator(config: RunConfig, models: FoundModels) -> Side:
         gaps.append("cpu_offload keeps one part at a time on the GPU")
     if isinstance(config.optimizer, InitNoConfig | AttendAndExciteConfig):
         gaps.append(f"{config.optimizer.method} differentiates through the U-Net, which comes on top")
-    images, _ = config.most_per_row()
-    return _side(parts, settings.batch_size, cost, gaps, images)
+    images, evaluations = config.most_per_row()
+    side = _side(parts, settings.batch_size, cost, gaps, images)
+    return replace(side, steps_share=evaluations / (images * settings.steps))
 
 
 def _scorer(

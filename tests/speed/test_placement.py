@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from noisesmith.pipeline.config import RunConfig, dump_config, load_config
+from noisesmith.pipeline.cost.estimate import estimate
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.preflight import find_models
 from noisesmith.pipeline.speed.figures import generator_seconds, scorer_seconds
@@ -50,6 +51,17 @@ def test_a_batch_size_that_is_left_open_stays_so_in_the_config_of_the_run(scorer
     again = RunConfig.model_validate(yaml.safe_load(dump_config(config)))
     assert again == config
     assert open_sizes(again) == open_sizes(config)
+
+
+def test_previews_count_with_their_own_steps(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
+    """A row takes an image of 10 steps, four previews of 2, and the best of them at full steps: 28 steps of 6 × 10."""
+    steps = {"steps": 10}
+    config = settings(tmp_path, tiny_sd, tiny_llava, generators=steps, optimizer={"rounds": 4, "preview": {"steps": 2}})
+    generator, _ = estimate(config, find_models(config))
+    assert generator.cost is not None
+    each = (generator.cost.flops - generator.cost.once) * 28 / 60 + generator.cost.once / 6
+    assert generator.flops == pytest.approx(each / config.generators.batch_size)
+    assert "TFLOP per image at full steps, 0.47 of it on average" in str(generator)
 
 
 def test_the_counts_follow_the_calibration_next_to_the_config(tmp_path: Path, tiny_sd: Path, tiny_llava: Path) -> None:
