@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noisesmith.pipeline.config import RunConfig
+from noisesmith.pipeline.config import MemberConfig, RunConfig, ScorerConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.generators import load_decoder, load_generator
 from noisesmith.pipeline.models.runtime import quiet_libraries
@@ -23,10 +23,15 @@ from noisesmith.pipeline.search.loop import LoadedModels
 def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = None) -> LoadedModels:
     """Find, check and load the models of a config onto ``device``.
 
+    Args:
+        scorer: scores in place of the config's model, which is then neither needed nor read in its way.
+
     Raises:
         UserError: one cannot be found or loaded, or does not fit the method.
     """
     quiet_libraries()
+    if scorer is not None:
+        config = _without_model(config)
     found = find_models(config)
     panel = config.panel
     decoder = load_decoder(found.generator, device, clamp=not any(map(reads_overshoot, panel)))
@@ -44,13 +49,24 @@ def load_models(config: RunConfig, device: str, scorer: ImageScorer | None = Non
     )
 
 
-def _own_group(config: RunConfig, scorer: ImageScorer) -> Group:
-    """The given object as the config's one scorer."""
+def _without_model(config: RunConfig) -> RunConfig:
+    """The config with a model that is always there in the place of its one scorer's, for which an object stands."""
     if len(config.panel) > 1:
         raise UserError(
             f"scorer: one object cannot stand for the {len(config.panel)} scorers of the config; name its class in the "
             "model of one of them, or give a config with one scorer"
         )
+    section = config.scorers if isinstance(config.scorers, ScorerConfig) else config.scorers[0]
+    of_model = ("model", "revision", "server_model", "api_key_env", "quantization", "calibration")
+    plain: dict[str, object] = {name: ScorerConfig.model_fields[name].default for name in of_model}
+    if section.readout != "yes_no":  # which judges have too
+        plain["readout"] = "yes"
+    own = section.model_copy(update=plain)
+    return config.model_copy(update={"scorers": (own,) if isinstance(own, MemberConfig) else own})
+
+
+def _own_group(config: RunConfig, scorer: ImageScorer) -> Group:
+    """The given object as the config's one scorer."""
     (member,) = config.panel
     steering = CheckedScorer(scorer, "scorer: the given object")
     check_gradient(config, member, steering.id, getattr(scorer, "has_gradient", True))

@@ -58,6 +58,13 @@ def test_the_batch_changes_no_candidate(searcher: ns.Searcher, tiny_sd: Path, ti
         assert together.scores == pytest.approx(single.scores, abs=1e-4)
 
 
+def test_an_object_needs_no_model_of_the_config(tiny_sd: Path) -> None:
+    """Nor is it read in the way of that model: contrastive would need another method."""
+    settings = config(tiny_sd, tiny_sd, scorers={"model": "not/here", "readout": "contrastive"})
+    (found,) = ns.search(PROMPTS[:1], settings, scorer=Brightness(), device="cpu", progress=False)
+    assert found.score == max(found.scores)
+
+
 class Brightness:
     """A scorer of the user's own."""
 
