@@ -28,8 +28,8 @@ STAND_INS = {
     "ray": LOGGED + 'echo "auth $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}" >>"$LOG"\nexec sleep 60\n',
     # Counts the nodes alive: they are once Ray has been started for the head and, past one node, for the workers.
     "python": 'until (($(grep -c ^ray "$LOG") >= ($2 > 1) + 1)); do sleep 0.05; done\n',
+    "noisesmith": LOGGED + 'exit "$STATUS"\n',
 }
-QUICK = LOGGED + 'exit "$STATUS"\n'
 LONG = LOGGED + 'trap \'echo drained >>"$LOG"; exit 130\' TERM\necho running >>"$LOG"\nwhile :; do sleep 0.1; done\n'
 
 Sbatch = Callable[..., subprocess.Popen[str]]
@@ -40,10 +40,10 @@ def sbatch(tmp_path: Path) -> Sbatch:
     """Starts the script on ``nodes`` pretended nodes, in its own process group."""
 
     def start(
-        *arguments: str, noisesmith: str = QUICK, nodes: int = 2, status: int = 0, task: str = ""
+        *arguments: str, nodes: int = 2, status: int = 0, task: str = "", **stand_ins: str
     ) -> subprocess.Popen[str]:
         (tmp_path / "bin").mkdir()
-        for name, body in (STAND_INS | {"noisesmith": noisesmith}).items():
+        for name, body in (STAND_INS | stand_ins).items():
             (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{body}")
             (tmp_path / "bin" / name).chmod(0o755)
         (tmp_path / "log").touch()
@@ -105,6 +105,19 @@ def test_a_task_of_an_array_runs_its_own_partition(sbatch: Sbatch, tmp_path: Pat
 def test_one_node_needs_no_worker(sbatch: Sbatch, tmp_path: Path) -> None:
     assert sbatch("config.yaml", nodes=1).wait(PATIENCE) == 0
     assert (tmp_path / "log").read_text().count("\nray start") == 1
+
+
+def test_a_worker_that_does_not_start_ends_the_job_at_once(sbatch: Sbatch, tmp_path: Path) -> None:
+    """Long before the time in which nodes may come up: the head still lives."""
+    process = sbatch(
+        "config.yaml",
+        ray=LOGGED + "[[ $* == *--head* ]] || exit 1\nexec sleep 60\n",
+        python='(($2 == 1)) && grep -q ^ray.*--head "$LOG"\n',
+    )
+    assert process.wait(PATIENCE) == 1
+    assert process.stderr is not None
+    assert "Ray has not come up on 2 nodes" in process.stderr.read()
+    assert "noisesmith" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("status", [1, 2])
