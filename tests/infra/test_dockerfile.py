@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -47,3 +48,14 @@ def test_the_pinned_versions_are_installed_and_root_does_not_run_them() -> None:
     assert installs
     assert all("-c constraints.txt" in line for line in installs)
     assert lines.index("USER 1000") > max(number for number, line in enumerate(lines) if line.startswith("RUN"))
+
+
+def test_a_login_shell_finds_the_installed_programs(tmp_path: Path) -> None:
+    """``ray up`` uses login shells, for which Debian's ``/etc/profile`` sets PATH before it reads profile.d."""
+    (line,) = [line for line in instructions() if "/etc/profile.d" in line]
+    subprocess.run(["sh", "-c", line.removeprefix("RUN ").replace("/etc/profile.d", str(tmp_path))], check=True)
+    (snippet,) = tmp_path.glob("*.sh")
+    (tmp_path / ".bash_profile").write_text(f"PATH=/usr/local/bin:/usr/bin:/bin\n. {snippet}\n")
+    shell = ["bash", "--login", "-c", "echo $PATH"]
+    done = subprocess.run(shell, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "/opt/noisesmith/bin:/usr/local/bin:/usr/bin:/bin"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from noisesmith.pipeline.config import load_config
 from noisesmith.pipeline.preflight import check_resources
+from tests.infra.test_dockerfile import instructions
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "infra").glob("ray-*.yaml"))
 AWS = ROOT / "infra/ray-aws.yaml"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+HOME = "/home/noisesmith"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -52,6 +56,26 @@ def test_the_commands_of_the_header_name_this_file_and_run(tmp_path: Path) -> No
         (tmp_path / "my-run.yaml").write_text("corpus: {source: prompts.txt}\n")
         overrides = command[1].split(" --out")[0].split()
         assert load_config(tmp_path / "my-run.yaml", overrides).ray.address == "auto"
+
+
+def test_the_run_starts_in_the_folder_to_which_its_files_were_copied() -> None:
+    """A config names its corpus by a path from the current folder, and a container starts in another one."""
+    text = AWS.read_text()
+    copied = dict(re.findall(r"ray rsync-up \S+ (\S+) (\S+)", text))
+    ((folder, config),) = re.findall(r"'cd (\S+) && noisesmith run (\S+) ", text)
+    assert folder == "~/"  # the only form in which Ray puts the container's home for the tilde
+    assert copied == {name: f"{HOME}/{name}" for name in (config, "prompts.txt")}
+
+
+def test_the_image_has_what_ray_calls_in_a_container() -> None:
+    """Files arrive by rsync, the head reaches new machines by ssh and asks Amazon for them with boto3."""
+    text = AWS.read_text()
+    assert "--tmux" in text
+    (install,) = [line for line in instructions() if "apt-get install" in line]
+    assert {"openssh-client", "rsync", "tmux"} <= set(install.split())
+    (extra,) = re.findall(r"infra/Dockerfile with EXTRAS=(\w+)", text)
+    assert f"'.[{extra}]'" in text
+    assert {"boto3", "s3fs"} <= set(EXTRAS[extra])
 
 
 def test_a_run_finds_all_its_places_on_the_machines_of_amazon() -> None:
