@@ -108,3 +108,12 @@ def test_a_config_of_a_hub_model_says_offline_what_to_fetch(path: Path) -> None:
         for model in (config.generators.model, *(member.model for member in config.panel))
     )
     assert "estimated by `noisesmith plan`" in text
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "clip-flant5" in path.read_text()], ids=lambda path: path.stem
+)
+def test_a_config_of_clip_flant5_reads_its_pickle_and_names_its_vision_tower(path: Path) -> None:
+    (member,) = [member for member in load_config(path).panel if "clip-flant5" in member.model]
+    assert member.allow_pickle
+    assert "hf download openai/clip-vit-large-patch14-336 config.json preprocessor_config.json" in path.read_text()
