@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from noisesmith.pipeline import cli
 from tests.hub import Hub
 
 pytestmark = pytest.mark.timeout(1500)
@@ -123,6 +124,15 @@ def test_the_scorer_section_of_the_python_api_makes_a_run(folder: Path) -> None:
     (folder / "own.yaml").write_text(corpus + quick + section)
     output = run(folder, ".venv/bin/noisesmith", "run", "own.yaml")
     assert "runs/own" in output
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in (*cli.MAKE, *cli.USE):
+        assert f"| `noisesmith {command.__name__} " in text
+    (row,) = re.findall(r"^\| `noisesmith bench .*", text, re.MULTILINE)
+    kinds = [info.name for info in cli.bench.app.registered_commands]
+    assert set(re.findall(r"`(\w+)`", row)) == set(kinds)
 
 
 def test_the_readme_fits_a_reader_in_a_hurry() -> None:
