@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from noisesmith.pipeline import cli
+from noisesmith.pipeline.cli.rescore import _judge
 from noisesmith.pipeline.config import RunConfig
 from noisesmith.pipeline.report import write_report
 from noisesmith.pipeline.sinks import read_rows, verify_run
@@ -69,6 +70,18 @@ def test_the_page_does_what_it_says(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert None not in [row["brightness"] for row in read_rows(run.dir, ["brightness"])]
     assert (run.dir / "calibration.png").exists()
     assert verify_run(run.dir) == []
+
+
+def test_a_judge_that_comes_later_has_a_name_of_its_own() -> None:
+    """``rescore`` refuses the name of a judge of the config, and ``runs/my-run`` is the README's run."""
+    (config,) = [snippet.text for snippet in snippets("README.md") if snippet.text.startswith("# my-run.yaml")]
+    taken = {judge.name for judge in RunConfig.model_validate(yaml.safe_load(config)).judges}
+    for snippet in snippets(PAGE):
+        if snippet.language == "bash" and "rescore runs/my-run" in snippet.text:
+            words = shlex.split(snippet.text)
+            given = {_judge(words[at + 1]).name for at, word in enumerate(words) if word == "--judge"}
+            assert given
+            assert not given & taken
 
 
 def _label() -> None:
