@@ -206,18 +206,23 @@ def _limited() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _write_rows(config: RunConfig, corpus: Corpus, state: RunState) -> None:
-    """In place of the search: every row is read, and those of a small corpus are written with an image made up."""
+def _write_rows(config: RunConfig, corpus: Corpus, state: RunState) -> bool:
+    """In place of the search: every row is read, and those of a small corpus are written with an image made up.
+
+    Returns:
+        whether any row has succeeded, which is true of those that are not written too.
+    """
     rows = list(corpus.rows(skip=state.done))
     assert len({row.id for row in rows}) == len(rows) == corpus.size - len(state.done)
     if corpus.size > WRITTEN:
-        return
+        return True
     writer = RunWriter(state.run_dir, corpus.extra_schema, corpus.size, PROVENANCE)
     for row in rows:
         writer.put(_result(row, config))
     writer.finish()
     problems = verify_run(state.run_dir)
     assert not problems, problems
+    return True
 
 
 def _result(row: Row, config: RunConfig) -> Result:
