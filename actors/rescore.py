@@ -60,7 +60,7 @@ def rescore(
         RunError: workers keep dying, or some rows could not be judged.
     """
     run_dir = config.run_dir
-    if not any(entry.rows for entry in read_manifest(run_dir).entries.values()):
+    if not read_manifest(run_dir).filled:
         raise UserError(f"{run_dir}: has no committed row whose image could be judged; let its run write some first")
     found = _find(config, judges, placement)
     if config.ray.address is None:

@@ -39,7 +39,7 @@ def accept(run_dir: RunDir, score: Score = None, judge: Judges = None, atoms: At
     settings = config_of_run(run_dir)
     rule = _rule(score, judge or [], atoms)
     with interruptible(), hold_side(run_dir, console.print) as check_lock:
-        if not any(entry.files for entry in read_manifest(run_dir).entries.values()):
+        if not read_manifest(run_dir).filled:
             raise UserError(f"{run_dir}: has no committed row yet; let its run write some first, or set accept there")
         if rule is None:
             accept_again(run_dir, settings, check_lock)

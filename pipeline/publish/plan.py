@@ -100,7 +100,7 @@ def _check_finished(run_dir: Path, manifest: Manifest) -> None:
             f"{run_dir}: {manifest.missing} of {manifest.shards} shards are not committed yet; finish the run with "
             "noisesmith retry, then publish it"
         )
-    if not any(entry.files for entry in manifest.entries.values()):
+    if not manifest.filled:
         raise UserError(f"{run_dir}: holds no rows, since all have failed; see noisesmith retry")
     if not describes(run_dir) or not (run_dir / SHEET).is_file():
         raise UserError(f"{run_dir}: its report is not of the rows that it holds; run its config again to renew it")

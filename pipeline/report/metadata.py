@@ -93,8 +93,7 @@ def _features(run_dir: Path, manifest: Manifest, kind: str) -> Features | None:
     """The types of a run's rows in one format, so that no reader has to infer them."""
     if kind == "parquet":
         # A later part of the run may have a column more; of those with as many, the first is as good as any.
-        filled = [shard for shard, entry in manifest.entries.items() if entry.files]
-        widest = max(filled, key=lambda shard: (len(manifest.part_of(shard).columns), -shard))
+        widest = max(manifest.filled, key=lambda shard: (len(manifest.part_of(shard).columns), -shard))
         stated: Features = read_features(run_dir / manifest.entries[widest].readable)._to_yaml_list()
         return stated
     # For a run of version 1, nothing says which type a column that was null has in a tar.

@@ -24,7 +24,7 @@ class Place:
 
 def written_patterns(manifest: Manifest) -> dict[str, str]:
     """The pattern of the data files of each format that a run has written, the preferred format first."""
-    if not any(entry.files for entry in manifest.entries.values()):
+    if not manifest.filled:
         return {}
     layout = manifest.header.layout
     return {kind: layout.pattern(kind) for kind in _IMAGES if kind in manifest.header.formats}

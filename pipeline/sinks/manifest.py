@@ -150,6 +150,11 @@ class Manifest:
         return part.parents[index - part.first_row] if part.parents else None
 
     @property
+    def filled(self) -> list[int]:
+        """The committed shards that have rows, in order; of the others all rows have failed."""
+        return [shard for shard, entry in sorted(self.entries.items()) if entry.files]
+
+    @property
     def side_columns(self) -> dict[str, dict[str, str]]:
         """The name and type of each column of each side table, by table."""
         return {entry.table: entry.columns for entry in self.side.values()}

@@ -95,7 +95,7 @@ class SideWriter:
 
     def filled(self) -> list[int]:
         """Return the committed shards that have rows, in order."""
-        return [shard for shard, entry in sorted(self.manifest.entries.items()) if entry.files]
+        return self.manifest.filled
 
     def rows(self, shard: int, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows of a committed shard in order, with these columns (:func:`read_rows`)."""
