@@ -12,7 +12,7 @@ from pathlib import Path
 from noisesmith.pipeline.config import CorpusConfig, RunConfig
 from noisesmith.pipeline.errors import UserError
 from noisesmith.pipeline.extend.continued import continue_rows, find_parents
-from noisesmith.pipeline.extend.parts import open_part, prompts_of, refuse_rule
+from noisesmith.pipeline.extend.parts import open_part, prompts_of, refuse_other_rule
 from noisesmith.pipeline.lengths import check_lengths
 from noisesmith.pipeline.preflight import check_models, check_sizes
 from noisesmith.pipeline.prompts import open_corpus
@@ -51,9 +51,9 @@ def find_extension(run_dir: Path, overrides: Sequence[str], below: float | None 
         raise UserError(f"--below {below:g}: is not a score; give one above 0 and at most 1")
     manifest = read_manifest(run_dir)
     refuse_partition(run_dir, manifest)
-    overrides = _with_one_source(config_of_run(run_dir), overrides)
-    refuse_rule(run_dir, overrides)
-    config = config_of_run(run_dir, overrides)
+    first = config_of_run(run_dir)
+    config = config_of_run(run_dir, _with_one_source(first, overrides))
+    refuse_other_rule(config, first)
     part = part_with(manifest, config, below)
     if part is not None and part.number:
         check_models(config)

@@ -45,7 +45,7 @@ def parts_to_make(run_dir: Path, overrides: Sequence[str]) -> Iterator[tuple[Run
     """
     manifest = read_manifest(run_dir)
     if manifest.later:
-        refuse_rule(run_dir, overrides)
+        refuse_other_rule(config_of_run(run_dir, list(overrides)), config_of_run(run_dir))
     for part in manifest.parts:
         settings = config_of_run(run_dir, list(overrides), part.number)
         if part.number == 0:
@@ -55,16 +55,16 @@ def parts_to_make(run_dir: Path, overrides: Sequence[str]) -> Iterator[tuple[Run
             yield settings, open_part(settings, read_manifest(run_dir), part)
 
 
-def refuse_rule(run_dir: Path, overrides: Sequence[str]) -> None:
+def refuse_other_rule(config: RunConfig, first: RunConfig) -> None:
     """Refuse an acceptance rule for one part: all rows of a run have the same one.
 
     Raises:
-        UserError: the overrides change it.
+        UserError: the rule of ``config`` is not that of the first part.
     """
-    if config_of_run(run_dir, list(overrides)).accept != config_of_run(run_dir).accept:
+    if config.accept != first.accept:
         raise UserError(
             f"accept: all parts of a run have one acceptance rule; leave it out, and set it with "
-            f"noisesmith accept {shell_word(run_dir)}"
+            f"noisesmith accept {shell_word(first.run_dir)}"
         )
 
 
