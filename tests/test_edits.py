@@ -21,7 +21,7 @@ TABLE = {
     "A fox is sitting on the  grass": ["the grass is sitting on A fox", "A fox is sitting under the grass"],
     "a fox to the left of a box": ["a box to the left of a fox", "a fox to the right of a box"],
     "a fox next to a brown box": ["a fox next to a blue box"],
-    # Exchanged, the colours of two foxes would say the same again, unless a place or something else tells the foxes.
+    # If two foxes exchange their colours, the prompt says the same again, unless something else tells the foxes apart.
     "a red fox and a blue fox": ["a yellow fox and a blue fox", "a red fox and a yellow fox"],
     "a red fox next to an orange fox": ["a blue fox next to an orange fox", "a red fox next to a blue fox"],
     "a black fox and a white fox": ["a red fox and a white fox", "a black fox and a red fox"],

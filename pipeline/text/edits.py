@@ -52,8 +52,7 @@ def _other_places(clause: Clause) -> list[str]:
         return []
     first, joint, second = clause.first.text, clause.joint, clause.second.text
     found = []
-    place = clause.relation.lower()
-    if not place.endswith(_MUTUAL):
+    if not _is_mutual(clause):
         found.append(f"{second} {joint} {first}")
     for relation in sorted(_OPPOSITES, key=len, reverse=True):
         if f" {joint.lower()}".endswith(f" {relation}"):
@@ -61,6 +60,11 @@ def _other_places(clause: Clause) -> list[str]:
             found.append(f"{first} {opposite} {second}")
             break
     return found
+
+
+def _is_mutual(clause: Clause) -> bool:
+    """Whether the relation of two things is true in both orders."""
+    return clause.relation is not None and clause.relation.lower().endswith(_MUTUAL)
 
 
 def _other_colours(text: str, clauses: tuple[Clause, ...]) -> list[str]:
@@ -81,23 +85,27 @@ def _other_colours(text: str, clauses: tuple[Clause, ...]) -> list[str]:
     found = []
     for thing, colour in coloured:
         others = (_OTHER_COLOURS[colour.lower()], *_OTHER_COLOURS)
-        new = next(colour for colour in others if colour not in taken)
+        new = next(other for other in others if other not in taken)
         found.append(text.replace(thing.text, _with_colour(thing, colour, new), 1))
     return found
 
 
 def _are_alike(first: Thing, second: Thing, clauses: tuple[Clause, ...]) -> bool:
-    """Whether two things differ in one colour alone: exchanged, they are what they were, unless a place tells them."""
+    """Whether a prompt tells two things apart by one colour alone.
+
+    If they exchange their colours, the prompt says the same as before. It does not where a relation to another thing,
+    or an order of the two, tells them apart.
+    """
     for clause in clauses:
         things = set(clause.things)
-        mutual = things == {first, second} and str(clause.relation).lower().endswith(_MUTUAL)
+        mutual = things == {first, second} and _is_mutual(clause)
         if clause.second is not None and things & {first, second} and not mutual:
             return False
     return first.noun.lower() == second.noun.lower() and _without_colour(first) == _without_colour(second)
 
 
 def _without_colour(thing: Thing) -> list[str]:
-    """What a prompt says of a thing beside its noun and colour; "a" and "an" are the same."""
+    """The determiner and the attributes of a thing, without its colour. "a" and "an" count as the same word."""
     words = [word.lower() for word in thing.attributes if word.lower() not in _OTHER_COLOURS]
     return ["a" if thing.determiner == "an" else thing.determiner, *words]
 
