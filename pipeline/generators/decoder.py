@@ -46,19 +46,20 @@ class Decoder:
 
     def _unscaled(self, latents: Tensor) -> Tensor:
         config = self.vae.config
-        mean, std = latent_statistics(self.vae, latents)
-        if mean is not None and std is not None:
+        statistics = latent_statistics(self.vae, latents)
+        if statistics is not None:
+            mean, std = statistics
             latents = latents * std / config.scaling_factor + mean
         else:
             latents = latents / config.scaling_factor + (config.get("shift_factor") or 0)
         return latents
 
 
-def latent_statistics(vae: Model, latents: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Mean and standard deviation ``[C, 1, 1]`` of a VAE's latents, where its config has both; not all classes do."""
+def latent_statistics(vae: Model, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation ``[C, 1, 1]`` of a VAE's latents; ``None`` where its config does not have both."""
     mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
     if mean is None or std is None:
-        return None, None
+        return None
     return latents.new_tensor(mean)[:, None, None], latents.new_tensor(std)[:, None, None]
 
 

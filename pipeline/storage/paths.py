@@ -138,12 +138,14 @@ def read_each(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, bytes]
         return
     sizes = folder.sizes() if len(names) > 1 else {}
     together: list[StorePath] = []
+    held = 0  # bytes
     for name in names:
-        size = sum(sizes.get(path.name, 0) for path in together) + sizes.get(name, 0)
-        if len(together) == OBJECTS_AT_ONCE or (together and size > BYTES_AT_ONCE):
+        size = sizes.get(name, 0)
+        if len(together) == OBJECTS_AT_ONCE or (together and held + size > BYTES_AT_ONCE):
             yield from zip(together, folder.read_together(together), strict=True)
-            together = []
+            together, held = [], 0
         together.append(folder / name)
+        held += size
     yield from zip(together, folder.read_together(together), strict=True)
 
 

@@ -180,9 +180,9 @@ def _searched(base: RunConfig) -> Section:
     for name in ("preview", "probe", "unet_evaluations"):
         if getattr(method, name) is not None:
             raise UserError(f"optimizer.{name}: the loop has none; set it to null")
-    for number, member in enumerate(base.panel):
+    for member in base.panel:
         if not member.gradient:
-            raise UserError(f"scorers.{number}.gradient: the loop steers with every scorer; remove it, or the scorer")
+            raise UserError(f"{member.section}.gradient: the loop steers with every scorer; remove it, or the scorer")
     return method.model_dump(mode="json", exclude_none=True, exclude={"rounds"})
 
 

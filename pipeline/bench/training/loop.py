@@ -62,8 +62,9 @@ def to_latents(decoder: Decoder, images: Tensor) -> Tensor:
     pixels = images.to(vae.device, vae.dtype) * 2 - 1
     encoded = vae.encode(pixels)
     latents: Tensor = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()
-    mean, std = latent_statistics(vae, latents)
-    if mean is not None and std is not None:
+    statistics = latent_statistics(vae, latents)
+    if statistics is not None:
+        mean, std = statistics
         scaled: Tensor = (latents - mean) * config.scaling_factor / std
     else:
         scaled = (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
