@@ -75,19 +75,23 @@ def _qwen_image_vae() -> AutoencoderKLQwenImage:
     )  # fmt: skip
 
 
+def _qwen_text(vocabulary: int) -> dict[str, Any]:
+    """The language model of a text encoder of the Qwen-VL families."""
+    return {
+        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0},
+    }  # fmt: skip
+
+
+_QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+
+
 def qwen_image(folder: Path) -> Path:
     """``QwenImagePipeline``: packed latents of a video VAE with a mean and a deviation per channel, true guidance."""
     torch.manual_seed(13)
     tokens = chat_tokenizer(1024)
-    text = {
-        "vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0},
-    }  # fmt: skip
-    vision = {
-        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
-        "fullatt_block_indexes": [0],
-    }  # fmt: skip
+    text, vision = _qwen_text(len(tokens)), _QWEN_VISION | {"fullatt_block_indexes": [0]}
     QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
         vae=_qwen_image_vae(),
@@ -198,15 +202,8 @@ def krea2(folder: Path) -> Path:
     """``Krea2Pipeline``, which has no adapter of its own: it guides above 0, and names the layers that it reads."""
     torch.manual_seed(22)
     tokens = chat_tokenizer(1024)
-    text = {
-        "vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0},
-    }  # fmt: skip
-    vision = {
-        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
-        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
-    }  # fmt: skip
+    text = _qwen_text(len(tokens)) | {"head_dim": 8}
+    vision = _QWEN_VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     Krea2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTED, time_shift_type="exponential"),
         vae=_qwen_image_vae(),
